@@ -1,0 +1,38 @@
+/**
+ * A training state is named by the generation that computed it and its step. Restoring keeps the name,
+ * and intervals of different names never combine.
+ */
+export interface StateName {
+  generation: string; // decimal u64, so that the name survives JSON
+  step: number; // optimizer steps taken (data position: packs of steps 1..step are consumed)
+}
+export function stateKey(state: StateName): string {
+  return `${state.generation}-${state.step}`;
+}
+
+/** Kinds of tensors in a training state; every parameter has one of each, all f32 in the state. */
+export const STATE_KINDS = ["model", "ema", "adam_m", "adam_v"] as const;
+export type StateKind = (typeof STATE_KINDS)[number];
+
+/** Elements [start, start+length) of the row-major run of a tensor. `tensor` is "<kind>/<parameter name>". */
+export interface Interval {
+  tensor: string;
+  start: number;
+  length: number;
+}
+
+/** What a state holds beside tensors. Small, identical on every rank. */
+export interface StateMeta {
+  state: StateName;
+  parent: StateName | null; // the durable or initial state this run continued from
+  job: unknown; // resolved job as it ran (plain JSON)
+  layout: { dp_replicate: number; dp_shard: number; sp: number };
+  /** Adam's own step: equals state.step minus steps voted down. */
+  adamStep: number;
+  dataDigest: string; // digest of the data index the position refers to
+  /** Latent statistics etc. of the data set, needed to sample from this checkpoint. */
+  codec: unknown;
+  /** Samples excluded so far (unreadable), voted and replayed alike. */
+  exclusions: { step: number; sample: string }[];
+  version: string; // product version
+}

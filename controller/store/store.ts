@@ -1,0 +1,54 @@
+/**
+ * The store contract: a small ordered map with revisions, leases and watches. `embedded` and (later) etcd implement it;
+ * test/conformance/store runs on both. Keys are "/"-separated text, values are bytes.
+ */
+export interface StoreEntry {
+  key: string;
+  value: Uint8Array;
+  /** Revision of the put that made this key exist. */
+  createRevision: bigint;
+  /** Revision of the last put. */
+  modRevision: bigint;
+  lease: LeaseId | null;
+}
+export type LeaseId = string;
+
+/** Compared before a transaction's writes; all must hold. revision 0: the key does not exist. */
+export type StoreCompare =
+  | { key: string; modRevision: bigint }
+  | { key: string; createRevision: bigint };
+export type StoreWrite =
+  | { kind: "put"; key: string; value: Uint8Array; lease?: LeaseId }
+  | { kind: "delete"; key: string };
+
+/** A write ends applied, refused (a compare failed) or *unknown*: re-read before anything is done about it. */
+export type StoreOutcome =
+  | { kind: "applied"; revision: bigint }
+  | { kind: "refused"; found: StoreEntry[] }
+  | { kind: "unknown"; reason: string };
+
+export interface StoreEvent {
+  kind: "put" | "delete";
+  key: string;
+  value: Uint8Array | null;
+  modRevision: bigint;
+}
+
+export interface StoreWatch {
+  close(): void;
+}
+
+export interface Store {
+  get(key: string): Promise<StoreEntry | null>;
+  /** All entries whose key starts with prefix, in key order. */
+  list(prefix: string): Promise<StoreEntry[]>;
+  transact(compares: readonly StoreCompare[], writes: readonly StoreWrite[]): Promise<StoreOutcome>;
+  /** First every present entry as a put, then every change, in revision order, without gaps. */
+  watch(prefix: string, onEvents: (events: StoreEvent[]) => void, onLost: (reason: string) => void): Promise<StoreWatch>;
+  /** Keys bound to the lease vanish when it is not renewed for ttlMs. */
+  leaseGrant(ttlMs: number): Promise<LeaseId>;
+  /** False: the lease has expired. */
+  leaseRenew(lease: LeaseId): Promise<boolean>;
+  leaseRevoke(lease: LeaseId): Promise<void>;
+  close(): Promise<void>;
+}

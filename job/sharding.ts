@@ -1,0 +1,62 @@
+import type { Layout } from "./layout.js";
+import type { ParameterSpec } from "./parameters.js";
+
+/** Shard boundaries fall on multiples of this many elements, so that vector loads stay aligned. */
+export const SHARD_GRAIN = 16;
+
+/** One FSDP unit: parameters that are gathered together, one after another in a flat buffer. */
+export interface FlatUnit {
+  name: string; // "root" or "blocks.<i>"
+  parameters: { spec: ParameterSpec; offset: number }[];
+  count: number; // elements, without padding
+}
+
+/** Groups parameters into units: one per block, everything else in "root" (first). Canonical order inside. */
+export function flatUnits(specs: readonly ParameterSpec[]): FlatUnit[] {
+  const units = new Map<string, FlatUnit>([["root", { name: "root", parameters: [], count: 0 }]]);
+  for (const spec of specs) {
+    const block = /^blocks\.\d+/.exec(spec.name)?.[0] ?? "root";
+    let unit = units.get(block);
+    if (!unit) {
+      unit = { name: block, parameters: [], count: 0 };
+      units.set(block, unit);
+    }
+    unit.parameters.push({ spec, offset: unit.count });
+    unit.count += spec.count;
+  }
+  return [...units.values()];
+}
+
+/** Elements [start, start+length) of a unit that member `index` of a shard group of `parts` holds; may be empty. */
+export function shardRange(options: { count: number; parts: number; index: number }): { start: number; length: number } {
+  const grains = Math.ceil(options.count / SHARD_GRAIN);
+  const perPart = Math.ceil(grains / options.parts) * SHARD_GRAIN;
+  const start = Math.min(options.count, options.index * perPart);
+  return { start, length: Math.min(options.count, start + perPart) - start };
+}
+
+/** A piece of one parameter inside one rank's shard. */
+export interface ShardPiece {
+  parameter: string;
+  /** Elements [start, start+length) of the parameter. */
+  start: number;
+  length: number;
+  unit: string;
+  /** Where the piece begins in the rank's shard of that unit. */
+  shardOffset: number;
+}
+
+/** Everything rank `rank` holds, unit by unit; the same on every replica. Pure: each rank derives anyone's plan. */
+export function shardPieces(units: readonly FlatUnit[], layout: Layout, rank: number): ShardPiece[] {
+  const pieces: ShardPiece[] = [];
+  for (const unit of units) {
+    const range = shardRange({ count: unit.count, parts: layout.shardGroupSize, index: rank % layout.shardGroupSize });
+    for (const { spec, offset } of unit.parameters) {
+      const start = Math.max(range.start, offset);
+      const end = Math.min(range.start + range.length, offset + spec.count);
+      if (start >= end) continue;
+      pieces.push({ parameter: spec.name, start: start - offset, length: end - start, unit: unit.name, shardOffset: start - range.start });
+    }
+  }
+  return pieces;
+}

@@ -1,0 +1,51 @@
+/**
+ * Layout of the two shared-memory pages of a rank: plain little-endian words in a tmpfs file.
+ *
+ * Control page: written by the agent, read by the rank's native threads while they wait.
+ * Progress page: written by the rank (native thread and training loop), read by the agent at every heartbeat.
+ * Torn reads are harmless: numbers only grow within a generation, and verdicts need several rounds.
+ * Offsets are bytes. `native/collectives/pages.h` declares the same.
+ */
+export const PAGE_BYTES = 4096;
+
+export const CONTROL = {
+  /** u64: 0 run on; otherwise abort every collective of generations <= this number. */
+  abortGeneration: 0,
+  /** i32: world rank named as the cause, -1 unknown. Written before abortGeneration. */
+  abortPeer: 8,
+  /** u32: ErrorNumber of the cause (0 none). */
+  abortReason: 12,
+} as const;
+
+export const PROGRESS = {
+  generation: 0, // u64
+  step: 8, // u64: last step applied
+  microStep: 16, // u32: pack index within the step being computed
+  phase: 20, // u32: PHASE
+  layer: 24, // i32: block index, -1 outside the blocks
+  pid: 28, // u32
+  /** u64 monotonic ms of the last change of step, microStep or phase. */
+  changedMs: 32,
+  lossF64: 40,
+  /** Last collective entered and the last one completed, over all groups of the rank. */
+  collectiveEntered: 48, // u64 sequence number, counts from 1 in each generation
+  collectiveCompleted: 56, // u64
+  collectiveKind: 64, // u32: COLLECTIVE
+  collectiveGroup: 68, // u32: FNV-1a of the group's name
+  collectiveBytes: 72, // u64
+  collectiveGroupName: 80, // 32 bytes, NUL-padded
+  /** f64 seconds of the last finished step, by section. */
+  stepSeconds: 112,
+  computeSeconds: 120,
+  commWaitSeconds: 128,
+  dataWaitSeconds: 136,
+  optimizerSeconds: 144,
+  snapshotSeconds: 152,
+} as const;
+
+export const PHASE = {
+  idle: 0, forming: 1, restore: 2, data: 3, forward: 4, backward: 5, reduce: 6, vote: 7, optimizer: 8, snapshot: 9, finished: 10,
+} as const;
+export type PhaseName = keyof typeof PHASE;
+export const COLLECTIVE = { none: 0, allGather: 1, reduceScatter: 2, allReduce: 3, allToAll: 4, broadcast: 5, barrier: 6, connect: 7 } as const;
+export type CollectiveName = keyof typeof COLLECTIVE;

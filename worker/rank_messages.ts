@@ -1,0 +1,72 @@
+import type { Job } from "../job/job.js";
+import type { LayoutSize } from "../job/layout.js";
+import type { StateName } from "../checkpoint/state.js";
+import type { CommEndpoint } from "./engine/native.js";
+
+/**
+ * The whole contract between an agent and its rank processes (Node IPC, one JSON message each).
+ * An agent message of an older generation than the rank's is ignored; a rank stamps the generation it acts for.
+ */
+export type ToRank =
+  /** Take a place. A running rank has been aborted through the control page first. */
+  | {
+      kind: "prepare";
+      generation: string; // decimal u64
+      jobId: string;
+      job: Job;
+      layout: LayoutSize;
+      rank: number;
+      localRank: number;
+      localWorldSize: number;
+      nodeId: string;
+      host: string; // address to listen on for collectives
+      controlPage: string; // paths of tmpfs files
+      progressPage: string;
+      snapshotDir: string;
+      threads: number;
+    }
+  | { kind: "connect"; generation: string; members: CommEndpoint[] }
+  | { kind: "restore"; generation: string; source: RestoreSource }
+  | { kind: "run"; generation: string }
+  /** Raised in the next vote, so that it happens at one step on all ranks. */
+  | { kind: "request"; request: "save" | "stop" }
+  /** The durable write of this state is over (either way); its slot is free again. */
+  | { kind: "unpin"; state: StateName }
+  | { kind: "exit" };
+
+export type RestoreSource =
+  | { kind: "initial" }
+  | { kind: "snapshot"; state: StateName }
+  | { kind: "checkpoint"; uri: string; state: StateName };
+
+export type FromRank =
+  | { kind: "hello"; pid: number }
+  | { kind: "ready"; generation: string; rank: number; port: number }
+  /** All groups connected and a first collective verified. */
+  | { kind: "connected"; generation: string; rank: number }
+  | { kind: "restored"; generation: string; rank: number; state: StateName; seconds: number }
+  | { kind: "step"; generation: string; rank: number; metrics: StepMetrics }
+  /** The vote decided to make `state` durable; the snapshot slot stays pinned until `unpin`. */
+  | { kind: "save"; generation: string; rank: number; state: StateName; slotPath: string; reason: "periodic" | "request" | "final" }
+  | { kind: "finished"; generation: string; rank: number; state: StateName; reason: "steps" | "stop" }
+  | { kind: "failed"; generation: string; rank: number; code: string; message: string; peer: number; operation: string };
+
+export interface StepMetrics {
+  step: number;
+  loss: number;
+  gradNorm: number;
+  lr: number;
+  applied: boolean; // false: voted down (non-finite)
+  tokens: number;
+  samples: number;
+  images: number;
+  videos: number;
+  stepSeconds: number;
+  computeSeconds: number;
+  commWaitSeconds: number;
+  dataWaitSeconds: number;
+  snapshotSeconds: number;
+  memoryPeakBytes: number;
+  packFill: number; // 0..1
+  unreadable: number; // samples with weight 0 in this step
+}
