@@ -1,0 +1,134 @@
+import { spawnSync } from "node:child_process";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { styleText } from "node:util";
+
+/** Every check of the product, one after another; ends with `N passed, N failed` over all of them. */
+interface Tally {
+  passed: number;
+  failed: number;
+  skipped: number;
+}
+interface Stage {
+  name: string;
+  run: () => Tally;
+}
+
+const scratch = mkdtempSync(path.join(tmpdir(), "goku-test-"));
+
+/** A tool that passes or fails as one check. */
+function tool(name: string, command: string, args: string[]): Stage {
+  return {
+    name,
+    run: () => {
+      const done = spawnSync(command, args, { encoding: "utf8" });
+      if (done.status === 0) return { passed: 1, failed: 0, skipped: 0 };
+      process.stdout.write(`${done.stdout ?? ""}${done.stderr ?? ""}${done.error ? `${done.error.message}\n` : ""}`);
+      return { passed: 0, failed: 1, skipped: 0 };
+    },
+  };
+}
+
+/** All compiled test files below the folders, in one run of node's test runner. */
+function suite(name: string, folders: string[], concurrency: number): Stage {
+  return {
+    name,
+    run: () => {
+      const files = folders.flatMap((folder) => testFiles(path.join("dist/test", folder)));
+      if (files.length === 0) {
+        console.log(`Cannot run ${name}: no test file below ${folders.join(", ")}`);
+        return { passed: 0, failed: 1, skipped: 0 };
+      }
+      const report = path.join(scratch, `${name.replaceAll(" ", "-")}.tap`);
+      const reporters = [
+        "--test-reporter=dot",
+        "--test-reporter-destination=stdout",
+        "--test-reporter=tap",
+        `--test-reporter-destination=${report}`,
+      ];
+      const done = spawnSync(
+        process.execPath,
+        ["--enable-source-maps", "--test", `--test-concurrency=${concurrency}`, ...reporters, ...files],
+        { stdio: ["ignore", "inherit", "inherit"] },
+      );
+      const tap = existsSync(report) ? readFileSync(report, "utf8") : "";
+      const count = (word: string) => Number(new RegExp(`^# ${word} (\\d+)$`, "m").exec(tap)?.[1] ?? 0);
+      const failed = count("fail") + count("cancelled");
+      if (failed > 0 || done.status !== 0) process.stdout.write(failures(tap));
+      return { passed: count("pass"), failed: done.status === 0 ? failed : Math.max(1, failed), skipped: count("skipped") };
+    },
+  };
+}
+
+/** The `not ok` blocks of a TAP report, with their evidence. */
+function failures(tap: string): string {
+  const lines = tap.split("\n");
+  const kept: string[] = [];
+  let inside = false;
+  for (const line of lines) {
+    if (/^\s*not ok /.test(line)) inside = true;
+    else if (/^\s*(ok |# Subtest)/.test(line)) inside = false;
+    if (inside) kept.push(line);
+  }
+  return `${kept.join("\n")}\n`;
+}
+
+function testFiles(folder: string): string[] {
+  if (!existsSync(folder)) return [];
+  return readdirSync(folder, { recursive: true, encoding: "utf8" })
+    .filter((file) => file.endsWith(".test.js"))
+    .map((file) => path.join(folder, file))
+    .sort();
+}
+
+function cppFiles(): string[] {
+  return readdirSync("native", { recursive: true, encoding: "utf8" })
+    .filter((file) => /\.(cc|h)$/.test(file))
+    .map((file) => path.join("native", file));
+}
+
+const bin = (name: string) => path.join("node_modules/.bin", name);
+const stages: Stage[] = [
+  tool("format and lint", bin("biome"), ["check", "--error-on-warnings", "--max-diagnostics=50", "."]),
+  tool("C++ format", "clang-format", ["--dry-run", "-Werror", ...cppFiles()]),
+  tool("proto lint", bin("buf"), ["lint"]),
+  tool("types", bin("tsc"), ["-p", ".", "--noEmit", "--incremental", "false"]),
+  suite("unit", ["house", "job", "checkpoint", "controller", "worker", "cli", "conformance"], 2),
+  suite("native", ["native"], 1),
+  suite("parity", ["parity"], 1),
+  suite("simulation", ["sim"], 1),
+  suite("faults", ["faults"], 1),
+  suite("end to end", ["e2e"], 1),
+];
+
+function main(): void {
+  const wanted = process.argv.slice(2);
+  const unknown = wanted.filter((name) => !stages.some((stage) => stage.name === name));
+  if (unknown.length > 0) {
+    console.error(`Cannot test "${unknown.join('", "')}": want any of ${stages.map((s) => `"${s.name}"`).join(", ")}`);
+    process.exit(2);
+  }
+  const total: Tally = { passed: 0, failed: 0, skipped: 0 };
+  const lines: string[] = [];
+  for (const stage of stages.filter((s) => wanted.length === 0 || wanted.includes(s.name))) {
+    const started = performance.now();
+    process.stdout.write(`${styleText("bold", stage.name)}\n`);
+    const tally = stage.run();
+    total.passed += tally.passed;
+    total.failed += tally.failed;
+    total.skipped += tally.skipped;
+    const seconds = ((performance.now() - started) / 1000).toFixed(1).padStart(7);
+    const skipped = tally.skipped > 0 ? `, ${tally.skipped} skipped` : "";
+    const line = `${stage.name.padEnd(18)}${seconds} s  ${tally.passed} passed, ${tally.failed} failed${skipped}`;
+    console.log(tally.failed > 0 ? styleText("red", line) : line);
+    lines.push(line);
+  }
+  rmSync(scratch, { recursive: true, force: true });
+  console.log(`\n${lines.join("\n")}\n`);
+  if (total.skipped > 0) console.log(`${total.skipped} skipped (see SKIP lines above)`);
+  console.log(`${total.passed} passed, ${total.failed} failed`);
+  process.exitCode = total.failed > 0 ? 1 : 0;
+}
+
+main();
