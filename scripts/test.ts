@@ -24,7 +24,9 @@ function tool(name: string, command: string, args: string[]): Stage {
     run: () => {
       const done = spawnSync(command, args, { encoding: "utf8" });
       if (done.status === 0) return { passed: 1, failed: 0, skipped: 0 };
-      process.stdout.write(`${done.stdout ?? ""}${done.stderr ?? ""}${done.error ? `${done.error.message}\n` : ""}`);
+      process.stdout.write(
+        `${done.stdout ?? ""}${done.stderr ?? ""}${done.error ? `${done.error.message}\n` : ""}`,
+      );
       return { passed: 0, failed: 1, skipped: 0 };
     },
   };
@@ -56,7 +58,11 @@ function suite(name: string, folders: string[], concurrency: number): Stage {
       const count = (word: string) => Number(new RegExp(`^# ${word} (\\d+)$`, "m").exec(tap)?.[1] ?? 0);
       const failed = count("fail") + count("cancelled");
       if (failed > 0 || done.status !== 0) process.stdout.write(failures(tap));
-      return { passed: count("pass"), failed: done.status === 0 ? failed : Math.max(1, failed), skipped: count("skipped") };
+      return {
+        passed: count("pass"),
+        failed: done.status === 0 ? failed : Math.max(1, failed),
+        skipped: count("skipped"),
+      };
     },
   };
 }
@@ -106,7 +112,9 @@ function main(): void {
   const wanted = process.argv.slice(2);
   const unknown = wanted.filter((name) => !stages.some((stage) => stage.name === name));
   if (unknown.length > 0) {
-    console.error(`Cannot test "${unknown.join('", "')}": want any of ${stages.map((s) => `"${s.name}"`).join(", ")}`);
+    console.error(
+      `Cannot test "${unknown.join('", "')}": want any of ${stages.map((s) => `"${s.name}"`).join(", ")}`,
+    );
     process.exit(2);
   }
   const total: Tally = { passed: 0, failed: 0, skipped: 0 };

@@ -14,9 +14,7 @@ export interface StoreEntry {
 export type LeaseId = string;
 
 /** Compared before a transaction's writes; all must hold. revision 0: the key does not exist. */
-export type StoreCompare =
-  | { key: string; modRevision: bigint }
-  | { key: string; createRevision: bigint };
+export type StoreCompare = { key: string; modRevision: bigint } | { key: string; createRevision: bigint };
 export type StoreWrite =
   | { kind: "put"; key: string; value: Uint8Array; lease?: LeaseId }
   | { kind: "delete"; key: string };
@@ -44,7 +42,11 @@ export interface Store {
   list(prefix: string): Promise<StoreEntry[]>;
   transact(compares: readonly StoreCompare[], writes: readonly StoreWrite[]): Promise<StoreOutcome>;
   /** First every present entry as a put, then every change, in revision order, without gaps. */
-  watch(prefix: string, onEvents: (events: StoreEvent[]) => void, onLost: (reason: string) => void): Promise<StoreWatch>;
+  watch(
+    prefix: string,
+    onEvents: (events: StoreEvent[]) => void,
+    onLost: (reason: string) => void,
+  ): Promise<StoreWatch>;
   /** Keys bound to the lease vanish when it is not renewed for ttlMs. */
   leaseGrant(ttlMs: number): Promise<LeaseId>;
   /** False: the lease has expired. */

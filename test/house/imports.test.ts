@@ -20,7 +20,9 @@ function sources(folder: string): string[] {
 
 function importsOf(file: string): string[] {
   const text = readFileSync(file, "utf8");
-  return [...text.matchAll(/(?:from|import)\s*\(?\s*"(\.[^"]+)"/g)].map((match) => path.join(path.dirname(file), match[1]!));
+  return [...text.matchAll(/(?:from|import)\s*\(?\s*"(\.[^"]+)"/g)].map((match) =>
+    path.join(path.dirname(file), match[1]!),
+  );
 }
 
 for (const [folder, allowed] of Object.entries(MAY_IMPORT)) {
@@ -42,7 +44,9 @@ test("the controller's core has no clock, chance or I/O", () => {
     [/from "node:/, "leave I/O to the shell"],
   ];
   const wrong = sources("controller/core").flatMap((file) =>
-    banned.filter(([pattern]) => pattern.test(readFileSync(file, "utf8"))).map(([pattern, instead]) => `${file}: ${pattern}: ${instead}`),
+    banned
+      .filter(([pattern]) => pattern.test(readFileSync(file, "utf8")))
+      .map(([pattern, instead]) => `${file}: ${pattern}: ${instead}`),
   );
   assert.deepEqual(wrong, []);
 });

@@ -1,0 +1,104 @@
+import assert from "node:assert/strict";
+import { fork } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { test } from "node:test";
+import type { Clock } from "../../../controller/store/clock.js";
+import { EmbeddedStore } from "../../../controller/store/embedded.js";
+import { storeConformance } from "./suite.js";
+
+const folder = () => mkdtempSync(path.join(tmpdir(), "goku-store-"));
+const bytes = (text: string) => new TextEncoder().encode(text);
+
+/** Virtual time: timers run in order when it is moved. */
+class VirtualClock implements Clock {
+  #now = 0;
+  #timers: { due: number; callback: () => void }[] = [];
+  now = () => this.#now;
+  after = (ms: number, callback: () => void) => {
+    const timer = { due: this.#now + ms, callback };
+    this.#timers.push(timer);
+    return () => void (this.#timers = this.#timers.filter((t) => t !== timer));
+  };
+  async advance(ms: number): Promise<void> {
+    this.#now += ms;
+    const due = this.#timers.filter((t) => t.due <= this.#now).sort((a, b) => a.due - b.due);
+    this.#timers = this.#timers.filter((t) => t.due > this.#now);
+    for (const timer of due) timer.callback();
+  }
+}
+
+storeConformance("embedded store", async () => {
+  const dir = folder();
+  const clock = new VirtualClock();
+  const store = await EmbeddedStore.open(dir, clock);
+  return {
+    store,
+    advance: async (ms) => {
+      await clock.advance(ms);
+      // A read behind the queue: everything that was due has been committed when this returns.
+      await store.transact([], [{ kind: "delete", key: "no such key" }]);
+    },
+    close: async () => {
+      await store.close();
+      rmSync(dir, { recursive: true });
+    },
+  };
+});
+
+test("embedded store: values and revisions survive closing, leased keys do not", async () => {
+  const dir = folder();
+  const first = await EmbeddedStore.open(dir);
+  const lease = await first.leaseGrant(60_000);
+  await first.transact(
+    [],
+    [
+      { kind: "put", key: "kept", value: bytes("1") },
+      { kind: "put", key: "leased", value: bytes("1"), lease },
+    ],
+  );
+  const before = (await first.get("kept"))!;
+  await first.close();
+  const second = await EmbeddedStore.open(dir);
+  assert.deepEqual(await second.get("kept"), before);
+  assert.equal(await second.get("leased"), null);
+  const outcome = await second.transact([], [{ kind: "put", key: "next", value: bytes("2") }]);
+  assert.ok(outcome.kind === "applied" && outcome.revision > before.modRevision, "revisions go on growing");
+  await second.close();
+  rmSync(dir, { recursive: true });
+});
+
+test("embedded store: a second process is refused by name", async () => {
+  const dir = folder();
+  const store = await EmbeddedStore.open(dir);
+  await assert.rejects(EmbeddedStore.open(dir), {
+    code: "STORE_LOCKED",
+    message: /another controller holds it; stop that one or choose another --store/,
+  });
+  await store.close();
+  rmSync(dir, { recursive: true });
+});
+
+test("embedded store: what was acknowledged survives SIGKILL of its process", async () => {
+  const dir = folder();
+  const child = fork(path.join(import.meta.dirname, "writer.js"), [dir]);
+  const acknowledged = new Set<string>();
+  await new Promise<void>((resolve) => {
+    child.on("message", (key: string) => {
+      acknowledged.add(key);
+      if (acknowledged.size === 200) {
+        child.kill("SIGKILL");
+        resolve();
+      }
+    });
+  });
+  await once(child, "exit");
+  const store = await EmbeddedStore.open(dir);
+  const missing = [];
+  for (const key of acknowledged) if (!(await store.get(key))) missing.push(key);
+  assert.deepEqual(missing, []);
+  await store.close();
+  rmSync(dir, { recursive: true });
+});

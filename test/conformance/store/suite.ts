@@ -1,0 +1,142 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { Store, StoreEvent } from "../../../controller/store/store.js";
+
+/** What a store under test offers: a fresh instance, and time that can be let pass. */
+export interface StoreHarness {
+  store: Store;
+  /** Lets at least `ms` pass and what is due happen. */
+  advance(ms: number): Promise<void>;
+  close(): Promise<void>;
+}
+
+const bytes = (text: string) => new TextEncoder().encode(text);
+const text = (value: Uint8Array | null | undefined) => (value ? new TextDecoder().decode(value) : null);
+const put = (key: string, value: string, lease?: string) =>
+  ({ kind: "put", key, value: bytes(value), ...(lease === undefined ? {} : { lease }) }) as const;
+
+/** The behaviour every store has; the embedded one and etcd run it alike. */
+export function storeConformance(name: string, open: () => Promise<StoreHarness>): void {
+  const check = (what: string, body: (harness: StoreHarness) => Promise<void>) =>
+    test(`${name}: ${what}`, async () => {
+      const harness = await open();
+      try {
+        await body(harness);
+      } finally {
+        await harness.close();
+      }
+    });
+
+  check("a put is read back with its revisions", async ({ store }) => {
+    const first = await store.transact([], [put("a", "1")]);
+    const second = await store.transact([], [put("a", "2")]);
+    assert.ok(first.kind === "applied" && second.kind === "applied" && second.revision > first.revision);
+    const entry = await store.get("a");
+    assert.equal(text(entry?.value), "2");
+    assert.equal(entry?.createRevision, first.revision);
+    assert.equal(entry?.modRevision, second.revision);
+    assert.equal(await store.get("b"), null);
+  });
+
+  check("list returns a prefix in key order and nothing else", async ({ store }) => {
+    await store.transact([], [put("jobs/b", "2"), put("jobs/a", "1"), put("job", "x"), put("jobs0", "y")]);
+    assert.deepEqual(
+      (await store.list("jobs/")).map((e) => e.key),
+      ["jobs/a", "jobs/b"],
+    );
+  });
+
+  check("of two transactions on one revision only one is applied", async ({ store }) => {
+    const born = await store.transact([{ key: "k", modRevision: 0n }], [put("k", "0")]);
+    assert.equal(born.kind, "applied");
+    const modRevision = (await store.get("k"))!.modRevision;
+    const both = await Promise.all(
+      ["x", "y"].map((value) => store.transact([{ key: "k", modRevision }], [put("k", value)])),
+    );
+    assert.deepEqual(both.map((o) => o.kind).sort(), ["applied", "refused"]);
+    const refused = both.find((o) => o.kind === "refused");
+    assert.ok(refused?.kind === "refused" && refused.found.length === 1, "a refusal shows what was found");
+  });
+
+  check("a refused transaction writes nothing at all", async ({ store }) => {
+    await store.transact([], [put("guard", "1")]);
+    const outcome = await store.transact(
+      [{ key: "guard", modRevision: 0n }],
+      [put("p", "1"), put("q", "1"), { kind: "delete", key: "guard" }],
+    );
+    assert.equal(outcome.kind, "refused");
+    assert.equal(await store.get("p"), null);
+    assert.equal(text((await store.get("guard"))?.value), "1");
+  });
+
+  check("a deleted and recreated key has a new create revision", async ({ store }) => {
+    await store.transact([], [put("k", "1")]);
+    const old = (await store.get("k"))!.createRevision;
+    await store.transact([], [{ kind: "delete", key: "k" }]);
+    await store.transact([], [put("k", "2")]);
+    assert.equal(
+      (await store.transact([{ key: "k", createRevision: old }], [put("k", "3")])).kind,
+      "refused",
+    );
+  });
+
+  check("a watch shows what is there, then every change in order", async ({ store, advance }) => {
+    await store.transact([], [put("w/a", "1"), put("other", "1")]);
+    const seen: StoreEvent[] = [];
+    const watch = await store.watch("w/", (events) => seen.push(...events), assert.fail);
+    for (let i = 0; i < 20; i++) await store.transact([], [put(`w/${i % 3}`, String(i))]);
+    await store.transact([], [{ kind: "delete", key: "w/a" }]);
+    await advance(1);
+    watch.close();
+    await store.transact([], [put("w/late", "1")]);
+    await advance(1);
+    assert.deepEqual(
+      seen.map((e) => `${e.kind} ${e.key} ${text(e.value)}`),
+      ["put w/a 1", ...Array.from({ length: 20 }, (_, i) => `put w/${i % 3} ${i}`), "delete w/a null"],
+    );
+    assert.ok(seen.every((e, i) => i === 0 || e.modRevision > seen[i - 1]!.modRevision));
+  });
+
+  check("a leased key lives while renewed and vanishes after its time", async ({ store, advance }) => {
+    const lease = await store.leaseGrant(3000);
+    await store.transact([], [put("leader", "me", lease)]);
+    for (let i = 0; i < 3; i++) {
+      await advance(2000);
+      assert.equal(await store.leaseRenew(lease), true);
+    }
+    assert.equal(text((await store.get("leader"))?.value), "me");
+    await advance(5000);
+    assert.equal(await store.get("leader"), null);
+    assert.equal(await store.leaseRenew(lease), false);
+    assert.notEqual((await store.transact([], [put("leader", "again", lease)])).kind, "applied");
+  });
+
+  check("revoking a lease deletes its keys at once", async ({ store }) => {
+    const lease = await store.leaseGrant(60_000);
+    await store.transact([], [put("x", "1", lease), put("y", "1")]);
+    await store.leaseRevoke(lease);
+    assert.equal(await store.get("x"), null);
+    assert.equal(text((await store.get("y"))?.value), "1");
+  });
+
+  check("a thousand concurrent increments lose none", async ({ store }) => {
+    await store.transact([], [put("n", "0")]);
+    const increment = async () => {
+      for (;;) {
+        const entry = (await store.get("n"))!;
+        const next = String(Number(text(entry.value)) + 1);
+        const outcome = await store.transact(
+          [{ key: "n", modRevision: entry.modRevision }],
+          [put("n", next)],
+        );
+        if (outcome.kind === "applied") return;
+      }
+    };
+    await Promise.all(
+      Array.from({ length: 20 }, async () => {
+        for (let i = 0; i < 50; i++) await increment();
+      }),
+    );
+    assert.equal(text((await store.get("n"))?.value), "1000");
+  });
+}
