@@ -1,0 +1,86 @@
+import type { Layout } from "../../job/layout.js";
+import type { CommEndpoint, CommId, Native } from "../engine/native.js";
+
+/** The communicators of one rank in one generation; null for a group of one, which needs none. */
+export interface Groups {
+  /** All ranks: the vote. */
+  world: CommId | null;
+  /** Ranks over which parameters are sharded: all-gather of weights, reduce-scatter of gradients. */
+  shard: CommId | null;
+  /** Ranks that hold the same shard, one per replica: all-reduce of gradients. */
+  replica: CommId | null;
+  /** Ranks that share one sequence: all-to-all around self-attention. */
+  sequence: CommId | null;
+}
+
+export interface GroupOptions {
+  job: string;
+  generation: bigint;
+  layout: Layout;
+  rank: number;
+  /** All ranks of the world, in rank order. */
+  members: readonly CommEndpoint[];
+  abortPage: Uint8Array;
+  progressPage: Uint8Array;
+  timeoutMs: number;
+  transport: "auto" | "tcp";
+}
+
+/**
+ * Connects the groups of this rank; resolves when every member of each is there. Names are "world", "shard.<replica>",
+ * "replica.<place in the shard group>" and "sequence.<data rank>". On failure what was connected is closed again
+ * and the first error is thrown.
+ */
+export async function createGroups(native: Native, options: GroupOptions): Promise<Groups> {
+  const { layout, rank } = options;
+  const world = Array.from({ length: layout.worldSize }, (_, i) => i);
+  const groups: Groups = { world: null, shard: null, replica: null, sequence: null };
+  const connect = async (key: keyof Groups, name: string, ranks: number[]) => {
+    if (ranks.length > 1) groups[key] = await connectGroup(native, options, name, ranks);
+  };
+  const results = await Promise.allSettled([
+    connect("world", "world", world),
+    connect("shard", `shard.${layout.coordinates(rank).replica}`, layout.shardGroup(rank)),
+    connect("replica", `replica.${rank % layout.shardGroupSize}`, layout.replicaGroup(rank)),
+    connect("sequence", `sequence.${layout.dataRank(rank)}`, layout.sequenceGroup(rank)),
+  ]);
+  const failed = results.find((result) => result.status === "rejected");
+  if (failed) {
+    abortGroups(native, groups);
+    closeGroups(native, groups);
+    throw failed.reason;
+  }
+  return groups;
+}
+
+function connectGroup(native: Native, options: GroupOptions, name: string, ranks: number[]): Promise<CommId> {
+  return native.commCreate({
+    name,
+    job: options.job,
+    generation: options.generation,
+    rank: ranks.indexOf(options.rank),
+    members: ranks.map((rank) => options.members[rank]!),
+    abortPage: options.abortPage,
+    progressPage: options.progressPage,
+    timeoutMs: options.timeoutMs,
+    transport: options.transport,
+  });
+}
+
+/** Frees every waiter of every group with COMM_ABORTED. Idempotent. */
+export function abortGroups(native: Native, groups: Groups): void {
+  for (const comm of groupIds(groups)) native.commAbort(comm);
+}
+
+/** Says goodbye to the peers (or, after an abort, just frees) and forgets the groups. */
+export function closeGroups(native: Native, groups: Groups): void {
+  for (const comm of groupIds(groups)) native.commClose(comm);
+  groups.world = null;
+  groups.shard = null;
+  groups.replica = null;
+  groups.sequence = null;
+}
+
+function groupIds(groups: Groups): CommId[] {
+  return [groups.world, groups.shard, groups.replica, groups.sequence].filter((comm) => comm !== null);
+}
