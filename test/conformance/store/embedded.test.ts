@@ -20,7 +20,9 @@ class VirtualClock implements Clock {
   after = (ms: number, callback: () => void) => {
     const timer = { due: this.#now + ms, callback };
     this.#timers.push(timer);
-    return () => void (this.#timers = this.#timers.filter((t) => t !== timer));
+    return () => {
+      this.#timers = this.#timers.filter((t) => t !== timer);
+    };
   };
   async advance(ms: number): Promise<void> {
     this.#now += ms;
