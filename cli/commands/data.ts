@@ -1,0 +1,17 @@
+import type { Command } from "commander";
+import { globals } from "../context.js";
+import { show } from "../output.js";
+import { writeShapes } from "../../worker/data/shapes/write_shapes.js";
+
+export function addDataCommands(program: Command): void {
+  const data = program.command("data").description("make and inspect data sets");
+  data
+    .command("shapes")
+    .description("write the demonstration set: PNG pictures and MP4 clips of coloured shapes with captions")
+    .argument("<dir>", "folder to write")
+    .option("--seed <number>", "seed of positions, sizes and colours", "1")
+    .action(async (dir: string, options: { seed: string }, command: Command) => {
+      const written = await writeShapes(dir, { seed: Number(options.seed) });
+      show(globals(command), written, (w) => `Wrote ${w.images} pictures and ${w.videos} clips to ${dir}`);
+    });
+}

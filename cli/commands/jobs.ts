@@ -1,0 +1,127 @@
+import type { Command } from "commander";
+import { GokuError } from "../../job/errors.js";
+import { withController } from "../context.js";
+import { incidentText } from "../format_incident.js";
+import { eventLine, isOver, jobDetail, jobsTable } from "../format_job.js";
+import { duration, show, table } from "../output.js";
+import { watchJob } from "../watch_job.js";
+
+/** Commands that ask a running controller about jobs and nodes. */
+export function addJobCommands(program: Command): void {
+  program
+    .command("jobs")
+    .description("list the jobs a controller knows")
+    .action((_options, command: Command) =>
+      withController(command, async (client, output) => {
+        const { jobs } = await client.call("listJobs", {});
+        show(output, jobs, jobsTable);
+      }),
+    );
+
+  program
+    .command("status")
+    .description("show one job: phase and why, progress, layout, last checkpoint")
+    .argument("[job]", "job name; the newest when left out", "")
+    .action((name: string, _options, command: Command) =>
+      withController(command, async (client, output) => {
+        const { job } = await client.call("getJob", { name });
+        show(output, job, (j) => (j ? jobDetail(j) : "No job"));
+      }),
+    );
+
+  program
+    .command("watch")
+    .description("follow a job until it ends: progress, ETA, events as they happen")
+    .argument("[job]", "job name; the newest when left out", "")
+    .action((name: string, _options, command: Command) =>
+      withController(command, async (client, output) => {
+        await watchJob(client, output, name);
+      }),
+    );
+
+  program
+    .command("why")
+    .description("explain the last incident of a job: what happened, who saw it, what was decided, what it cost")
+    .argument("[job]", "job name; the newest when left out", "")
+    .option("--all", "every incident, oldest first")
+    .option("--incident <id>", "one incident by number")
+    .action((name: string, options: { all?: boolean; incident?: string }, command: Command) =>
+      withController(command, async (client, output) => {
+        const { incidents } = await client.call("listIncidents", { job: name });
+        const chosen = options.incident
+          ? incidents.filter((incident) => String(incident.id) === options.incident)
+          : options.all
+            ? incidents
+            : incidents.slice(-1);
+        if (options.incident && chosen.length === 0) {
+          throw new GokuError("NOT_FOUND", `Cannot explain incident ${options.incident}: ${incidents.length} are known; list them with --all`);
+        }
+        show(output, chosen, (list) => (list.length === 0 ? "No incident so far" : list.map(incidentText).join("\n\n")));
+      }),
+    );
+
+  program
+    .command("stop")
+    .description("save a job and stop it; resume it later with: gokuctl resume --ckpt DIR")
+    .argument("[job]", "job name; the newest when left out", "")
+    .option("--no-wait", "return at once instead of waiting for the checkpoint")
+    .action((name: string, options: { wait: boolean }, command: Command) =>
+      withController(command, async (client, output) => {
+        let { job } = await client.call("stopJob", { name });
+        if (options.wait && job && !isOver(job.phase)) {
+          for await (const event of client.events({ job: job.name, afterId: 0n, follow: true })) {
+            if (event.kind === "phase" && !output.json) process.stderr.write(`${eventLine(event)}\n`);
+          }
+          ({ job } = await client.call("getJob", { name: job.name }));
+        }
+        show(output, job, (j) => (j ? jobDetail(j) : "No job"));
+      }),
+    );
+
+  program
+    .command("logs")
+    .description("print the last lines the ranks wrote")
+    .argument("[job]", "job name; the newest when left out", "")
+    .option("--rank <rank>", "one rank only")
+    .option("--lines <count>", "how many lines", "200")
+    .action((name: string, options: { rank?: string; lines: string }, command: Command) =>
+      withController(command, async (client, output) => {
+        const rank = options.rank === undefined ? undefined : wholeNumber("--rank", options.rank);
+        const { lines } = await client.call("getLogs", { job: name, rank, limit: wholeNumber("--lines", options.lines) });
+        show(output, lines, (list) => list.map((line) => `${line.time?.toISOString() ?? ""}  rank ${line.rank}  ${line.text}`).join("\n"));
+      }),
+    );
+
+  program
+    .command("nodes")
+    .description("list nodes: slots, job, ranks and their progress, silence")
+    .action((_options, command: Command) =>
+      withController(command, async (client, output) => {
+        const { nodes } = await client.call("listNodes", {});
+        show(output, nodes, (list) =>
+          table(
+            ["NODE", "STATE", "SLOTS", "DEVICE", "JOB", "RANKS", "HEARD", "SNAPSHOTS"],
+            list.map((node) => [
+              node.nodeId,
+              node.connected ? "connected" : "unreachable",
+              node.slots,
+              node.device,
+              node.job || "-",
+              node.ranks.map((rank) => `${rank.rank}:${rank.phase}@${rank.step}`).join(" ") || "-",
+              `${duration(node.silentSeconds)} ago`,
+              node.heldStates.length === 0 ? "-" : `step ${node.heldStates.map((held) => held.state?.step ?? 0n).reduce((a, b) => (a > b ? a : b))}`,
+            ]),
+          ),
+        );
+      }),
+    );
+}
+
+/** A count from the command line. Throws ARGUMENT_INVALID naming the option. */
+export function wholeNumber(option: string, text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 0) {
+    throw new GokuError("ARGUMENT_INVALID", `Cannot read ${option}: found "${text}", want a whole number of at least 0`);
+  }
+  return value;
+}

@@ -1,0 +1,64 @@
+import path from "node:path";
+import type { Command } from "commander";
+import { runController } from "../../controller/main.js";
+import { toGokuError } from "../../job/errors.js";
+import { runAgent } from "../../worker/agent/run_agent.js";
+import type { FailedMessage, ListeningMessage } from "../local_cluster.js";
+import { wholeNumber } from "./jobs.js";
+
+/** The two long-running processes. Both end cleanly on SIGTERM, SIGINT, and when a parent with an IPC channel goes. */
+export function addServerCommands(program: Command): void {
+  program
+    .command("controller")
+    .description("run a controller: gRPC for agents and gokuctl, REST, /metrics")
+    .option("--host <address>", "address to listen on; beyond loopback needs TLS or a token (not built yet), so it is refused", "127.0.0.1")
+    .option("--port <port>", "gRPC port; 0: any free one", "7070")
+    .option("--rest-port <port>", "HTTP port; 0: any free one", "7080")
+    .option("--store <dir>", "folder of the embedded store", "./runs/store")
+    .action(async (options: { host: string; port: string; restPort: string; store: string }) => {
+      try {
+        const server = await runController({
+          host: options.host,
+          port: wholeNumber("--port", options.port),
+          restPort: wholeNumber("--rest-port", options.restPort),
+          storeFolder: path.resolve(options.store),
+        });
+        process.send?.({ kind: "listening", grpc: server.grpc, rest: server.rest } satisfies ListeningMessage);
+        await untilAsked();
+        await server.close();
+      } catch (error) {
+        const known = toGokuError(error);
+        process.send?.({ kind: "failed", code: known.code, message: known.message } satisfies FailedMessage);
+        throw error;
+      }
+    });
+
+  program
+    .command("agent")
+    .description("run a node's agent: takes ranks from a controller, supervises them, keeps snapshots, writes checkpoints")
+    .requiredOption("--node <name>", "stable name of this node", process.env.NODE_NAME)
+    .option("--slots <count>", "ranks this node can hold", "1")
+    .option("--host <address>", "address at which other nodes reach this one", "127.0.0.1")
+    .option("--state-dir <dir>", "shared-memory folder of snapshots and pages", "/dev/shm/goku")
+    .option("--log-dir <dir>", "folder of the ranks' logs", "./runs/logs")
+    .action(async (options: { node: string; slots: string; host: string; stateDir: string; logDir: string }, command: Command) => {
+      const agent = await runAgent({
+        controllers: (command.optsWithGlobals() as { controller: string }).controller.split(","),
+        node: options.node,
+        slots: wholeNumber("--slots", options.slots),
+        host: options.host,
+        stateDir: path.resolve(options.stateDir),
+        logDir: path.resolve(options.logDir),
+      });
+      await untilAsked();
+      await agent.close();
+    });
+}
+
+function untilAsked(): Promise<void> {
+  return new Promise((resolve) => {
+    process.once("SIGTERM", resolve);
+    process.once("SIGINT", resolve);
+    if (process.channel) process.once("disconnect", resolve);
+  });
+}

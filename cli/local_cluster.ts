@@ -1,0 +1,154 @@
+import { type ChildProcess, fork } from "node:child_process";
+import { once } from "node:events";
+import { createWriteStream, mkdirSync, type WriteStream } from "node:fs";
+import path from "node:path";
+import { ERRORS, type ErrorCode, GokuError } from "../job/errors.js";
+
+export interface LocalClusterOptions {
+  nodes: number;
+  slotsPerNode: number;
+  /** Logs and the embedded store go here; kept afterwards. */
+  folder: string;
+  /** Parent of the nodes' shared memory. */
+  stateDir?: string;
+  /** Extra environment of controller and agents, for example failpoints. */
+  env?: Record<string, string>;
+  /** Ports of the controller; 0: any free one. */
+  port?: number;
+  restPort?: number;
+  /** Start a process again after it died, as a kubelet would. Default true. */
+  restart?: boolean;
+}
+
+/**
+ * A whole cluster on this machine: one controller and some agents, each a process of its own that is started again
+ * when it dies, as a kubelet would. Used by `gokuctl train --local`, by the demonstration and by the fault tests.
+ */
+export class LocalCluster {
+  readonly #options: LocalClusterOptions;
+  readonly #members = new Map<string, Member>();
+  #stopping = false;
+  /** host:port of gRPC and the URL of REST. */
+  controller = "";
+  rest = "";
+
+  private constructor(options: LocalClusterOptions) {
+    this.#options = options;
+  }
+
+  static async start(options: LocalClusterOptions): Promise<LocalCluster> {
+    mkdirSync(options.folder, { recursive: true });
+    const cluster = new LocalCluster(options);
+    try {
+      await cluster.startController();
+      for (let i = 0; i < options.nodes; i++) cluster.startAgent(nodeName(i));
+    } catch (error) {
+      await cluster.stop();
+      throw error;
+    }
+    return cluster;
+  }
+
+  /** Process of "controller" or of a node, for those who want to harm it. */
+  pid(member: string): number {
+    const pid = this.#members.get(member)?.child.pid;
+    if (pid === undefined) throw new GokuError("NOT_FOUND", `Cannot find member "${member}": have ${[...this.#members.keys()].join(", ")}`);
+    return pid;
+  }
+
+  /** Starts the controller (again: at the same ports) and resolves when it listens. */
+  async startController(): Promise<void> {
+    const [port, restPort] = this.controller
+      ? [this.controller.split(":")[1]!, new URL(this.rest).port]
+      : [String(this.#options.port ?? 0), String(this.#options.restPort ?? 0)];
+    const member = this.#spawn("controller", ["controller", "--port", port, "--rest-port", restPort, "--store", path.join(this.#options.folder, "store")]);
+    const listening = new Promise<{ grpc: string; rest: string }>((resolve, reject) => {
+      member.child.on("message", (message: ListeningMessage | FailedMessage) => {
+        if (message.kind === "listening") resolve(message);
+        if (message.kind === "failed") reject(new GokuError(knownCode(message.code), message.message));
+      });
+      member.child.once("exit", (code, signal) =>
+        reject(new GokuError("INTERNAL", `Cannot start the controller: it ended with ${signal ?? `exit code ${code}`}; see ${member.logPath}`)),
+      );
+    });
+    const { grpc, rest } = await listening;
+    this.controller = grpc;
+    this.rest = rest;
+  }
+
+  startAgent(node: string): void {
+    const stateDir = this.#options.stateDir ?? "/dev/shm/goku";
+    this.#spawn(node, [
+      "agent", "--controller", this.controller, "--node", node, "--slots", String(this.#options.slotsPerNode),
+      "--host", "127.0.0.1", "--state-dir", path.join(stateDir, node), "--log-dir", this.#options.folder,
+    ]);
+  }
+
+  /** Ends everything: agents first, so that they can save their logs and shared memory is freed. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    const ends = [...this.#members.values()].map(async ({ child, log }) => {
+      if (child.exitCode === null && child.signalCode === null) {
+        const exited = once(child, "exit");
+        child.kill("SIGTERM");
+        const reaper = setTimeout(() => child.kill("SIGKILL"), 10_000);
+        await exited;
+        clearTimeout(reaper);
+      }
+      log.end();
+    });
+    await Promise.all(ends);
+  }
+
+  #spawn(name: string, args: string[]): Member {
+    const logPath = path.join(this.#options.folder, `${name}.log`);
+    const log = this.#members.get(name)?.log ?? createWriteStream(logPath, { flags: "a" });
+    const child = fork(path.join(import.meta.dirname, "main.js"), args, {
+      stdio: ["ignore", "pipe", "pipe", "ipc"],
+      env: { ...process.env, ...this.#options.env },
+    });
+    child.stdout!.pipe(log, { end: false });
+    child.stderr!.pipe(log, { end: false });
+    const member: Member = { child, log, logPath };
+    this.#members.set(name, member);
+    child.once("exit", () => {
+      const restart = this.#options.restart ?? true;
+      if (this.#stopping || !restart || this.#members.get(name) !== member) return;
+      // A kubelet waits a little, so that a process that fails at once does not spin.
+      setTimeout(() => this.#restart(name), 100);
+    });
+    return member;
+  }
+
+  #restart(name: string): void {
+    if (this.#stopping) return;
+    if (name !== "controller") this.startAgent(name);
+    else this.startController().catch(() => {}); // its exit schedules the next try
+  }
+}
+
+export function nodeName(index: number): string {
+  return `node-${String.fromCharCode(97 + (index % 26))}${index >= 26 ? Math.floor(index / 26) : ""}`;
+}
+
+/** What a controller tells its parent once it listens, or cannot. */
+export interface ListeningMessage {
+  kind: "listening";
+  grpc: string;
+  rest: string;
+}
+export interface FailedMessage {
+  kind: "failed";
+  code: string;
+  message: string;
+}
+
+interface Member {
+  child: ChildProcess;
+  log: WriteStream;
+  logPath: string;
+}
+
+function knownCode(code: string): ErrorCode {
+  return Object.hasOwn(ERRORS, code) ? (code as ErrorCode) : "INTERNAL";
+}

@@ -1,0 +1,64 @@
+import Table from "cli-table3";
+
+/** What a person or a program reads. With `--json` every command prints one JSON document and nothing else. */
+export interface Output {
+  json: boolean;
+}
+
+/** Prints `data` as JSON, or what `human` makes of it. */
+export function show<T>(output: Output, data: T, human: (data: T) => string): void {
+  process.stdout.write(`${output.json ? JSON.stringify(data, jsonValue, 2) : human(data)}\n`);
+}
+
+/** 64-bit numbers as JSON numbers while they are exact, else as text. */
+function jsonValue(_key: string, value: unknown): unknown {
+  if (typeof value !== "bigint") return value;
+  return value <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(value) : value.toString();
+}
+
+/** A plain table: columns by heading, no frame. */
+export function table(headings: string[], rows: (string | number)[][]): string {
+  const plain = { top: "", "top-mid": "", "top-left": "", "top-right": "", bottom: "", "bottom-mid": "", "bottom-left": "", "bottom-right": "", left: "", "left-mid": "", mid: "", "mid-mid": "", right: "", "right-mid": "", middle: "  " };
+  const made = new Table({ head: headings, chars: plain, style: { head: ["bold"], "padding-left": 0, "padding-right": 0, compact: true } });
+  for (const row of rows) made.push(row.map(String));
+  return made
+    .toString()
+    .split("\n")
+    .map((line) => line.trimEnd())
+    .join("\n");
+}
+
+/** Two columns: names and values. */
+export function fields(pairs: [string, string | number | null | undefined][]): string {
+  const kept = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
+  const width = Math.max(...kept.map(([name]) => name.length));
+  return kept.map(([name, value]) => `${name.padEnd(width)}  ${value}`).join("\n");
+}
+
+export function duration(seconds: number | null | undefined): string {
+  if (seconds === null || seconds === undefined || !Number.isFinite(seconds)) return "-";
+  if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
+  if (seconds < 60) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
+  return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+}
+
+export function bytes(count: number | bigint): string {
+  let value = Number(count);
+  for (const unit of ["B", "KiB", "MiB", "GiB", "TiB"]) {
+    if (value < 1024 || unit === "TiB") return `${unit === "B" ? value : value.toFixed(1)} ${unit}`;
+    value /= 1024;
+  }
+  return `${value}`;
+}
+
+export function number(value: number | undefined, digits = 4): string {
+  return value === undefined ? "-" : value.toPrecision(digits);
+}
+
+/** A bar of `width` cells, for progress on a terminal. */
+export function bar(fraction: number, width = 24): string {
+  const full = Math.round(Math.min(1, Math.max(0, fraction)) * width);
+  return `${"█".repeat(full)}${"░".repeat(width - full)}`;
+}

@@ -1,0 +1,73 @@
+import type { JobStatus } from "../gen/goku/v1/controller.pb.js";
+import { ERRORS, type ErrorCode, GokuError } from "../job/errors.js";
+import type { ControllerClient } from "./client.js";
+import { eventLine, isOver, phaseName, progressLine } from "./format_job.js";
+import { number, type Output } from "./output.js";
+
+/**
+ * Follows a job until it ends and returns how it ended. On a terminal the last line is a living progress line;
+ * elsewhere every event and every tenth of the way is a line; with --json each event is one JSON line.
+ * Throws the job's own error when it failed, so that the exit code says why.
+ */
+export async function watchJob(client: ControllerClient, output: Output, name: string): Promise<JobStatus> {
+  const first = await client.call("getJob", { name });
+  if (!first.job) throw new GokuError("NOT_FOUND", `Cannot watch job "${name}": the controller does not know it`);
+  const screen = new ProgressLine(output);
+  let job = first.job;
+  screen.draw(job);
+  for await (const event of client.events({ job: job.name, afterId: 0n, follow: true })) {
+    if (output.json) process.stdout.write(`${JSON.stringify(eventJson(event))}\n`);
+    if (event.kind === "step" && event.step) {
+      if (Number(event.step.step) <= Number(job.step) && isOver(job.phase)) continue;
+      job = (await client.call("getJob", { name: job.name })).job ?? job;
+      screen.draw(job);
+    } else if (!output.json) screen.print(eventLine(event));
+  }
+  job = (await client.call("getJob", { name: job.name })).job ?? job;
+  screen.draw(job);
+  screen.end();
+  if (job.error) {
+    const code = Object.hasOwn(ERRORS, job.error.code) ? (job.error.code as ErrorCode) : "INTERNAL";
+    throw new GokuError(code, job.error.message);
+  }
+  return job;
+}
+
+function eventJson(event: { id: bigint; time: Date | undefined; job: string; kind: string; message: string; step: unknown }): unknown {
+  return JSON.parse(JSON.stringify(event, (_key, value) => (typeof value === "bigint" ? Number(value) : value)));
+}
+
+/** The progress line at the bottom of a terminal; a line per tenth of the way where there is none. */
+class ProgressLine {
+  readonly #live: boolean;
+  readonly #silent: boolean;
+  #tenth = -1;
+  #shown = false;
+
+  constructor(output: Output) {
+    this.#live = process.stdout.isTTY === true && !output.json;
+    this.#silent = output.json;
+  }
+
+  draw(job: JobStatus): void {
+    if (this.#silent) return;
+    const text = `${phaseName(job.phase)}  ${progressLine(job)}  loss ${number(job.loss)}`;
+    if (this.#live) {
+      process.stdout.write(`\r\x1b[2K${text.slice(0, (process.stdout.columns ?? 120) - 1)}`);
+      this.#shown = true;
+      return;
+    }
+    const tenth = Math.floor((10 * Number(job.step)) / Math.max(1, Number(job.stepsTotal)));
+    if (tenth !== this.#tenth) process.stdout.write(`${text}\n`);
+    this.#tenth = tenth;
+  }
+
+  print(line: string): void {
+    if (this.#shown) process.stdout.write("\r\x1b[2K");
+    process.stdout.write(`${line}\n`);
+  }
+
+  end(): void {
+    if (this.#shown) process.stdout.write("\n");
+  }
+}
