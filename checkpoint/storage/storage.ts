@@ -1,0 +1,78 @@
+import { GokuError } from "../../job/errors.js";
+import { FileStorage } from "./file.js";
+
+/** What a listing or a stat says of one key. */
+export interface StorageEntry {
+  key: string;
+  bytes: number;
+}
+
+/**
+ * Durable storage over string keys ("checkpoint-40/g3-w0.json"), relative to one root. No path type: those damage `s3://`.
+ *
+ * Every implementation promises:
+ * - a key is seen whole or not at all, also after a crash at any instant;
+ * - when a write resolves, its bytes and its name are durable;
+ * - errors are GokuErrors: NOT_FOUND (no such key), STORAGE_FULL, ARGUMENT_INVALID (a key that leaves the root),
+ *   STORAGE_FAILED (everything else).
+ */
+export interface Storage {
+  /** Root as its user named it, without a trailing slash. */
+  readonly uri: string;
+  /** Streams chunks into a key, replacing what stood there. A chunk is not read any more once the next is asked for. */
+  writeFile(key: string, chunks: Iterable<Uint8Array> | AsyncIterable<Uint8Array>): Promise<StorageEntry>;
+  /**
+   * Creates a key that must not exist; false when it does (and then nothing changed). Every key of the same folder
+   * that could be seen before the call is durable before this one appears. The folder must exist.
+   */
+  createExclusive(key: string, bytes: Uint8Array): Promise<boolean>;
+  /** Bytes [offset, offset+length); STORAGE_FAILED when the key ends earlier. */
+  read(key: string, range: { offset: number; length: number }): Promise<Uint8Array>;
+  /** The whole of a small key; STORAGE_FAILED when it is larger than `bytesMax`. */
+  readFile(key: string, bytesMax: number): Promise<Uint8Array>;
+  /** Keys that begin with `prefix`, which is "" or ends with "/"; sorted; unfinished writes are left out. */
+  list(prefix: string): Promise<StorageEntry[]>;
+  /** Folder names directly under `prefix`, sorted, also of folders that hold only unfinished writes. */
+  folders(prefix: string): Promise<string[]>;
+  /** Null when there is no such key. */
+  stat(key: string): Promise<StorageEntry | null>;
+  /** Removes keys, in the order given, durably before it resolves; missing ones are no error. */
+  delete(keys: readonly string[]): Promise<void>;
+  /** Removes everything under a folder ("checkpoint-40/"), unfinished writes and the folder included. */
+  deletePrefix(prefix: string): Promise<void>;
+  /** Unfinished writes directly in a folder, each with the key it was meant for. */
+  unfinished(prefix: string): Promise<{ key: string; target: string }[]>;
+}
+
+/** Opens `file://PATH` (PATH may be relative) or a bare path. Nothing is created before the first write. */
+export function openStorage(uri: string): Storage {
+  const scheme = /^([a-z][a-z0-9+.-]*):\/\/(.*)$/i.exec(uri);
+  if (scheme !== null && scheme[1] !== "file") {
+    throw new GokuError(
+      "ARGUMENT_INVALID",
+      `Cannot open storage ${uri}: found ${scheme[1]}://, want file://PATH`,
+    );
+  }
+  const path = scheme?.[2] ?? uri;
+  if (path === "" || path.includes("\0")) {
+    throw new GokuError(
+      "ARGUMENT_INVALID",
+      `Cannot open storage "${uri}": the path is empty or holds a NUL, want file://PATH`,
+    );
+  }
+  return new FileStorage(path, uri.replace(/(?<=[^/])\/+$/, ""));
+}
+
+const SEGMENT = /^[A-Za-z0-9_][A-Za-z0-9._@+-]{0,199}$/;
+
+/** Segments of a key, each a plain name: nothing that could leave the root or name an unfinished write. */
+export function keySegments(key: string): string[] {
+  const segments = key.split("/");
+  if (segments.length > 8 || !segments.every((segment) => SEGMENT.test(segment))) {
+    throw new GokuError(
+      "ARGUMENT_INVALID",
+      `Cannot use key ${JSON.stringify(key.slice(0, 200))}: want names of letters, digits and ._@+- joined by "/"`,
+    );
+  }
+  return segments;
+}
