@@ -4,42 +4,237 @@
  */
 export const ERRORS = {
   // user
-  JOB_INVALID: { number: 1, grpc: "INVALID_ARGUMENT", exit: 2, retriable: false, meaning: "The job file has an unknown key or a wrong value" },
-  LAYOUT_INVALID: { number: 2, grpc: "INVALID_ARGUMENT", exit: 2, retriable: false, meaning: "The layout does not multiply to the ranks at hand" },
-  ARGUMENT_INVALID: { number: 3, grpc: "INVALID_ARGUMENT", exit: 2, retriable: false, meaning: "A command-line or request argument is wrong" },
-  NOT_FOUND: { number: 4, grpc: "NOT_FOUND", exit: 3, retriable: false, meaning: "The named job, node, checkpoint or file does not exist" },
-  CONFLICT: { number: 5, grpc: "ALREADY_EXISTS", exit: 4, retriable: false, meaning: "Another thing of that name or place exists" },
-  DATA_EMPTY: { number: 6, grpc: "FAILED_PRECONDITION", exit: 5, retriable: false, meaning: "No readable sample was found in the data set" },
-  DATA_CHANGED: { number: 7, grpc: "FAILED_PRECONDITION", exit: 5, retriable: false, meaning: "The data set is not the one the checkpoint was trained on" },
-  CHECKPOINT_MISMATCH: { number: 8, grpc: "FAILED_PRECONDITION", exit: 6, retriable: false, meaning: "The checkpoint belongs to another model or job" },
-  CHECKPOINT_CORRUPT: { number: 9, grpc: "DATA_LOSS", exit: 7, retriable: false, meaning: "Bytes of a checkpoint differ from their digest, or are missing" },
-  PORT_IN_USE: { number: 10, grpc: "FAILED_PRECONDITION", exit: 8, retriable: false, meaning: "Another process listens on that port" },
-  STORE_LOCKED: { number: 11, grpc: "FAILED_PRECONDITION", exit: 9, retriable: false, meaning: "Another controller holds the store" },
+  JOB_INVALID: {
+    number: 1,
+    grpc: "INVALID_ARGUMENT",
+    exit: 2,
+    retriable: false,
+    meaning: "The job file has an unknown key or a wrong value",
+  },
+  LAYOUT_INVALID: {
+    number: 2,
+    grpc: "INVALID_ARGUMENT",
+    exit: 2,
+    retriable: false,
+    meaning: "The layout does not multiply to the ranks at hand",
+  },
+  ARGUMENT_INVALID: {
+    number: 3,
+    grpc: "INVALID_ARGUMENT",
+    exit: 2,
+    retriable: false,
+    meaning: "A command-line or request argument is wrong",
+  },
+  NOT_FOUND: {
+    number: 4,
+    grpc: "NOT_FOUND",
+    exit: 3,
+    retriable: false,
+    meaning: "The named job, node, checkpoint or file does not exist",
+  },
+  CONFLICT: {
+    number: 5,
+    grpc: "ALREADY_EXISTS",
+    exit: 4,
+    retriable: false,
+    meaning: "Another thing of that name or place exists",
+  },
+  DATA_EMPTY: {
+    number: 6,
+    grpc: "FAILED_PRECONDITION",
+    exit: 5,
+    retriable: false,
+    meaning: "No readable sample was found in the data set",
+  },
+  DATA_CHANGED: {
+    number: 7,
+    grpc: "FAILED_PRECONDITION",
+    exit: 5,
+    retriable: false,
+    meaning: "The data set is not the one the checkpoint was trained on",
+  },
+  CHECKPOINT_MISMATCH: {
+    number: 8,
+    grpc: "FAILED_PRECONDITION",
+    exit: 6,
+    retriable: false,
+    meaning: "The checkpoint belongs to another model or job",
+  },
+  CHECKPOINT_CORRUPT: {
+    number: 9,
+    grpc: "DATA_LOSS",
+    exit: 7,
+    retriable: false,
+    meaning: "Bytes of a checkpoint differ from their digest, or are missing",
+  },
+  PORT_IN_USE: {
+    number: 10,
+    grpc: "FAILED_PRECONDITION",
+    exit: 8,
+    retriable: false,
+    meaning: "Another process listens on that port",
+  },
+  STORE_LOCKED: {
+    number: 11,
+    grpc: "FAILED_PRECONDITION",
+    exit: 9,
+    retriable: false,
+    meaning: "Another controller holds the store",
+  },
   // environment
-  STORAGE_FULL: { number: 20, grpc: "RESOURCE_EXHAUSTED", exit: 20, retriable: true, meaning: "The target of a write has no space left" },
-  STORAGE_FAILED: { number: 21, grpc: "UNAVAILABLE", exit: 20, retriable: true, meaning: "A storage operation failed" },
-  CONTROLLER_UNREACHABLE: { number: 22, grpc: "UNAVAILABLE", exit: 21, retriable: true, meaning: "No controller answers at the address" },
-  STORE_UNAVAILABLE: { number: 23, grpc: "UNAVAILABLE", exit: 21, retriable: true, meaning: "The store does not answer, or this controller has lost it" },
-  NATIVE_MISSING: { number: 24, grpc: "FAILED_PRECONDITION", exit: 22, retriable: false, meaning: "The native addon is not built, or is of another version" },
+  STORAGE_FULL: {
+    number: 20,
+    grpc: "RESOURCE_EXHAUSTED",
+    exit: 20,
+    retriable: true,
+    meaning: "The target of a write has no space left",
+  },
+  STORAGE_FAILED: {
+    number: 21,
+    grpc: "UNAVAILABLE",
+    exit: 20,
+    retriable: true,
+    meaning: "A storage operation failed",
+  },
+  CONTROLLER_UNREACHABLE: {
+    number: 22,
+    grpc: "UNAVAILABLE",
+    exit: 21,
+    retriable: true,
+    meaning: "No controller answers at the address",
+  },
+  STORE_UNAVAILABLE: {
+    number: 23,
+    grpc: "UNAVAILABLE",
+    exit: 21,
+    retriable: true,
+    meaning: "The store does not answer, or this controller has lost it",
+  },
+  NATIVE_MISSING: {
+    number: 24,
+    grpc: "FAILED_PRECONDITION",
+    exit: 22,
+    retriable: false,
+    meaning: "The native addon is not built, or is of another version",
+  },
   // training
-  NATIVE_ARGUMENT: { number: 30, grpc: "INTERNAL", exit: 70, retriable: false, meaning: "A native call was made with a bad handle, type or size" },
-  NATIVE_OUT_OF_MEMORY: { number: 31, grpc: "RESOURCE_EXHAUSTED", exit: 31, retriable: false, meaning: "Memory for a tensor could not be had" },
-  NATIVE_IO: { number: 32, grpc: "UNAVAILABLE", exit: 20, retriable: true, meaning: "A shared-memory page could not be mapped" },
-  COMM_PEER_DIED: { number: 33, grpc: "UNAVAILABLE", exit: 32, retriable: true, meaning: "A rank died while others waited for it" },
-  COMM_ABORTED: { number: 34, grpc: "ABORTED", exit: 32, retriable: true, meaning: "The collectives were aborted from outside" },
-  COMM_TIMEOUT: { number: 35, grpc: "DEADLINE_EXCEEDED", exit: 33, retriable: true, meaning: "A collective did not finish in its time" },
-  COMM_CHECK_FAILED: { number: 36, grpc: "DATA_LOSS", exit: 32, retriable: true, meaning: "The first collective returned wrong numbers" },
-  RANK_DIED: { number: 37, grpc: "UNAVAILABLE", exit: 32, retriable: true, meaning: "A rank process ended by itself" },
-  RANK_STALLED: { number: 38, grpc: "DEADLINE_EXCEEDED", exit: 33, retriable: true, meaning: "A rank shows no progress" },
-  NODE_LOST: { number: 39, grpc: "UNAVAILABLE", exit: 32, retriable: true, meaning: "An agent has gone and training stopped" },
-  NO_PROGRESS: { number: 40, grpc: "ABORTED", exit: 34, retriable: false, meaning: "Recovery was tried as often as allowed and no step was completed" },
-  SNAPSHOT_MISSING: { number: 41, grpc: "NOT_FOUND", exit: 32, retriable: true, meaning: "A rank's snapshot of the wanted state is not on this node" },
+  NATIVE_ARGUMENT: {
+    number: 30,
+    grpc: "INTERNAL",
+    exit: 70,
+    retriable: false,
+    meaning: "A native call was made with a bad handle, type or size",
+  },
+  NATIVE_OUT_OF_MEMORY: {
+    number: 31,
+    grpc: "RESOURCE_EXHAUSTED",
+    exit: 31,
+    retriable: false,
+    meaning: "Memory for a tensor could not be had",
+  },
+  NATIVE_IO: {
+    number: 32,
+    grpc: "UNAVAILABLE",
+    exit: 20,
+    retriable: true,
+    meaning: "A shared-memory page could not be mapped",
+  },
+  COMM_PEER_DIED: {
+    number: 33,
+    grpc: "UNAVAILABLE",
+    exit: 32,
+    retriable: true,
+    meaning: "A rank died while others waited for it",
+  },
+  COMM_ABORTED: {
+    number: 34,
+    grpc: "ABORTED",
+    exit: 32,
+    retriable: true,
+    meaning: "The collectives were aborted from outside",
+  },
+  COMM_TIMEOUT: {
+    number: 35,
+    grpc: "DEADLINE_EXCEEDED",
+    exit: 33,
+    retriable: true,
+    meaning: "A collective did not finish in its time",
+  },
+  COMM_CHECK_FAILED: {
+    number: 36,
+    grpc: "DATA_LOSS",
+    exit: 32,
+    retriable: true,
+    meaning: "The first collective returned wrong numbers",
+  },
+  RANK_DIED: {
+    number: 37,
+    grpc: "UNAVAILABLE",
+    exit: 32,
+    retriable: true,
+    meaning: "A rank process ended by itself",
+  },
+  RANK_STALLED: {
+    number: 38,
+    grpc: "DEADLINE_EXCEEDED",
+    exit: 33,
+    retriable: true,
+    meaning: "A rank shows no progress",
+  },
+  NODE_LOST: {
+    number: 39,
+    grpc: "UNAVAILABLE",
+    exit: 32,
+    retriable: true,
+    meaning: "An agent has gone and training stopped",
+  },
+  NO_PROGRESS: {
+    number: 40,
+    grpc: "ABORTED",
+    exit: 34,
+    retriable: false,
+    meaning: "Recovery was tried as often as allowed and no step was completed",
+  },
+  SNAPSHOT_MISSING: {
+    number: 41,
+    grpc: "NOT_FOUND",
+    exit: 32,
+    retriable: true,
+    meaning: "A rank's snapshot of the wanted state is not on this node",
+  },
   // control
-  GENERATION_STALE: { number: 50, grpc: "FAILED_PRECONDITION", exit: 70, retriable: false, meaning: "The message belongs to an older generation or term" },
-  NOT_LEADER: { number: 51, grpc: "UNAVAILABLE", exit: 21, retriable: true, meaning: "This controller does not lead" },
-  STATE_INVALID: { number: 52, grpc: "FAILED_PRECONDITION", exit: 4, retriable: false, meaning: "The job is in a phase that does not allow this" },
-  INTERNAL: { number: 70, grpc: "INTERNAL", exit: 70, retriable: false, meaning: "A fault in the product itself" },
-} as const satisfies Record<string, { number: number; grpc: string; exit: number; retriable: boolean; meaning: string }>;
+  GENERATION_STALE: {
+    number: 50,
+    grpc: "FAILED_PRECONDITION",
+    exit: 70,
+    retriable: false,
+    meaning: "The message belongs to an older generation or term",
+  },
+  NOT_LEADER: {
+    number: 51,
+    grpc: "UNAVAILABLE",
+    exit: 21,
+    retriable: true,
+    meaning: "This controller does not lead",
+  },
+  STATE_INVALID: {
+    number: 52,
+    grpc: "FAILED_PRECONDITION",
+    exit: 4,
+    retriable: false,
+    meaning: "The job is in a phase that does not allow this",
+  },
+  INTERNAL: {
+    number: 70,
+    grpc: "INTERNAL",
+    exit: 70,
+    retriable: false,
+    meaning: "A fault in the product itself",
+  },
+} as const satisfies Record<
+  string,
+  { number: number; grpc: string; exit: number; retriable: boolean; meaning: string }
+>;
 export type ErrorCode = keyof typeof ERRORS;
 
 /**
@@ -63,7 +258,8 @@ export class GokuError extends Error {
 export function toGokuError(error: unknown, fallback: ErrorCode = "INTERNAL"): GokuError {
   if (error instanceof GokuError) return error;
   const { code, message, peer } = error as { code?: string; message?: string; peer?: number };
-  if (code === "ENOSPC" || code === "EDQUOT") return new GokuError("STORAGE_FULL", message ?? code, { cause: error });
+  if (code === "ENOSPC" || code === "EDQUOT")
+    return new GokuError("STORAGE_FULL", message ?? code, { cause: error });
   const known = typeof code === "string" && Object.hasOwn(ERRORS, code) ? (code as ErrorCode) : fallback;
   return new GokuError(known, message ?? String(error), { cause: error, peer: peer ?? null });
 }

@@ -1,85 +1,152 @@
 import { z } from "zod";
-import { MODEL_PRESETS, modelConfigSchema } from "./model_config.js";
+import {
+  MODEL_PRESETS,
+  type ModelConfig,
+  type ModelPreset,
+  modelConfigSchema,
+  modelOverridesSchema,
+} from "./model_config.js";
+import {
+  fraction,
+  fractionBelowOne,
+  fractionPair,
+  notNegative,
+  oneOf,
+  positive,
+  text,
+  wholeFrom,
+  wholeTriple,
+} from "./wanted.js";
 
-const count = z.number().int().min(1);
-const fraction = z.number().min(0).max(1);
-const presets = Object.keys(MODEL_PRESETS) as [keyof typeof MODEL_PRESETS];
+const count = wholeFrom(1);
+const presets = Object.keys(MODEL_PRESETS) as [ModelPreset, ...ModelPreset[]];
+const NAME_WANTED = "1 to 63 of a-z, 0-9 and '-', with no '-' at the ends";
 
-const layoutSchema = z.union([
-  z.literal("auto"),
-  z.object({ dp_replicate: count.default(1), dp_shard: count.default(1), sp: count.default(1) }).strict(),
-]);
+const layoutSchema = z.union(
+  [
+    z.literal("auto"),
+    z.strictObject({ dp_replicate: count.default(1), dp_shard: count.default(1), sp: count.default(1) }),
+  ],
+  { error: "auto, or any of dp_replicate, dp_shard and sp" },
+);
+
+const dataSchema = z.strictObject({
+  /** Folder that is walked for pictures and clips with captions. */
+  media: text("the path of a folder"),
+  /** Pixels of a frame; larger media are scaled down to it, sides cropped to whole patches. */
+  max_pixels: count.default(32 * 32),
+  /** Clips are cut to 1 + k * stride[0] frames, at most this many. */
+  max_frames: count.default(9),
+  fps: positive.default(8),
+  codec: z
+    .strictObject({
+      /** Pixels per latent along (t, y, x): powers of two, at most [4, 8, 8]. */
+      stride: wholeTriple
+        .refine((stride) => stride.every((s, axis) => [1, 2, 4, 8].includes(s) && s <= [4, 8, 8][axis]!), {
+          error: "powers of two [t, y, x], at most [4, 8, 8]",
+        })
+        .default([2, 4, 4]),
+    })
+    .prefault({}),
+  text_tokens: count.default(16),
+  /** Encoded samples kept on disk beside the media, so that media are decoded once; 0: none. */
+  store_mib: wholeFrom(0).default(1024),
+});
 
 /** The job file. Keys are a stable interface; unknown keys are errors; every default is shown by `gokuctl train --dry-run`. */
 export const jobSchema = z
-  .object({
-    name: z.string().regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, "use 1 to 63 of a-z, 0-9 and '-', no '-' at the ends"),
-    seed: z.number().int().min(0).max(Number.MAX_SAFE_INTEGER).default(1),
-    model: z.object({ preset: z.enum(presets) }).extend(modelConfigSchema.shape).partial().strict().default({ preset: "goku-nano" }),
-    device: z.enum(["auto", "cpu"]).default("auto"),
-    data: z
-      .object({
-        media: z.string().min(1),
-        /** Pixel grid every sample must fit; larger ones are scaled down to it, sides rounded to whole patches. */
-        max_pixels: count.default(32 * 32),
-        max_frames: count.default(9),
-        fps: z.number().positive().default(8),
-        codec: z.object({ stride: z.tuple([count, count, count]).default([4, 4, 4]) }).strict().prefault({}),
-        text_tokens: count.default(16),
-      })
-      .strict(),
+  .strictObject({
+    name: text(NAME_WANTED).regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, { error: NAME_WANTED }),
+    seed: wholeFrom(0).default(1),
+    model: modelOverridesSchema.extend({ preset: oneOf(...presets).default("goku-nano") }).prefault({}),
+    device: oneOf("auto", "cpu").default("auto"),
+    data: dataSchema,
     layout: layoutSchema.default("auto"),
-    precision: z.enum(["fp32", "bf16"]).default("fp32"),
-    recompute: z.enum(["auto", "none", "full"]).default("auto"),
-    train: z.object({ steps: count, packs_per_step: count.default(4), tokens_per_pack: count.default(512) }).strict(),
+    precision: oneOf("fp32", "bf16").default("fp32"),
+    recompute: oneOf("auto", "none", "full").default("auto"),
+    train: z.strictObject({
+      steps: count,
+      packs_per_step: count.default(4),
+      tokens_per_pack: count.default(512),
+    }),
     flow: z
-      .object({
-        time: z.enum(["logit_normal", "uniform"]).default("logit_normal"),
-        shift: z.number().positive().default(1),
+      .strictObject({
+        time: oneOf("logit_normal", "uniform").default("logit_normal"),
+        shift: positive.default(1),
         drop_text: fraction.default(0.1),
       })
-      .strict()
       .prefault({}),
     optimizer: z
-      .object({
-        lr: z.number().positive().default(1e-3),
-        betas: z.tuple([fraction, fraction]).default([0.9, 0.95]),
-        eps: z.number().positive().default(1e-8),
-        weight_decay: z.number().min(0).default(0.01),
-        clip: z.number().positive().default(1),
-        warmup_steps: z.number().int().min(0).default(0),
-        schedule: z.enum(["constant", "cosine"]).default("constant"),
-        ema: fraction.default(0.999),
+      .strictObject({
+        lr: positive.default(1e-3),
+        betas: fractionPair.default([0.9, 0.95]),
+        eps: positive.default(1e-8),
+        weight_decay: notNegative.default(0.01),
+        clip: positive.default(1),
+        warmup_steps: wholeFrom(0).default(0),
+        schedule: oneOf("constant", "cosine").default("constant"),
+        ema: fractionBelowOne.default(0.999),
       })
-      .strict()
       .prefault({}),
-    checkpoint: z
-      .object({
-        uri: z.string().regex(/^file:\/\/./, "want file://PATH"),
-        every_steps: count.default(100),
-        keep_last: count.default(3),
-        snapshot_every_steps: count.default(1),
-      })
-      .strict(),
+    checkpoint: z.strictObject({
+      uri: text("file://PATH").regex(/^file:\/\/./, { error: "file://PATH" }),
+      every_steps: count.default(100),
+      keep_last: count.default(3),
+      snapshot_every_steps: count.default(1),
+    }),
     recovery: z
-      .object({
-        max_attempts: z.number().int().min(0).default(5),
+      .strictObject({
+        max_attempts: wholeFrom(0).default(5),
         /** A rank that shows no progress for this long is replaced; learnt from the run, never below this floor. */
-        stall_seconds: z.number().positive().default(5),
+        stall_seconds: positive.default(5),
         /** How long a lost node may come back before the job goes on without it (layout auto) or fails. */
-        node_grace_seconds: z.number().positive().default(60),
+        node_grace_seconds: positive.default(60),
       })
-      .strict()
       .prefault({}),
     sample: z
-      .object({
-        prompts: z.array(z.string().min(1)).default([]),
+      .strictObject({
+        prompts: z.array(text("a prompt"), { error: "a list of prompts" }).default([]),
         steps: count.default(24),
-        guidance: z.number().min(0).default(3),
-        shift: z.number().positive().default(1),
+        guidance: notNegative.default(3),
+        shift: positive.default(1),
       })
-      .strict()
       .prefault({}),
   })
-  .strict();
+  .superRefine((job, context) => {
+    const fail = (path: string[], wanted: string) =>
+      context.addIssue({ code: "custom", path, message: wanted });
+    const config = modelConfigSchema.safeParse(modelFields(job.model));
+    if (!config.success) {
+      for (const issue of config.error.issues) fail(["model", ...issue.path.map(String)], issue.message);
+      return;
+    }
+    const [strideT, strideY, strideX] = job.data.codec.stride;
+    const { latent_channels: channels, patch } = config.data;
+    if (channels > 3 * strideY * strideX) {
+      fail(
+        ["data", "codec", "stride"],
+        `[t, y, x] with 3 * y * x of at least model.latent_channels ${channels} (here ${3 * strideY * strideX})`,
+      );
+    }
+    if (patch[0] !== 1)
+      fail(["model", "patch"], "1 as its first number, since a picture is one latent frame");
+    const patchPixels = strideY * patch[1] * strideX * patch[2];
+    if (job.data.max_pixels < patchPixels) {
+      fail(
+        ["data", "max_pixels"],
+        `at least the ${patchPixels} pixels of one patch (codec stride ${strideT}x${strideY}x${strideX}, patch ${patch.join("x")})`,
+      );
+    }
+  });
 export type Job = z.infer<typeof jobSchema>;
+
+function modelFields(model: Job["model"]): Record<string, unknown> {
+  const { preset, ...overrides } = model;
+  const given = Object.entries(overrides).filter(([, value]) => value !== undefined);
+  return { ...MODEL_PRESETS[preset], ...Object.fromEntries(given) };
+}
+
+/** Shape of the job's model: its preset, then the job's own keys over it. */
+export function modelConfig(job: Pick<Job, "model">): ModelConfig {
+  return modelConfigSchema.parse(modelFields(job.model));
+}

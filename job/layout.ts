@@ -29,7 +29,10 @@ export class Layout {
   constructor(size: LayoutSize, ranks: number | null = null) {
     for (const [key, value] of Object.entries(size)) {
       if (!Number.isInteger(value) || value < 1) {
-        throw new GokuError("LAYOUT_INVALID", `Cannot lay out ranks: layout.${key} is ${value}, need a whole number of at least 1`);
+        throw new GokuError(
+          "LAYOUT_INVALID",
+          `Cannot lay out ranks: layout.${key} is ${value}, need a whole number of at least 1`,
+        );
       }
     }
     this.dpReplicate = size.dp_replicate;
@@ -86,14 +89,24 @@ export class Layout {
   /** Reads "2x1x2". */
   static parse(text: string): Layout {
     const match = /^(\d+)x(\d+)x(\d+)$/.exec(text);
-    if (!match) throw new GokuError("LAYOUT_INVALID", `Cannot read layout "${text}": want dp_replicate x dp_shard x sp, for example 1x2x2`);
+    if (!match)
+      throw new GokuError(
+        "LAYOUT_INVALID",
+        `Cannot read layout "${text}": want dp_replicate x dp_shard x sp, for example 1x2x2`,
+      );
     return new Layout({ dp_replicate: Number(match[1]), dp_shard: Number(match[2]), sp: Number(match[3]) });
   }
 }
 
 /** The even split used everywhere: part `index` of `count` elements over `parts`, first parts one larger. */
-export function evenSplit(options: { count: number; parts: number; index: number }): { start: number; length: number } {
+export function evenSplit(options: { count: number; parts: number; index: number }): {
+  start: number;
+  length: number;
+} {
   const base = Math.floor(options.count / options.parts);
   const extra = options.count % options.parts;
-  return { start: options.index * base + Math.min(options.index, extra), length: base + (options.index < extra ? 1 : 0) };
+  return {
+    start: options.index * base + Math.min(options.index, extra),
+    length: base + (options.index < extra ? 1 : 0),
+  };
 }

@@ -1,26 +1,38 @@
 import { z } from "zod";
+import { oneTrueFalse, positive, wholeFrom, wholeTriple } from "./wanted.js";
 
-const count = z.number().int().min(1);
+const fields = {
+  depth: wholeFrom(1),
+  width: wholeFrom(1),
+  heads: wholeFrom(1),
+  text_width: wholeFrom(1),
+  latent_channels: wholeFrom(1),
+  patch: wholeTriple,
+  mlp_ratio: wholeFrom(1),
+  frequency_width: wholeFrom(2).refine((width) => width % 2 === 0, { error: "an even number of at least 2" }),
+  rope_theta: positive,
+  rotate_cross_queries: oneTrueFalse,
+  reference_frame: oneTrueFalse,
+  eps: positive,
+};
+
+/** What a job may override of its preset; nothing is filled in here. */
+export const modelOverridesSchema = z.strictObject(fields).partial();
 
 /** Shape of the model; names as in the reference. A preset gives all of them, a job may override any. */
 export const modelConfigSchema = z
-  .object({
-    depth: count,
-    width: count,
-    heads: count,
-    text_width: count,
-    latent_channels: count,
-    patch: z.tuple([count, count, count]).default([1, 2, 2]),
-    mlp_ratio: count.default(4),
-    frequency_width: count.default(256),
-    rope_theta: z.number().positive().default(10000),
-    rotate_cross_queries: z.boolean().default(true),
-    reference_frame: z.boolean().default(false),
-    eps: z.number().positive().default(1e-6),
+  .strictObject({
+    ...fields,
+    patch: fields.patch.default([1, 2, 2]),
+    mlp_ratio: fields.mlp_ratio.default(4),
+    frequency_width: fields.frequency_width.default(256),
+    rope_theta: fields.rope_theta.default(10000),
+    rotate_cross_queries: fields.rotate_cross_queries.default(true),
+    reference_frame: fields.reference_frame.default(false),
+    eps: fields.eps.default(1e-6),
   })
-  .strict()
-  .refine((c) => c.width % c.heads === 0 && (c.width / c.heads) % 2 === 0, {
-    message: "width must be a multiple of 2 * heads (rotary pairs)",
+  .refine((config) => config.width % config.heads === 0 && (config.width / config.heads) % 2 === 0, {
+    error: "a multiple of 2 * heads (rotary pairs)",
     path: ["width"],
   });
 export type ModelConfig = z.infer<typeof modelConfigSchema>;

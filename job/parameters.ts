@@ -13,7 +13,8 @@ export function parameterSpecs(config: ModelConfig): ParameterSpec[] {
   const P = patchSize(config);
   const M = config.width * config.mlp_ratio;
   const specs: ParameterSpec[] = [];
-  const add = (name: string, ...shape: number[]) => specs.push({ name, shape, count: shape.reduce((a, b) => a * b, 1) });
+  const add = (name: string, ...shape: number[]) =>
+    specs.push({ name, shape, count: shape.reduce((a, b) => a * b, 1) });
   if (config.reference_frame) {
     add("reference_proj.weight", P, 2 * P);
     add("reference_proj.bias", P);

@@ -28,7 +28,10 @@ export function flatUnits(specs: readonly ParameterSpec[]): FlatUnit[] {
 }
 
 /** Elements [start, start+length) of a unit that member `index` of a shard group of `parts` holds; may be empty. */
-export function shardRange(options: { count: number; parts: number; index: number }): { start: number; length: number } {
+export function shardRange(options: { count: number; parts: number; index: number }): {
+  start: number;
+  length: number;
+} {
   const grains = Math.ceil(options.count / SHARD_GRAIN);
   const perPart = Math.ceil(grains / options.parts) * SHARD_GRAIN;
   const start = Math.min(options.count, options.index * perPart);
@@ -50,12 +53,22 @@ export interface ShardPiece {
 export function shardPieces(units: readonly FlatUnit[], layout: Layout, rank: number): ShardPiece[] {
   const pieces: ShardPiece[] = [];
   for (const unit of units) {
-    const range = shardRange({ count: unit.count, parts: layout.shardGroupSize, index: rank % layout.shardGroupSize });
+    const range = shardRange({
+      count: unit.count,
+      parts: layout.shardGroupSize,
+      index: rank % layout.shardGroupSize,
+    });
     for (const { spec, offset } of unit.parameters) {
       const start = Math.max(range.start, offset);
       const end = Math.min(range.start + range.length, offset + spec.count);
       if (start >= end) continue;
-      pieces.push({ parameter: spec.name, start: start - offset, length: end - start, unit: unit.name, shardOffset: start - range.start });
+      pieces.push({
+        parameter: spec.name,
+        start: start - offset,
+        length: end - start,
+        unit: unit.name,
+        shardOffset: start - range.start,
+      });
     }
   }
   return pieces;
