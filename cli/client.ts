@@ -40,7 +40,8 @@ export class ControllerClient {
     const stream = this.#client.watchEvents(request);
     signal?.addEventListener("abort", () => stream.cancel(), { once: true });
     try {
-      for await (const event of stream) yield event as import("../gen/goku/v1/controller.pb.js").WatchEventsResponse;
+      for await (const event of stream)
+        yield event as import("../gen/goku/v1/controller.pb.js").WatchEventsResponse;
     } catch (error) {
       if ((error as grpc.ServiceError).code === grpc.status.CANCELLED && signal?.aborted) return;
       throw this.#translate(error as grpc.ServiceError);
@@ -53,7 +54,8 @@ export class ControllerClient {
 
   #translate(error: grpc.ServiceError): GokuError {
     const code = error.metadata?.get(ERROR_CODE_METADATA)[0]?.toString();
-    if (code && Object.hasOwn(ERRORS, code)) return new GokuError(code as ErrorCode, error.details, { cause: error });
+    if (code && Object.hasOwn(ERRORS, code))
+      return new GokuError(code as ErrorCode, error.details, { cause: error });
     if (error.code === grpc.status.UNAVAILABLE || error.code === grpc.status.DEADLINE_EXCEEDED) {
       return new GokuError(
         "CONTROLLER_UNREACHABLE",

@@ -12,7 +12,10 @@ export function globals(command: Command): GlobalOptions {
 }
 
 /** Runs `body` with a connected client and closes it after. */
-export async function withController<T>(command: Command, body: (client: ControllerClient, options: GlobalOptions) => Promise<T>): Promise<T> {
+export async function withController<T>(
+  command: Command,
+  body: (client: ControllerClient, options: GlobalOptions) => Promise<T>,
+): Promise<T> {
   const options = globals(command);
   const client = new ControllerClient(options.controller);
   try {

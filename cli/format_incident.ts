@@ -3,8 +3,12 @@ import { fields } from "./output.js";
 
 /** One incident on one screen: what happened, who saw it, what was decided and why, what it cost. */
 export function incidentText(incident: Incident): string {
-  const where = [incident.rank === undefined ? null : `rank ${incident.rank}`, incident.nodeId || null].filter(Boolean).join(" on ");
-  const milestones = incident.milestones.map((m) => `${m.name} ${(Number(m.afterMs) / 1000).toFixed(2)} s`).join(", ");
+  const where = [incident.rank === undefined ? null : `rank ${incident.rank}`, incident.nodeId || null]
+    .filter(Boolean)
+    .join(" on ");
+  const milestones = incident.milestones
+    .map((m) => `${m.name} ${(Number(m.afterMs) / 1000).toFixed(2)} s`)
+    .join(", ");
   const lines = [
     fields([
       ["incident", `${incident.id} of job ${incident.job}, ${incident.detectedAt?.toISOString() ?? ""}`],
@@ -12,13 +16,17 @@ export function incidentText(incident: Incident): string {
       ["code", incident.code],
       ["where", where],
       ["decided", incident.decision],
-      ["generation", `${incident.generationBefore} -> ${incident.generationAfter === 0n ? "not formed yet" : incident.generationAfter}`],
+      [
+        "generation",
+        `${incident.generationBefore} -> ${incident.generationAfter === 0n ? "not formed yet" : incident.generationAfter}`,
+      ],
       ["timeline", milestones],
       ["steps lost", incident.closed ? String(incident.stepsLost) : "not known yet"],
       ["state", incident.closed ? "recovered" : "open"],
     ]),
   ];
   if (incident.evidence.length > 0) lines.push("seen by", ...incident.evidence.map((line) => `  ${line}`));
-  if (incident.lastLines.length > 0) lines.push("last lines", ...incident.lastLines.map((line) => `  ${line}`));
+  if (incident.lastLines.length > 0)
+    lines.push("last lines", ...incident.lastLines.map((line) => `  ${line}`));
   return lines.join("\n");
 }

@@ -1,4 +1,9 @@
-import { JobPhase, type JobStatus, jobPhaseToJSON, type WatchEventsResponse } from "../gen/goku/v1/controller.pb.js";
+import {
+  JobPhase,
+  type JobStatus,
+  jobPhaseToJSON,
+  type WatchEventsResponse,
+} from "../gen/goku/v1/controller.pb.js";
 import { bar, duration, fields, number, table } from "./output.js";
 
 export function phaseName(phase: JobPhase): string {

@@ -52,7 +52,11 @@ export class LocalCluster {
   /** Process of "controller" or of a node, for those who want to harm it. */
   pid(member: string): number {
     const pid = this.#members.get(member)?.child.pid;
-    if (pid === undefined) throw new GokuError("NOT_FOUND", `Cannot find member "${member}": have ${[...this.#members.keys()].join(", ")}`);
+    if (pid === undefined)
+      throw new GokuError(
+        "NOT_FOUND",
+        `Cannot find member "${member}": have ${[...this.#members.keys()].join(", ")}`,
+      );
     return pid;
   }
 
@@ -61,14 +65,27 @@ export class LocalCluster {
     const [port, restPort] = this.controller
       ? [this.controller.split(":")[1]!, new URL(this.rest).port]
       : [String(this.#options.port ?? 0), String(this.#options.restPort ?? 0)];
-    const member = this.#spawn("controller", ["controller", "--port", port, "--rest-port", restPort, "--store", path.join(this.#options.folder, "store")]);
+    const member = this.#spawn("controller", [
+      "controller",
+      "--port",
+      port,
+      "--rest-port",
+      restPort,
+      "--store",
+      path.join(this.#options.folder, "store"),
+    ]);
     const listening = new Promise<{ grpc: string; rest: string }>((resolve, reject) => {
       member.child.on("message", (message: ListeningMessage | FailedMessage) => {
         if (message.kind === "listening") resolve(message);
         if (message.kind === "failed") reject(new GokuError(knownCode(message.code), message.message));
       });
       member.child.once("exit", (code, signal) =>
-        reject(new GokuError("INTERNAL", `Cannot start the controller: it ended with ${signal ?? `exit code ${code}`}; see ${member.logPath}`)),
+        reject(
+          new GokuError(
+            "INTERNAL",
+            `Cannot start the controller: it ended with ${signal ?? `exit code ${code}`}; see ${member.logPath}`,
+          ),
+        ),
       );
     });
     const { grpc, rest } = await listening;
@@ -79,8 +96,19 @@ export class LocalCluster {
   startAgent(node: string): void {
     const stateDir = this.#options.stateDir ?? "/dev/shm/goku";
     this.#spawn(node, [
-      "agent", "--controller", this.controller, "--node", node, "--slots", String(this.#options.slotsPerNode),
-      "--host", "127.0.0.1", "--state-dir", path.join(stateDir, node), "--log-dir", this.#options.folder,
+      "agent",
+      "--controller",
+      this.controller,
+      "--node",
+      node,
+      "--slots",
+      String(this.#options.slotsPerNode),
+      "--host",
+      "127.0.0.1",
+      "--state-dir",
+      path.join(stateDir, node),
+      "--log-dir",
+      this.#options.folder,
     ]);
   }
 

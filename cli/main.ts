@@ -14,11 +14,17 @@ import { addTrainCommands } from "./commands/train.js";
 
 /** `gokuctl`: handlers translate; nothing here decides. Exit codes are those of the error catalogue (docs/errors.md). */
 function buildProgram(): Command {
-  const manifest = JSON.parse(readFileSync(path.join(import.meta.dirname, "../../package.json"), "utf8")) as { version: string };
+  const manifest = JSON.parse(readFileSync(path.join(import.meta.dirname, "../../package.json"), "utf8")) as {
+    version: string;
+  };
   const program = new Command("gokuctl")
     .description("Train, watch, resume and sample Goku-style image and video models")
     .version(manifest.version)
-    .option("--controller <host:port>", "controller to ask", process.env.GOKU_CONTROLLER ?? DEFAULT_CONTROLLER)
+    .option(
+      "--controller <host:port>",
+      "controller to ask",
+      process.env.GOKU_CONTROLLER ?? DEFAULT_CONTROLLER,
+    )
     .option("--json", "print one JSON document instead of text", false)
     .showSuggestionAfterError()
     .exitOverride()
@@ -53,7 +59,8 @@ async function main(): Promise<number> {
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : ERRORS.ARGUMENT_INVALID.exit;
     const known = error instanceof GokuError ? error : toGokuError(error);
-    if (process.argv.includes("--json")) process.stderr.write(`${JSON.stringify({ error: { code: known.code, message: known.message } })}\n`);
+    if (process.argv.includes("--json"))
+      process.stderr.write(`${JSON.stringify({ error: { code: known.code, message: known.message } })}\n`);
     else process.stderr.write(`${known.code}: ${known.message}\n`);
     if (known.code === "INTERNAL" && error instanceof Error) process.stderr.write(`${error.stack}\n`);
     return ERRORS[known.code].exit;

@@ -18,8 +18,28 @@ function jsonValue(_key: string, value: unknown): unknown {
 
 /** A plain table: columns by heading, no frame. */
 export function table(headings: string[], rows: (string | number)[][]): string {
-  const plain = { top: "", "top-mid": "", "top-left": "", "top-right": "", bottom: "", "bottom-mid": "", "bottom-left": "", "bottom-right": "", left: "", "left-mid": "", mid: "", "mid-mid": "", right: "", "right-mid": "", middle: "  " };
-  const made = new Table({ head: headings, chars: plain, style: { head: ["bold"], "padding-left": 0, "padding-right": 0, compact: true } });
+  const plain = {
+    top: "",
+    "top-mid": "",
+    "top-left": "",
+    "top-right": "",
+    bottom: "",
+    "bottom-mid": "",
+    "bottom-left": "",
+    "bottom-right": "",
+    left: "",
+    "left-mid": "",
+    mid: "",
+    "mid-mid": "",
+    right: "",
+    "right-mid": "",
+    middle: "  ",
+  };
+  const made = new Table({
+    head: headings,
+    chars: plain,
+    style: { head: ["bold"], "padding-left": 0, "padding-right": 0, compact: true },
+  });
   for (const row of rows) made.push(row.map(String));
   return made
     .toString()

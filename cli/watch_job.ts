@@ -11,7 +11,8 @@ import { number, type Output } from "./output.js";
  */
 export async function watchJob(client: ControllerClient, output: Output, name: string): Promise<JobStatus> {
   const first = await client.call("getJob", { name });
-  if (!first.job) throw new GokuError("NOT_FOUND", `Cannot watch job "${name}": the controller does not know it`);
+  if (!first.job)
+    throw new GokuError("NOT_FOUND", `Cannot watch job "${name}": the controller does not know it`);
   const screen = new ProgressLine(output);
   let job = first.job;
   screen.draw(job);
@@ -33,8 +34,17 @@ export async function watchJob(client: ControllerClient, output: Output, name: s
   return job;
 }
 
-function eventJson(event: { id: bigint; time: Date | undefined; job: string; kind: string; message: string; step: unknown }): unknown {
-  return JSON.parse(JSON.stringify(event, (_key, value) => (typeof value === "bigint" ? Number(value) : value)));
+function eventJson(event: {
+  id: bigint;
+  time: Date | undefined;
+  job: string;
+  kind: string;
+  message: string;
+  step: unknown;
+}): unknown {
+  return JSON.parse(
+    JSON.stringify(event, (_key, value) => (typeof value === "bigint" ? Number(value) : value)),
+  );
 }
 
 /** The progress line at the bottom of a terminal; a line per tenth of the way where there is none. */

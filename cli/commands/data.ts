@@ -1,7 +1,7 @@
 import type { Command } from "commander";
+import { writeShapes } from "../../worker/data/shapes/write_shapes.js";
 import { globals } from "../context.js";
 import { show } from "../output.js";
-import { writeShapes } from "../../worker/data/shapes/write_shapes.js";
 
 export function addDataCommands(program: Command): void {
   const data = program.command("data").description("make and inspect data sets");

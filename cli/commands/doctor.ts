@@ -22,7 +22,14 @@ export function addDoctorCommand(program: Command): void {
     .description("check this machine: Node, native addon, ffmpeg, shared memory, leftovers of dead jobs")
     .option("--state-dir <dir>", "shared-memory folder to look at", "/dev/shm/goku")
     .action((options: { stateDir: string }, command: Command) => {
-      const findings = [nodeVersion(), nativeAddon(), ffmpeg(), sharedMemory(), leftovers(options.stateDir), fileLimit()];
+      const findings = [
+        nodeVersion(),
+        nativeAddon(),
+        ffmpeg(),
+        sharedMemory(),
+        leftovers(options.stateDir),
+        fileLimit(),
+      ];
       show(globals(command), findings, (list) =>
         table(
           ["CHECK", "STATE", "FOUND", "WHAT TO DO"],
@@ -36,14 +43,24 @@ export function addDoctorCommand(program: Command): void {
 function nodeVersion(): Finding {
   const [major = 0, minor = 0] = process.versions.node.split(".").map(Number);
   const good = major > 20 || (major === 20 && minor >= 19);
-  return { check: "Node", state: good ? "ok" : "problem", found: process.versions.node, advice: good ? "" : "install Node 20.19 or newer" };
+  return {
+    check: "Node",
+    state: good ? "ok" : "problem",
+    found: process.versions.node,
+    advice: good ? "" : "install Node 20.19 or newer",
+  };
 }
 
 function nativeAddon(): Finding {
   try {
     const info = loadNative().cpuInfo();
     const bf16 = info.bf16Native ? "bf16 in hardware" : "bf16 computed in fp32";
-    return { check: "native addon", state: "ok", found: `cpu, ${info.isa}, ${info.threads} threads, ${bf16}`, advice: "" };
+    return {
+      check: "native addon",
+      state: "ok",
+      found: `cpu, ${info.isa}, ${info.threads} threads, ${bf16}`,
+      advice: "",
+    };
   } catch (error) {
     return { check: "native addon", state: "problem", found: (error as Error).message, advice: "make build" };
   }
@@ -51,10 +68,23 @@ function nativeAddon(): Finding {
 
 function ffmpeg(): Finding {
   try {
-    const version = execFileSync("ffmpeg", ["-version"], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
-    return { check: "ffmpeg", state: "ok", found: /version (\S+)/.exec(version)?.[1] ?? "present", advice: "" };
+    const version = execFileSync("ffmpeg", ["-version"], {
+      encoding: "utf8",
+      stdio: ["ignore", "pipe", "ignore"],
+    });
+    return {
+      check: "ffmpeg",
+      state: "ok",
+      found: /version (\S+)/.exec(version)?.[1] ?? "present",
+      advice: "",
+    };
   } catch {
-    return { check: "ffmpeg", state: "warning", found: "not found", advice: "apt-get install ffmpeg, or videos cannot be read" };
+    return {
+      check: "ffmpeg",
+      state: "warning",
+      found: "not found",
+      advice: "apt-get install ffmpeg, or videos cannot be read",
+    };
   }
 }
 
@@ -71,7 +101,12 @@ function sharedMemory(): Finding {
       advice: enough ? "" : "snapshots need 3 times a rank's training state; mount a larger tmpfs",
     };
   } catch (error) {
-    return { check: "/dev/shm", state: "problem", found: (error as Error).message, advice: "mount a tmpfs there" };
+    return {
+      check: "/dev/shm",
+      state: "problem",
+      found: (error as Error).message,
+      advice: "mount a tmpfs there",
+    };
   }
 }
 
@@ -82,12 +117,20 @@ function leftovers(stateDir: string): Finding {
     check: "snapshots",
     state: "ok",
     found: folders.length === 0 ? "none" : `${folders.length} node folders in ${stateDir}`,
-    advice: folders.length === 0 ? "" : `kept for agents that return; when no job runs: rm -r ${path.join(stateDir, "*")}`,
+    advice:
+      folders.length === 0
+        ? ""
+        : `kept for agents that return; when no job runs: rm -r ${path.join(stateDir, "*")}`,
   };
 }
 
 function fileLimit(): Finding {
   const limit = execFileSync("sh", ["-c", "ulimit -n"], { encoding: "utf8" }).trim();
   const good = limit === "unlimited" || Number(limit) >= 1024;
-  return { check: "open files", state: good ? "ok" : "warning", found: limit, advice: good ? "" : "raise ulimit -n to 1024 or more" };
+  return {
+    check: "open files",
+    state: good ? "ok" : "warning",
+    found: limit,
+    advice: good ? "" : "raise ulimit -n to 1024 or more",
+  };
 }

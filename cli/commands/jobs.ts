@@ -41,7 +41,9 @@ export function addJobCommands(program: Command): void {
 
   program
     .command("why")
-    .description("explain the last incident of a job: what happened, who saw it, what was decided, what it cost")
+    .description(
+      "explain the last incident of a job: what happened, who saw it, what was decided, what it cost",
+    )
     .argument("[job]", "job name; the newest when left out", "")
     .option("--all", "every incident, oldest first")
     .option("--incident <id>", "one incident by number")
@@ -54,9 +56,14 @@ export function addJobCommands(program: Command): void {
             ? incidents
             : incidents.slice(-1);
         if (options.incident && chosen.length === 0) {
-          throw new GokuError("NOT_FOUND", `Cannot explain incident ${options.incident}: ${incidents.length} are known; list them with --all`);
+          throw new GokuError(
+            "NOT_FOUND",
+            `Cannot explain incident ${options.incident}: ${incidents.length} are known; list them with --all`,
+          );
         }
-        show(output, chosen, (list) => (list.length === 0 ? "No incident so far" : list.map(incidentText).join("\n\n")));
+        show(output, chosen, (list) =>
+          list.length === 0 ? "No incident so far" : list.map(incidentText).join("\n\n"),
+        );
       }),
     );
 
@@ -87,8 +94,14 @@ export function addJobCommands(program: Command): void {
     .action((name: string, options: { rank?: string; lines: string }, command: Command) =>
       withController(command, async (client, output) => {
         const rank = options.rank === undefined ? undefined : wholeNumber("--rank", options.rank);
-        const { lines } = await client.call("getLogs", { job: name, rank, limit: wholeNumber("--lines", options.lines) });
-        show(output, lines, (list) => list.map((line) => `${line.time?.toISOString() ?? ""}  rank ${line.rank}  ${line.text}`).join("\n"));
+        const { lines } = await client.call("getLogs", {
+          job: name,
+          rank,
+          limit: wholeNumber("--lines", options.lines),
+        });
+        show(output, lines, (list) =>
+          list.map((line) => `${line.time?.toISOString() ?? ""}  rank ${line.rank}  ${line.text}`).join("\n"),
+        );
       }),
     );
 
@@ -109,7 +122,9 @@ export function addJobCommands(program: Command): void {
               node.job || "-",
               node.ranks.map((rank) => `${rank.rank}:${rank.phase}@${rank.step}`).join(" ") || "-",
               `${duration(node.silentSeconds)} ago`,
-              node.heldStates.length === 0 ? "-" : `step ${node.heldStates.map((held) => held.state?.step ?? 0n).reduce((a, b) => (a > b ? a : b))}`,
+              node.heldStates.length === 0
+                ? "-"
+                : `step ${node.heldStates.map((held) => held.state?.step ?? 0n).reduce((a, b) => (a > b ? a : b))}`,
             ]),
           ),
         );
@@ -121,7 +136,10 @@ export function addJobCommands(program: Command): void {
 export function wholeNumber(option: string, text: string): number {
   const value = Number(text);
   if (!Number.isInteger(value) || value < 0) {
-    throw new GokuError("ARGUMENT_INVALID", `Cannot read ${option}: found "${text}", want a whole number of at least 0`);
+    throw new GokuError(
+      "ARGUMENT_INVALID",
+      `Cannot read ${option}: found "${text}", want a whole number of at least 0`,
+    );
   }
   return value;
 }

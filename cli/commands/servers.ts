@@ -11,7 +11,11 @@ export function addServerCommands(program: Command): void {
   program
     .command("controller")
     .description("run a controller: gRPC for agents and gokuctl, REST, /metrics")
-    .option("--host <address>", "address to listen on; beyond loopback needs TLS or a token (not built yet), so it is refused", "127.0.0.1")
+    .option(
+      "--host <address>",
+      "address to listen on; beyond loopback needs TLS or a token (not built yet), so it is refused",
+      "127.0.0.1",
+    )
     .option("--port <port>", "gRPC port; 0: any free one", "7070")
     .option("--rest-port <port>", "HTTP port; 0: any free one", "7080")
     .option("--store <dir>", "folder of the embedded store", "./runs/store")
@@ -23,7 +27,11 @@ export function addServerCommands(program: Command): void {
           restPort: wholeNumber("--rest-port", options.restPort),
           storeFolder: path.resolve(options.store),
         });
-        process.send?.({ kind: "listening", grpc: server.grpc, rest: server.rest } satisfies ListeningMessage);
+        process.send?.({
+          kind: "listening",
+          grpc: server.grpc,
+          rest: server.rest,
+        } satisfies ListeningMessage);
         await untilAsked();
         await server.close();
       } catch (error) {
@@ -35,24 +43,31 @@ export function addServerCommands(program: Command): void {
 
   program
     .command("agent")
-    .description("run a node's agent: takes ranks from a controller, supervises them, keeps snapshots, writes checkpoints")
+    .description(
+      "run a node's agent: takes ranks from a controller, supervises them, keeps snapshots, writes checkpoints",
+    )
     .requiredOption("--node <name>", "stable name of this node", process.env.NODE_NAME)
     .option("--slots <count>", "ranks this node can hold", "1")
     .option("--host <address>", "address at which other nodes reach this one", "127.0.0.1")
     .option("--state-dir <dir>", "shared-memory folder of snapshots and pages", "/dev/shm/goku")
     .option("--log-dir <dir>", "folder of the ranks' logs", "./runs/logs")
-    .action(async (options: { node: string; slots: string; host: string; stateDir: string; logDir: string }, command: Command) => {
-      const agent = await runAgent({
-        controllers: (command.optsWithGlobals() as { controller: string }).controller.split(","),
-        node: options.node,
-        slots: wholeNumber("--slots", options.slots),
-        host: options.host,
-        stateDir: path.resolve(options.stateDir),
-        logDir: path.resolve(options.logDir),
-      });
-      await untilAsked();
-      await agent.close();
-    });
+    .action(
+      async (
+        options: { node: string; slots: string; host: string; stateDir: string; logDir: string },
+        command: Command,
+      ) => {
+        const agent = await runAgent({
+          controllers: (command.optsWithGlobals() as { controller: string }).controller.split(","),
+          node: options.node,
+          slots: wholeNumber("--slots", options.slots),
+          host: options.host,
+          stateDir: path.resolve(options.stateDir),
+          logDir: path.resolve(options.logDir),
+        });
+        await untilAsked();
+        await agent.close();
+      },
+    );
 }
 
 function untilAsked(): Promise<void> {

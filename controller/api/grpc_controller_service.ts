@@ -1,0 +1,68 @@
+import { Metadata, type ServerUnaryCall, type sendUnaryData, status } from "@grpc/grpc-js";
+import type { ControllerServiceServer } from "../../gen/goku/v1/controller.pb.js";
+import { ERRORS, toGokuError } from "../../job/errors.js";
+import type { ControllerApi } from "./controller_api.js";
+import { followEvents } from "./follow_events.js";
+
+/** Metadata key that carries the catalogue's code beside the gRPC status. */
+export const ERROR_CODE_METADATA = "goku-error-code";
+
+/** The gRPC face of the API: translation only. */
+export function grpcControllerService(api: ControllerApi): ControllerServiceServer {
+  return {
+    submitJob: unary(async ({ job, resumeUri }) => ({ job: await api.submitJob(job, resumeUri ?? null) })),
+    listJobs: unary(async () => ({ jobs: api.listJobs() })),
+    getJob: unary(async ({ name }) => {
+      const { status: job, spec, history } = api.getJob(name);
+      return { job, spec: spec as unknown as { [key: string]: unknown }, history };
+    }),
+    stopJob: unary(async ({ name }) => ({ job: await api.stopJob(name) })),
+    saveJob: unary(async ({ name }) => {
+      await api.saveJob(name);
+      return {};
+    }),
+    listNodes: unary(async () => ({ nodes: api.listNodes() })),
+    listCheckpoints: unary(async ({ job }) => ({ checkpoints: api.listCheckpoints(job) })),
+    listIncidents: unary(async ({ job }) => ({ incidents: api.listIncidents(job) })),
+    getLogs: unary(async ({ job, rank, limit }) => ({
+      lines: api.logs(job, rank ?? null, limit === 0 ? 200 : limit),
+    })),
+    watchEvents: async (call) => {
+      const left = new AbortController();
+      call.on("cancelled", () => left.abort());
+      call.on("close", () => left.abort());
+      try {
+        for await (const event of followEvents(api, call.request, left.signal)) {
+          if (!call.write(event))
+            await new Promise((resolve) => call.once("drain", resolve).once("close", resolve));
+        }
+        call.end();
+      } catch (error) {
+        call.emit("error", serviceError(error));
+      }
+    },
+  };
+}
+
+function unary<Q, R>(handle: (request: Q) => Promise<R>) {
+  return (call: ServerUnaryCall<Q, R>, callback: sendUnaryData<R>): void => {
+    handle(call.request).then(
+      (response) => callback(null, response),
+      (error: unknown) => callback(serviceError(error)),
+    );
+  };
+}
+
+/** A thrown value as a gRPC error with the catalogue's code in its metadata. */
+export function serviceError(error: unknown) {
+  const known = toGokuError(error);
+  const metadata = new Metadata();
+  metadata.set(ERROR_CODE_METADATA, known.code);
+  return {
+    name: known.name,
+    message: known.message,
+    details: known.message,
+    code: status[ERRORS[known.code].grpc],
+    metadata,
+  };
+}
