@@ -1,9 +1,8 @@
 import * as grpc from "@grpc/grpc-js";
+import { ERROR_CODE_METADATA } from "../controller/api/error_metadata.js";
 import { ControllerServiceClient } from "../gen/goku/v1/controller.pb.js";
 import { ERRORS, type ErrorCode, GokuError } from "../job/errors.js";
 
-/** Metadata keys by which a controller tells its error code and the rank it names. */
-export const ERROR_CODE_METADATA = "goku-error-code";
 export const DEFAULT_CONTROLLER = "127.0.0.1:7070";
 
 /** A controller, asked one thing at a time; errors come back as GokuErrors of the catalogue. */

@@ -5,15 +5,9 @@ export interface Output {
   json: boolean;
 }
 
-/** Prints `data` as JSON, or what `human` makes of it. */
-export function show<T>(output: Output, data: T, human: (data: T) => string): void {
-  process.stdout.write(`${output.json ? JSON.stringify(data, jsonValue, 2) : human(data)}\n`);
-}
-
-/** 64-bit numbers as JSON numbers while they are exact, else as text. */
-function jsonValue(_key: string, value: unknown): unknown {
-  if (typeof value !== "bigint") return value;
-  return value <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(value) : value.toString();
+/** Prints `data` as JSON, or the text that `human` makes. */
+export function show(output: Output, data: unknown, human: () => string): void {
+  process.stdout.write(`${output.json ? JSON.stringify(data, null, 2) : human()}\n`);
 }
 
 /** A plain table: columns by heading, no frame. */

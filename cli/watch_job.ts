@@ -1,3 +1,4 @@
+import { eventJson } from "../controller/api/json.js";
 import type { JobStatus } from "../gen/goku/v1/controller.pb.js";
 import { ERRORS, type ErrorCode, GokuError } from "../job/errors.js";
 import type { ControllerClient } from "./client.js";
@@ -32,19 +33,6 @@ export async function watchJob(client: ControllerClient, output: Output, name: s
     throw new GokuError(code, job.error.message);
   }
   return job;
-}
-
-function eventJson(event: {
-  id: bigint;
-  time: Date | undefined;
-  job: string;
-  kind: string;
-  message: string;
-  step: unknown;
-}): unknown {
-  return JSON.parse(
-    JSON.stringify(event, (_key, value) => (typeof value === "bigint" ? Number(value) : value)),
-  );
 }
 
 /** The progress line at the bottom of a terminal; a line per tenth of the way where there is none. */

@@ -19,12 +19,12 @@ export function addCheckpointCommands(program: Command): void {
     .action(async (dir: string, _options, command: Command) => {
       const unreadable: { uri: string; error: Error }[] = [];
       const entries = await listCheckpoints(checkpointUri(dir), (found) => unreadable.push(found));
-      show(globals(command), entries, (list) =>
-        list.length === 0
+      show(globals(command), { checkpoints: entries }, () =>
+        entries.length === 0
           ? `No committed checkpoint in ${dir}`
           : table(
               ["STEP", "GENERATION", "LAYOUT", "SIZE", "COMMITTED", "LINE", "FOLDER"],
-              list.map((e) => [
+              entries.map((e) => [
                 e.step,
                 e.state.generation,
                 layoutText(e.layout),
@@ -53,7 +53,8 @@ export function addCheckpointCommands(program: Command): void {
       ) => {
         const step = options.step === undefined ? null : wholeNumber("--step", options.step);
         const report = await inspectCheckpoint(checkpointUri(dir), step);
-        show(globals(command), report, (r) => {
+        show(globals(command), report, () => {
+          const r = report;
           const most = options.all ? Number.POSITIVE_INFINITY : 40;
           const tensors = r.tensors.slice(0, most);
           const parts = [
@@ -113,12 +114,12 @@ export function addCheckpointCommands(program: Command): void {
         );
       });
       if (live) process.stderr.write("\r\x1b[2K");
-      show(globals(command), report, (r) =>
-        r.bad.length === 0
-          ? `${r.uri}: whole, ${bytes(r.bytes)} in ${r.chunkCount} chunks of at most 1 MiB agree with their digests`
+      show(globals(command), report, () =>
+        report.bad.length === 0
+          ? `${report.uri}: whole, ${bytes(report.bytes)} in ${report.chunkCount} chunks of at most 1 MiB agree with their digests`
           : table(
               ["FILE", "TENSOR", "MIB", "OFFSET", "WHAT"],
-              r.bad.map((b) => [b.file, b.tensor ?? "-", b.chunk, b.offset, b.reason]),
+              report.bad.map((b) => [b.file, b.tensor ?? "-", b.chunk, b.offset, b.reason]),
             ),
       );
       if (report.bad.length > 0) {

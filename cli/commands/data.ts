@@ -12,6 +12,10 @@ export function addDataCommands(program: Command): void {
     .option("--seed <number>", "seed of positions, sizes and colours", "1")
     .action(async (dir: string, options: { seed: string }, command: Command) => {
       const written = await writeShapes(dir, { seed: Number(options.seed) });
-      show(globals(command), written, (w) => `Wrote ${w.images} pictures and ${w.videos} clips to ${dir}`);
+      show(
+        globals(command),
+        written,
+        () => `Wrote ${written.images} pictures and ${written.videos} clips to ${dir}`,
+      );
     });
 }

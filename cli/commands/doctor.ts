@@ -30,10 +30,10 @@ export function addDoctorCommand(program: Command): void {
         leftovers(options.stateDir),
         fileLimit(),
       ];
-      show(globals(command), findings, (list) =>
+      show(globals(command), { findings }, () =>
         table(
           ["CHECK", "STATE", "FOUND", "WHAT TO DO"],
-          list.map((f) => [f.check, f.state, f.found, f.advice]),
+          findings.map((f) => [f.check, f.state, f.found, f.advice]),
         ),
       );
       if (findings.some((f) => f.state === "problem")) process.exitCode = 1;

@@ -1,9 +1,11 @@
 import type { Command } from "commander";
+import { incidentJson, jobJson, logLineJson, nodeJson } from "../../controller/api/json.js";
+import type { JobStatus } from "../../gen/goku/v1/controller.pb.js";
 import { GokuError } from "../../job/errors.js";
 import { withController } from "../context.js";
 import { incidentText } from "../format_incident.js";
 import { eventLine, isOver, jobDetail, jobsTable } from "../format_job.js";
-import { duration, show, table } from "../output.js";
+import { duration, type Output, show, table } from "../output.js";
 import { watchJob } from "../watch_job.js";
 
 /** Commands that ask a running controller about jobs and nodes. */
@@ -14,7 +16,7 @@ export function addJobCommands(program: Command): void {
     .action((_options, command: Command) =>
       withController(command, async (client, output) => {
         const { jobs } = await client.call("listJobs", {});
-        show(output, jobs, jobsTable);
+        show(output, { jobs: jobs.map(jobJson) }, () => jobsTable(jobs));
       }),
     );
 
@@ -25,7 +27,7 @@ export function addJobCommands(program: Command): void {
     .action((name: string, _options, command: Command) =>
       withController(command, async (client, output) => {
         const { job } = await client.call("getJob", { name });
-        show(output, job, (j) => (j ? jobDetail(j) : "No job"));
+        showJob(output, job);
       }),
     );
 
@@ -61,8 +63,8 @@ export function addJobCommands(program: Command): void {
             `Cannot explain incident ${options.incident}: ${incidents.length} are known; list them with --all`,
           );
         }
-        show(output, chosen, (list) =>
-          list.length === 0 ? "No incident so far" : list.map(incidentText).join("\n\n"),
+        show(output, { incidents: chosen.map(incidentJson) }, () =>
+          chosen.length === 0 ? "No incident so far" : chosen.map(incidentText).join("\n\n"),
         );
       }),
     );
@@ -81,7 +83,7 @@ export function addJobCommands(program: Command): void {
           }
           ({ job } = await client.call("getJob", { name: job.name }));
         }
-        show(output, job, (j) => (j ? jobDetail(j) : "No job"));
+        showJob(output, job);
       }),
     );
 
@@ -99,8 +101,10 @@ export function addJobCommands(program: Command): void {
           rank,
           limit: wholeNumber("--lines", options.lines),
         });
-        show(output, lines, (list) =>
-          list.map((line) => `${line.time?.toISOString() ?? ""}  rank ${line.rank}  ${line.text}`).join("\n"),
+        show(output, { lines: lines.map(logLineJson) }, () =>
+          lines
+            .map((line) => `${line.time?.toISOString() ?? ""}  rank ${line.rank}  ${line.text}`)
+            .join("\n"),
         );
       }),
     );
@@ -111,10 +115,10 @@ export function addJobCommands(program: Command): void {
     .action((_options, command: Command) =>
       withController(command, async (client, output) => {
         const { nodes } = await client.call("listNodes", {});
-        show(output, nodes, (list) =>
+        show(output, { nodes: nodes.map(nodeJson) }, () =>
           table(
             ["NODE", "STATE", "SLOTS", "DEVICE", "JOB", "RANKS", "HEARD", "SNAPSHOTS"],
-            list.map((node) => [
+            nodes.map((node) => [
               node.nodeId,
               node.connected ? "connected" : "unreachable",
               node.slots,
@@ -124,12 +128,16 @@ export function addJobCommands(program: Command): void {
               `${duration(node.silentSeconds)} ago`,
               node.heldStates.length === 0
                 ? "-"
-                : `step ${node.heldStates.map((held) => held.state?.step ?? 0n).reduce((a, b) => (a > b ? a : b))}`,
+                : `step ${Math.max(...node.heldStates.map((held) => Number(held.state?.step ?? 0n)))}`,
             ]),
           ),
         );
       }),
     );
+}
+
+export function showJob(output: Output, job: JobStatus | undefined): void {
+  show(output, job ? jobJson(job) : null, () => (job ? jobDetail(job) : "No job"));
 }
 
 /** A count from the command line. Throws ARGUMENT_INVALID naming the option. */

@@ -17,7 +17,7 @@ import { jobDetail } from "../format_job.js";
 import { LocalCluster } from "../local_cluster.js";
 import { show } from "../output.js";
 import { watchJob } from "../watch_job.js";
-import { wholeNumber } from "./jobs.js";
+import { showJob, wholeNumber } from "./jobs.js";
 
 interface RunOptions {
   local?: string;
@@ -46,7 +46,7 @@ export function addTrainCommands(program: Command): void {
     .action(async (file: string, overrides: string[], options: RunOptions, command: Command) => {
       const job = loadJob(readText(file), overrides, { file });
       const output = globals(command);
-      if (options.dryRun) return show(output, job, (j) => stringify(j).trimEnd());
+      if (options.dryRun) return show(output, job, () => stringify(job).trimEnd());
       await run(absolutePaths(job, process.cwd()), null, options, output);
     });
 
@@ -77,7 +77,7 @@ export function addTrainCommands(program: Command): void {
         if (ended.length === 0) process.stdout.write("  exact: same samples, same losses bit for bit\n");
       }
       if (options.dryRun)
-        return show(output, { job: after, guarantees_ended: ended }, ({ job }) => stringify(job).trimEnd());
+        return show(output, { job: after, guarantees_ended: ended }, () => stringify(after).trimEnd());
       await run(after, uri, options, output);
     });
 }
@@ -104,7 +104,7 @@ async function run(
       job: job as unknown as { [key: string]: unknown },
       resumeUri: resumeUri ?? undefined,
     });
-    if (options.detach) return show(output, submitted, (j) => (j ? jobDetail(j) : ""));
+    if (options.detach) return showJob(output, submitted);
     const ended = await watchJob(client, output, job.name);
     if (!output.json) process.stdout.write(`${jobDetail(ended)}\n`);
   } finally {

@@ -1,11 +1,8 @@
-import { Metadata, type ServerUnaryCall, type sendUnaryData, status } from "@grpc/grpc-js";
+import type { ServerUnaryCall, sendUnaryData } from "@grpc/grpc-js";
 import type { ControllerServiceServer } from "../../gen/goku/v1/controller.pb.js";
-import { ERRORS, toGokuError } from "../../job/errors.js";
 import type { ControllerApi } from "./controller_api.js";
+import { serviceError } from "./error_metadata.js";
 import { followEvents } from "./follow_events.js";
-
-/** Metadata key that carries the catalogue's code beside the gRPC status. */
-export const ERROR_CODE_METADATA = "goku-error-code";
 
 /** The gRPC face of the API: translation only. */
 export function grpcControllerService(api: ControllerApi): ControllerServiceServer {
@@ -50,19 +47,5 @@ function unary<Q, R>(handle: (request: Q) => Promise<R>) {
       (response) => callback(null, response),
       (error: unknown) => callback(serviceError(error)),
     );
-  };
-}
-
-/** A thrown value as a gRPC error with the catalogue's code in its metadata. */
-export function serviceError(error: unknown) {
-  const known = toGokuError(error);
-  const metadata = new Metadata();
-  metadata.set(ERROR_CODE_METADATA, known.code);
-  return {
-    name: known.name,
-    message: known.message,
-    details: known.message,
-    code: status[ERRORS[known.code].grpc],
-    metadata,
   };
 }
