@@ -48,6 +48,16 @@ export class Tensor {
     if (--this.references === 0) this.arena.release(this);
   }
 
+  /** This tensor, as something saved (see Saved in tape.ts). */
+  use(): Tensor {
+    return this;
+  }
+
+  /** More than one holder: whoever wants to write must copy first. */
+  get shared(): boolean {
+    return this.references > 1;
+  }
+
   get freed(): boolean {
     return this.references === 0;
   }

@@ -1,23 +1,26 @@
+import { GokuError, toGokuError } from "../../job/errors.js";
 import type { Job } from "../../job/job.js";
 import type { Layout } from "../../job/layout.js";
 import type { ModelConfig } from "../../job/model_config.js";
-import type { FlatUnit } from "../../job/sharding.js";
+import { parameterSpecs } from "../../job/parameters.js";
+import { flatUnits, shardPieces } from "../../job/sharding.js";
 import type { PackBatch, StepPlan } from "../data/pack_batch.js";
 import type { Native } from "../engine/native.js";
-import type { Tensor } from "../engine/tensor.js";
+import { Arena } from "../engine/tensor.js";
+import { writeInitialValues } from "../model/initial_values.js";
+import { drawnNumbers, type NumberSource } from "../model/local_pack.js";
+import type { Recompute } from "../model/pack_pass.js";
+import type { ComputeDType } from "../model/transformer.js";
 import type { Progress } from "../progress.js";
+import { Collectives } from "./collectives.js";
 import type { Groups } from "./groups.js";
-import type { VoteFlags, VoteResult } from "./vote.js";
+import { emaDecay, learningRate } from "./learning_rate.js";
+import { ShardedUnit, type ShardUnit } from "./sharded_unit.js";
+import { StepRun } from "./step_run.js";
+import { Ulysses } from "./ulysses.js";
+import { castVote, type VoteFlags, type VoteResult } from "./vote.js";
 
-/** What this rank holds of one FSDP unit: elements [range.start, range.start + range.length) of its flat run, all f32. */
-export interface ShardUnit {
-  readonly unit: FlatUnit;
-  readonly range: { start: number; length: number };
-  readonly model: Tensor;
-  readonly ema: Tensor;
-  readonly adam_m: Tensor;
-  readonly adam_v: Tensor;
-}
+export type { ShardUnit } from "./sharded_unit.js";
 
 export interface TrainerOptions {
   native: Native;
@@ -29,6 +32,10 @@ export interface TrainerOptions {
   progress: Progress;
   /** W-wide encoding of the empty caption: what text dropout puts in place of a caption. */
   emptyText: { length: number; data: Float32Array };
+  /** Where noise, time and text come from; left out: drawn by counters from job.seed, as training does. */
+  numbers?: NumberSource;
+  /** Sees the velocity [tokens of this rank, P] of every pack this rank computes. */
+  onVelocity?: (slot: number, velocity: Float32Array) => void;
 }
 
 export interface StepInput {
@@ -58,37 +65,257 @@ export interface ApplyResult {
 
 /** Figures of the last step. */
 export interface StepFigures {
+  /** Forward and backward, without waiting for others. */
   computeSeconds: number;
   commWaitSeconds: number;
   optimizerSeconds: number;
+  /** High-water mark of tensor memory of this process. */
   memoryPeakBytes: number;
 }
 
 /**
  * Model, optimizer and parallelism of one rank. A step is computeStep, vote, apply, in this order; all three block the
  * calling thread and throw GokuError (COMM_* from collectives). After any throw the step is forgotten, its memory freed
- * and its groups aborted; go on with setGroups and a restored state.
+ * and its groups aborted where something was in flight; go on with setGroups and a restored state.
  *
  * The tensors of `shards` are the training state (with adamStep). Whoever writes into them calls `restored()`.
  */
-export declare class Trainer {
-  constructor(options: TrainerOptions);
+export class Trainer {
   readonly shards: readonly ShardUnit[];
   /** Steps that Adam has taken; part of the state. */
-  adamStep: number;
+  adamStep = 0;
+  readonly figures: StepFigures = {
+    computeSeconds: 0,
+    commWaitSeconds: 0,
+    optimizerSeconds: 0,
+    memoryPeakBytes: 0,
+  };
+
+  private readonly options: TrainerOptions;
+  private readonly units: readonly ShardedUnit[];
+  /** Lives as long as the trainer. */
+  private readonly lasting: Arena;
+  /** Everything of one step; empty between steps. */
+  private readonly stepArena: Arena;
+  private readonly collectives: Collectives;
+  private readonly run: StepRun;
+  private current: { input: StepInput; gradients: StepGradients } | null = null;
+
+  constructor(options: TrainerOptions) {
+    const { native, job, model, layout, rank } = options;
+    this.options = options;
+    this.lasting = new Arena(native);
+    this.stepArena = new Arena(native);
+    this.collectives = new Collectives(native, options.groups);
+    const dtype: ComputeDType = job.precision === "bf16" ? "bf16" : "f32";
+    this.units = flatUnits(parameterSpecs(model)).map(
+      (unit) => new ShardedUnit(this.lasting, unit, { layout, rank, dtype }),
+    );
+    this.shards = this.units;
+    const { sequence } = layout.coordinates(rank);
+    const spread = {
+      parts: layout.sp,
+      index: sequence,
+      heads: model.heads,
+      headWidth: model.width / model.heads,
+    };
+    this.run = new StepRun({
+      arena: this.stepArena,
+      units: this.units,
+      collectives: this.collectives,
+      layout,
+      rank,
+      context: {
+        config: model,
+        dtype,
+        exchange: layout.sp > 1 ? new Ulysses(this.collectives, spread) : null,
+      },
+      recompute: recomputeOf(job),
+      numbers: options.numbers ?? drawnNumbers(this.stepArena, options),
+      onVelocity: options.onVelocity ?? null,
+      progress: options.progress,
+    });
+  }
+
   /** Initial values of own shards from job.seed: ema = model, moments and adamStep 0. */
-  initialise(): void;
+  initialise(): void {
+    const { native, job, layout, rank } = this.options;
+    const seed = BigInt(job.seed);
+    const shapes = new Map(
+      this.units.flatMap(({ unit }) => unit.parameters.map(({ spec }) => [spec.name, spec.shape] as const)),
+    );
+    const shards = new Map(this.units.map((shard) => [shard.unit.name, shard]));
+    const pieces = shardPieces(
+      this.units.map(({ unit }) => unit),
+      layout,
+      rank,
+    );
+    for (const piece of pieces) {
+      const { model } = shards.get(piece.unit)!;
+      const parameter = { name: piece.parameter, shape: shapes.get(piece.parameter)! };
+      const range = { start: piece.start, count: piece.length };
+      writeInitialValues(this.lasting, model, piece.shardOffset, parameter, range, seed);
+    }
+    for (const shard of this.units) {
+      if (shard.range.length === 0) continue;
+      native.tensorCast(shard.ema.id, shard.model.id);
+      native.tensorFill(shard.adam_m.id, 0);
+      native.tensorFill(shard.adam_v.id, 0);
+    }
+    this.adamStep = 0;
+    this.restored();
+  }
+
   /** To be called after tensors of `shards` were written from outside: renews what is derived from them. */
-  restored(): void;
+  restored(): void {
+    for (const unit of this.units) unit.renewCompute();
+  }
+
   /** Forward, backward and reduction of all packs of the step; the gradients stay inside, sharded. */
-  computeStep(input: StepInput): StepGradients;
+  computeStep(input: StepInput): StepGradients {
+    return this.guarded(() => {
+      this.forgetStep();
+      this.options.native.memoryPeakReset();
+      this.collectives.waitSeconds = 0;
+      const begun = performance.now();
+      const packLosses = this.run.computeStep(input);
+      const seconds = (performance.now() - begun) / 1000;
+      this.figures.computeSeconds = seconds - this.collectives.waitSeconds;
+      const gradients = { step: input.step, packLosses };
+      this.current = { input, gradients };
+      return gradients;
+    });
+  }
+
   /** The one vote of the step; every rank of the world must call it. */
-  vote(step: number, flags: VoteFlags): VoteResult;
+  vote(step: number, flags: VoteFlags): VoteResult {
+    return this.guarded(() => {
+      const { input, gradients } = this.computed(step);
+      const { layout, rank, progress } = this.options;
+      progress.set({ phase: "vote", layer: -1 });
+      return castVote({
+        arena: this.stepArena,
+        collectives: this.collectives,
+        layout,
+        rank,
+        input,
+        packLosses: gradients.packLosses,
+        squaredNorm: this.squaredNorm(),
+        flags,
+      });
+    });
+  }
+
   /** Optimizer and EMA on own shards, when the vote found everything finite. */
-  apply(step: number, vote: VoteResult): ApplyResult;
+  apply(step: number, vote: VoteResult): ApplyResult {
+    return this.guarded(() => {
+      this.computed(step);
+      const { job, native, progress } = this.options;
+      progress.set({ phase: "optimizer" });
+      const begun = performance.now();
+      const lr = learningRate(step, job.optimizer, job.train.steps);
+      if (vote.finite) this.optimize(lr, vote.gradNorm);
+      this.figures.commWaitSeconds = this.collectives.waitSeconds;
+      this.figures.memoryPeakBytes = native.memoryStats().peakBytes;
+      this.finishStep();
+      this.figures.optimizerSeconds = (performance.now() - begun) / 1000;
+      progress.set({ step, loss: vote.loss });
+      return { applied: vote.finite, lr, gradNorm: vote.gradNorm, loss: vote.loss };
+    });
+  }
+
   /** Groups of a new generation, same layout and rank. The old ones are not touched. */
-  setGroups(groups: Groups): void;
-  readonly figures: StepFigures;
+  setGroups(groups: Groups): void {
+    this.forgetStep();
+    this.collectives.groups = groups;
+  }
+
   /** Frees everything. Groups belong to the caller. */
-  close(): void;
+  close(): void {
+    this.forgetStep();
+    this.lasting.freeAll();
+  }
+
+  /** This rank's part of the squared gradient norm: every shard is counted on the first replica only. */
+  private squaredNorm(): number {
+    const { native, layout, rank } = this.options;
+    if (layout.coordinates(rank).replica > 0) return 0;
+    let sum = 0;
+    for (const { gradient, range } of this.units) {
+      if (gradient && range.length > 0) sum += native.sumSquares(gradient.id, 0, range.length);
+    }
+    return sum;
+  }
+
+  private optimize(lr: number, gradNorm: number): void {
+    const { native, job } = this.options;
+    const { betas, eps, weight_decay, clip, ema } = job.optimizer;
+    this.adamStep++;
+    const scale = Math.min(1, clip / (gradNorm + 1e-6));
+    const decay = emaDecay(this.adamStep, ema);
+    for (const unit of this.units) {
+      const gradient = unit.gradient!;
+      for (const { start, count, decays } of unit.segments) {
+        native.adamwStep(
+          unit.model.id,
+          unit.adam_m.id,
+          unit.adam_v.id,
+          unit.ema.id,
+          gradient.id,
+          unit.computeShard?.id ?? 0,
+          start,
+          count,
+          lr,
+          betas[0],
+          betas[1],
+          eps,
+          decays ? weight_decay : 0,
+          scale,
+          decay,
+          this.adamStep,
+        );
+      }
+    }
+  }
+
+  private computed(step: number): { input: StepInput; gradients: StepGradients } {
+    if (this.current?.input.step !== step) {
+      throw new GokuError("INTERNAL", `Cannot go on with step ${step}: its gradients are not computed`);
+    }
+    return this.current;
+  }
+
+  private finishStep(): void {
+    for (const unit of this.units) unit.dropGradient();
+    this.current = null;
+    if (this.stepArena.live !== 0) {
+      throw new GokuError(
+        "INTERNAL",
+        `Cannot finish the step: ${this.stepArena.live} tensors of it are still alive`,
+      );
+    }
+  }
+
+  private guarded<T>(body: () => T): T {
+    try {
+      return body();
+    } catch (error) {
+      this.forgetStep();
+      throw toGokuError(error);
+    }
+  }
+
+  /** Frees all that a step left, after making sure that no collective touches it any more. */
+  private forgetStep(): void {
+    this.collectives.abandon();
+    this.run.forget();
+    for (const unit of this.units) unit.forgetStep();
+    this.stepArena.freeAll();
+    this.current = null;
+  }
+}
+
+/** `auto` keeps activations: memory is what a CPU has; a GPU's plan decides by its size. */
+function recomputeOf(job: Job): Recompute {
+  return job.recompute === "full" ? "full" : "none";
 }
