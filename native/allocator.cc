@@ -1,0 +1,139 @@
+#include "native/allocator.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <iterator>
+#include <utility>
+
+#include "native/error.h"
+
+namespace goku {
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kSegmentBytes = size_t{256} << 20;
+
+size_t roundUp(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
+
+}  // namespace
+
+Allocator::~Allocator() {
+  for (auto& [start, segment] : segments_) munmap(start, segment.bytes);
+}
+
+std::byte* Allocator::allocate(size_t bytes) {
+  const size_t size = std::max(roundUp(bytes, kAlignment), kAlignment);
+  std::lock_guard lock(mutex_);
+  auto fit = free_.lower_bound({size, nullptr});
+  if (fit == free_.end()) {
+    addSegment(size);
+    fit = free_.lower_bound({size, nullptr});
+  }
+  std::byte* start = fit->second;
+  free_.erase(fit);
+  const auto block = blocks_.find(start);
+  if (block->second.bytes > size) {
+    std::byte* rest = start + size;
+    const size_t restBytes = block->second.bytes - size;
+    blocks_.emplace_hint(std::next(block), rest, Block{restBytes, block->second.segment, true});
+    free_.emplace(restBytes, rest);
+    block->second.bytes = size;
+  }
+  block->second.free = false;
+  Segment& segment = block->second.segment->second;
+  const size_t end = static_cast<size_t>(start - block->second.segment->first) + size;
+  segment.touchedBytes = std::max(segment.touchedBytes, end);
+  segment.liveBytes += size;
+  live_.emplace(start, block);
+  liveBytes_ += size;
+  peakBytes_ = std::max(peakBytes_, liveBytes_);
+  return start;
+}
+
+void Allocator::release(std::byte* start) noexcept {
+  std::lock_guard lock(mutex_);
+  const auto entry = live_.find(start);
+  if (entry == live_.end()) return;
+  auto block = entry->second;
+  live_.erase(entry);
+  liveBytes_ -= block->second.bytes;
+  block->second.segment->second.liveBytes -= block->second.bytes;
+  block->second.free = true;
+  const auto joins = [&](Blocks::iterator other) {
+    return other != blocks_.end() && other->second.free && other->second.segment == block->second.segment;
+  };
+  if (const auto next = std::next(block); joins(next)) {
+    free_.erase({next->second.bytes, next->first});
+    block->second.bytes += next->second.bytes;
+    blocks_.erase(next);
+  }
+  if (block != blocks_.begin()) {
+    if (const auto previous = std::prev(block); joins(previous)) {
+      free_.erase({previous->second.bytes, previous->first});
+      previous->second.bytes += block->second.bytes;
+      blocks_.erase(block);
+      block = previous;
+    }
+  }
+  free_.emplace(block->second.bytes, block->first);
+}
+
+AllocatorStats Allocator::stats() const {
+  std::lock_guard lock(mutex_);
+  size_t touched = 0;
+  for (const auto& [start, segment] : segments_) touched += segment.touchedBytes;
+  return {liveBytes_, peakBytes_, touched - liveBytes_};
+}
+
+void Allocator::resetPeak() {
+  std::lock_guard lock(mutex_);
+  peakBytes_ = liveBytes_;
+}
+
+void Allocator::addSegment(size_t wanted) {
+  const size_t bytes = roundUp(std::max(wanted, kSegmentBytes), kHugePage);
+  const auto map = [bytes] {
+    // One huge page more, to start on a boundary of one: matrix kernels gain from fewer address translations.
+    return mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  };
+  void* memory = bytes < wanted ? MAP_FAILED : map();
+  if (memory == MAP_FAILED && bytes >= wanted) {
+    dropFreeSegments();
+    memory = map();
+  }
+  if (memory == MAP_FAILED) {
+    throw NativeError(
+        ErrorCode::kOutOfMemory,
+        concat("Cannot allocate a tensor of ", wanted, " bytes: ", liveBytes_,
+               " bytes are in use and the system gives no more, use more ranks or smaller packs"));
+  }
+  auto* raw = static_cast<std::byte*>(memory);
+  const size_t skip = (kHugePage - reinterpret_cast<uintptr_t>(raw) % kHugePage) % kHugePage;
+  if (skip > 0) munmap(raw, skip);
+  std::byte* start = raw + skip;
+  if (skip < kHugePage) munmap(start + bytes, kHugePage - skip);
+  madvise(start, bytes, MADV_HUGEPAGE);  // advice: it may fail without harm
+  const auto segment = segments_.emplace(start, Segment{bytes, 0, 0}).first;
+  blocks_.emplace(start, Block{bytes, segment, true});
+  free_.emplace(bytes, start);
+}
+
+void Allocator::dropFreeSegments() noexcept {
+  for (auto segment = segments_.begin(); segment != segments_.end();) {
+    if (segment->second.liveBytes > 0) {
+      ++segment;
+      continue;
+    }
+    // Neighbours join when freed, so a segment without live bytes is one free block.
+    free_.erase({segment->second.bytes, segment->first});
+    blocks_.erase(segment->first);
+    munmap(segment->first, segment->second.bytes);
+    segment = segments_.erase(segment);
+  }
+}
+
+}  // namespace goku

@@ -1,0 +1,7 @@
+#include "native/binding/call.h"
+
+namespace goku {
+
+void RegisterAttention(Registry&) {}
+
+}  // namespace goku

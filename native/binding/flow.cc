@@ -1,0 +1,7 @@
+#include "native/binding/call.h"
+
+namespace goku {
+
+void RegisterFlow(Registry&) {}
+
+}  // namespace goku

@@ -1,0 +1,7 @@
+#include "native/binding/call.h"
+
+namespace goku {
+
+void RegisterOptimizer(Registry&) {}
+
+}  // namespace goku
