@@ -24,7 +24,11 @@ export interface Interval {
 /** What a state holds beside tensors. Small, identical on every rank. */
 export interface StateMeta {
   state: StateName;
-  parent: StateName | null; // the durable or initial state this run continued from
+  /**
+   * The state that the generation in `state` restored before its first step (a checkpoint's or a snapshot's name);
+   * null: initial values. Readers walk it to tell a run's present line from lines that were given up.
+   */
+  parent: StateName | null;
   job: unknown; // resolved job as it ran (plain JSON)
   layout: { dp_replicate: number; dp_shard: number; sp: number };
   /** Adam's own step: equals state.step minus steps voted down. */

@@ -36,12 +36,12 @@ export interface Storage {
   folders(prefix: string): Promise<string[]>;
   /** Null when there is no such key. */
   stat(key: string): Promise<StorageEntry | null>;
-  /** Removes keys, in the order given, durably before it resolves; missing ones are no error. */
+  /** Removes keys, durably before it resolves, in no promised order; missing ones are no error. */
   delete(keys: readonly string[]): Promise<void>;
   /** Removes everything under a folder ("checkpoint-40/"), unfinished writes and the folder included. */
   deletePrefix(prefix: string): Promise<void>;
-  /** Unfinished writes directly in a folder, each with the key it was meant for. */
-  unfinished(prefix: string): Promise<{ key: string; target: string }[]>;
+  /** Removes the unfinished writes directly in a folder whose target key is chosen, and returns how many. */
+  removeUnfinished(prefix: string, choose: (target: string) => boolean): Promise<number>;
 }
 
 /** Opens `file://PATH` (PATH may be relative) or a bare path. Nothing is created before the first write. */
@@ -65,10 +65,15 @@ export function openStorage(uri: string): Storage {
 
 const SEGMENT = /^[A-Za-z0-9_][A-Za-z0-9._@+-]{0,199}$/;
 
+/** Whether a file or folder name can be part of a key; names of unfinished writes cannot. */
+export function isKeySegment(name: string): boolean {
+  return SEGMENT.test(name);
+}
+
 /** Segments of a key, each a plain name: nothing that could leave the root or name an unfinished write. */
 export function keySegments(key: string): string[] {
   const segments = key.split("/");
-  if (segments.length > 8 || !segments.every((segment) => SEGMENT.test(segment))) {
+  if (segments.length > 8 || !segments.every(isKeySegment)) {
     throw new GokuError(
       "ARGUMENT_INVALID",
       `Cannot use key ${JSON.stringify(key.slice(0, 200))}: want names of letters, digits and ._@+- joined by "/"`,

@@ -1,0 +1,114 @@
+import { type FileHandle, open } from "node:fs/promises";
+import { crc32 } from "node:zlib";
+import { GokuError } from "../job/errors.js";
+import { CHUNK_BYTES, chunkCount } from "./digest.js";
+import { readSnapshotHeader, SNAPSHOT_DATA_OFFSET, type SnapshotHeader } from "./snapshot_page.js";
+
+/**
+ * Reads a whole snapshot MiB by MiB, each checked against its checksum before any of it is handed on. Made for reading
+ * from front to back: the chunk read last is kept, so neighbouring ranges cost one read.
+ */
+export class SnapshotReader {
+  readonly header: SnapshotHeader;
+  readonly #file: FileHandle;
+  #chunk: { index: number; bytes: Promise<Uint8Array> } | null = null;
+  #next: { index: number; bytes: Promise<Uint8Array> } | null = null;
+
+  private constructor(header: SnapshotHeader, file: FileHandle) {
+    this.header = header;
+    this.#file = file;
+  }
+
+  /** SNAPSHOT_MISSING when there is no whole snapshot at `path`. */
+  static async open(path: string): Promise<SnapshotReader> {
+    const header = readSnapshotHeader(path);
+    if (header === null)
+      throw new GokuError("SNAPSHOT_MISSING", `Cannot read snapshot ${path}: it is missing or not whole`);
+    return new SnapshotReader(header, await open(path, "r"));
+  }
+
+  /** Bytes [byteOffset, byteOffset+length) of the file, in parts of at most 1 MiB that lie inside one chunk. */
+  async *read(byteOffset: number, length: number): AsyncGenerator<Uint8Array> {
+    const end = byteOffset + length;
+    for (let at = byteOffset; at < end; ) {
+      const index = Math.floor((at - SNAPSHOT_DATA_OFFSET) / CHUNK_BYTES);
+      const chunkStart = SNAPSHOT_DATA_OFFSET + index * CHUNK_BYTES;
+      const until = Math.min(end, chunkStart + CHUNK_BYTES);
+      yield (await this.#load(index)).subarray(at - chunkStart, until - chunkStart);
+      at = until;
+    }
+  }
+
+  /** Throws when the page was overwritten since it was opened, so that what was read is of no state. */
+  requireUnchanged(): void {
+    const now = readSnapshotHeader(this.header.path);
+    if (now?.sequence === this.header.sequence) return;
+    throw new GokuError(
+      "SNAPSHOT_MISSING",
+      `Cannot read snapshot ${this.header.path}: it was overwritten meanwhile, its slot must stay pinned`,
+    );
+  }
+
+  async close(): Promise<void> {
+    // A read ahead that nobody waits for must not outlive the file, nor become an unhandled rejection.
+    await Promise.allSettled([this.#chunk?.bytes, this.#next?.bytes]);
+    await this.#file.close();
+  }
+
+  /** Reads one chunk, and starts the next, so that reading overlaps with whatever the caller does with this one. */
+  #load(index: number): Promise<Uint8Array> {
+    if (this.#chunk?.index !== index) {
+      this.#chunk = this.#next?.index === index ? this.#next : { index, bytes: this.#readChunk(index) };
+      const ahead = index + 1;
+      if (ahead < chunkCount(this.header.bytes - SNAPSHOT_DATA_OFFSET)) {
+        this.#next = { index: ahead, bytes: this.#readChunk(ahead) };
+        this.#next.bytes.catch(() => {}); // reported when it is asked for
+      } else this.#next = null;
+    }
+    return this.#chunk.bytes;
+  }
+
+  async #readChunk(index: number): Promise<Uint8Array> {
+    const { path, bytes: fileBytes, checksums } = this.header;
+    const start = SNAPSHOT_DATA_OFFSET + index * CHUNK_BYTES;
+    const bytes = new Uint8Array(Math.min(CHUNK_BYTES, fileBytes - start));
+    for (let done = 0; done < bytes.byteLength; ) {
+      const { bytesRead } = await this.#file.read(bytes, done, bytes.byteLength - done, start + done);
+      if (bytesRead === 0)
+        throw new GokuError(
+          "SNAPSHOT_MISSING",
+          `Cannot read snapshot ${path}: it ends at byte ${start + done} of ${fileBytes}`,
+        );
+      done += bytesRead;
+    }
+    if (checksums !== null && crc32(bytes) !== checksums[index]) {
+      throw new GokuError(
+        "CHECKPOINT_CORRUPT",
+        `Cannot use snapshot ${path}: MiB ${index} of its data differs from its checksum, take the state from elsewhere`,
+      );
+    }
+    return bytes;
+  }
+}
+
+/**
+ * Reads the content against its checksums, for an agent that adopts a snapshot or a rank that restores from it.
+ * Null: whole and unharmed (or sealed without checksums); otherwise what is wrong, in one line.
+ */
+export async function verifySnapshot(path: string): Promise<string | null> {
+  let reader: SnapshotReader | null = null;
+  try {
+    reader = await SnapshotReader.open(path);
+    if (reader.header.checksums !== null) {
+      const data = reader.read(SNAPSHOT_DATA_OFFSET, reader.header.bytes - SNAPSHOT_DATA_OFFSET);
+      while (!(await data.next()).done);
+    }
+    reader.requireUnchanged();
+    return null;
+  } catch (error) {
+    if (error instanceof GokuError) return error.message;
+    return `Cannot read snapshot ${path}: ${(error as Error).message}`;
+  } finally {
+    await reader?.close();
+  }
+}

@@ -1,0 +1,44 @@
+import type { Fields } from "./fields.js";
+import type { StateMeta, StateName } from "./state.js";
+
+/** A decimal u64 without leading zeros. */
+export const GENERATION = /^(0|[1-9][0-9]{0,19})$/;
+
+export function readStateName(fields: Fields): StateName {
+  return { generation: fields.string("generation", GENERATION), step: fields.integer("step") };
+}
+
+/** Checks the meta of a state that came from a file; job, codec and fields that we do not know stay as they are. */
+export function readStateMeta(fields: Fields): StateMeta {
+  const parent = fields.objectOrNull("parent");
+  const layout = fields.object("layout");
+  const checked: StateMeta = {
+    state: readStateName(fields.object("state")),
+    parent: parent === null ? null : readStateName(parent),
+    job: fields.any("job"),
+    layout: {
+      dp_replicate: layout.integer("dp_replicate", { min: 1 }),
+      dp_shard: layout.integer("dp_shard", { min: 1 }),
+      sp: layout.integer("sp", { min: 1 }),
+    },
+    adamStep: fields.integer("adamStep"),
+    dataDigest: fields.string("dataDigest"),
+    codec: fields.any("codec"),
+    exclusions: fields
+      .objects("exclusions")
+      .map((item) => ({ step: item.integer("step"), sample: item.string("sample") })),
+    version: fields.string("version"),
+  };
+  return { ...fields.record(), ...checked };
+}
+
+/** Orders generations, which are decimal u64 in text: negative when a is older. */
+export function compareGenerations(a: string, b: string): number {
+  const left = BigInt(a);
+  const right = BigInt(b);
+  return left < right ? -1 : left > right ? 1 : 0;
+}
+
+export function sameState(a: StateName, b: StateName): boolean {
+  return a.generation === b.generation && a.step === b.step;
+}
