@@ -85,10 +85,11 @@ export async function restServer(
     transformObject: jsonSchemaTransformObject,
   });
   // Inside a plugin, so that every route is declared after swagger listens for them.
-  await app.register(async (routes) => {
+  await app.register((routes, _options, done) => {
     addJobRoutes(routes as unknown as App, api);
     addClusterRoutes(routes as unknown as App, api);
     addServiceRoutes(routes as unknown as App, api, metrics);
+    done();
   });
   app.get("/openapi.json", { schema: { hide: true } }, () => app.swagger());
   await app.ready();

@@ -1,0 +1,253 @@
+import { spawn } from "node:child_process";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { Listr, type ListrTaskWrapper } from "listr2";
+import { ControllerClient } from "../cli/client.js";
+import { incidentText } from "../cli/format_incident.js";
+import { isOver } from "../cli/format_job.js";
+import { LocalCluster } from "../cli/local_cluster.js";
+import { bar, duration, fields } from "../cli/output.js";
+import { JobPhase, type JobStatus } from "../gen/goku/v1/controller.pb.js";
+import { GokuError } from "../job/errors.js";
+import type { Job } from "../job/job.js";
+import { loadJobFile } from "../job/load_job_file.js";
+import { writeShapes } from "../worker/data/shapes/write_shapes.js";
+import { judgePicture } from "../worker/media/judge_picture.js";
+import { writeClip } from "../worker/media/write_clip.js";
+import { writeLossCurve } from "../worker/media/write_loss_curve.js";
+import { writeSheet } from "../worker/media/write_sheet.js";
+import { openSampler } from "../worker/sample/open_sampler.js";
+
+/**
+ * The first thing a newcomer runs: the whole path on one machine, with real processes and a real fault.
+ * Data -> cluster -> train -> SIGKILL a rank -> go on -> stop -> resume on three ranks -> sample and judge.
+ */
+const FOLDER = path.resolve(process.argv[2] ?? "runs/demo");
+const CLUSTER = { nodes: 2, slotsPerNode: 2 };
+const RESUME_LAYOUT = "1x3x1";
+const COLOURS = ["red", "green", "blue", "yellow"];
+const SHAPES = ["circle", "square", "triangle", "star"];
+
+interface Demo {
+  job: Job;
+  cluster: LocalCluster;
+  client: ControllerClient;
+  started: number;
+  killed: { step: number; rank: number; seconds: number } | null;
+  tokensPerSecond: number;
+  resumedFrom: number;
+  points: Map<number, number>;
+  verdict: { colours: number; shapes: number; both: number; of: number };
+}
+type Task = ListrTaskWrapper<Demo, never, never>;
+
+async function main(): Promise<void> {
+  rmSync(FOLDER, { recursive: true, force: true });
+  mkdirSync(FOLDER, { recursive: true });
+  const job = loadJobFile("examples/shapes.yaml", [
+    `data.media=${path.join(FOLDER, "data")}`,
+    `checkpoint.uri=file://${path.join(FOLDER, "checkpoints")}`,
+  ]);
+  const demo: Demo = {
+    job,
+    cluster: undefined as unknown as LocalCluster,
+    client: undefined as unknown as ControllerClient,
+    started: performance.now(),
+    killed: null,
+    tokensPerSecond: 0,
+    resumedFrom: 0,
+    points: new Map(),
+    verdict: { colours: 0, shapes: 0, both: 0, of: 0 },
+  };
+  const total = job.train.steps;
+  const tasks = new Listr<Demo>(
+    [
+      { title: "Write the data set: pictures and clips of coloured shapes, with captions", task: writeData },
+      {
+        title: `Start a controller and ${CLUSTER.nodes} agents with ${CLUSTER.slotsPerNode} ranks each`,
+        task: startCluster,
+      },
+      {
+        title: "Train, SIGKILL a rank on the way, go on",
+        task: (d, t) => trainAndKill(d, t, { kill: Math.round(total * 0.2), stop: Math.round(total * 0.5) }),
+      },
+      { title: `Resume from the checkpoint on three ranks (${RESUME_LAYOUT}) instead of four`, task: resume },
+      { title: "Sample pictures and a clip from prompts with the EMA weights", task: sample },
+    ],
+    { ctx: demo, rendererOptions: { collapseSubtasks: false } },
+  );
+  try {
+    await tasks.run();
+    await summary(demo);
+  } finally {
+    demo.client?.close();
+    await demo.cluster?.stop();
+  }
+}
+
+async function writeData(demo: Demo, task: Task): Promise<void> {
+  const written = await writeShapes(demo.job.data.media, {
+    seed: demo.job.seed,
+    onProgress: (done) => draw(task, done, ""),
+  });
+  task.title = `Wrote ${written.images} PNG pictures and ${written.videos} MP4 clips with captions to ${demo.job.data.media}`;
+}
+
+async function startCluster(demo: Demo, task: Task): Promise<void> {
+  demo.cluster = await LocalCluster.start({ ...CLUSTER, folder: path.join(FOLDER, "cluster") });
+  demo.client = new ControllerClient(demo.cluster.controller);
+  task.title = `Started a controller (${demo.cluster.controller}, REST ${demo.cluster.rest}) and ${CLUSTER.nodes} agents`;
+}
+
+async function trainAndKill(demo: Demo, task: Task, at: { kill: number; stop: number }): Promise<void> {
+  const { client, job } = demo;
+  await client.call("submitJob", { job: job as unknown as { [key: string]: unknown }, resumeUri: undefined });
+  let killedAt: { step: number; rank: number; time: number } | null = null;
+  let asked = false;
+  await follow(demo, task, async (status, step) => {
+    if (step >= at.kill && !killedAt) {
+      killedAt = { ...(await killOneRank(demo)), step, time: performance.now() };
+      task.output = `SIGKILL to rank ${killedAt.rank} after step ${step}`;
+    } else if (killedAt && !demo.killed && step > killedAt.step && status.incidents > 0) {
+      demo.killed = {
+        step: killedAt.step,
+        rank: killedAt.rank,
+        seconds: (performance.now() - killedAt.time) / 1000,
+      };
+    } else if (step >= at.stop && !asked) {
+      asked = true;
+      demo.tokensPerSecond = status.tokensPerSecond ?? 0;
+      await client.call("stopJob", { name: job.name });
+    }
+  });
+  const { job: ended } = await client.call("getJob", { name: job.name });
+  if (ended?.phase !== JobPhase.STOPPED)
+    throw new GokuError("STATE_INVALID", `Cannot go on: the job ended as ${ended?.reason}`);
+  demo.resumedFrom = Number(ended.checkpointStep);
+  const { incidents } = await client.call("listIncidents", { job: job.name });
+  const killed = demo.killed as Demo["killed"];
+  task.title =
+    `Trained to step ${ended.step}; rank ${killed?.rank} was killed at step ${killed?.step}, ` +
+    `${duration(killed?.seconds ?? null)} until the next step completed; stopped with a checkpoint`;
+  task.output = incidents.map(incidentText).join("\n");
+}
+
+/** SIGKILLs the process of a rank on the second node. */
+async function killOneRank(demo: Demo): Promise<{ rank: number }> {
+  const { nodes } = await demo.client.call("listNodes", {});
+  const rank = nodes.flatMap((node) => node.ranks).sort((a, b) => b.rank - a.rank)[0];
+  if (!rank) throw new GokuError("NOT_FOUND", "Cannot kill a rank: no node reports one");
+  process.kill(rank.pid, "SIGKILL");
+  return { rank: rank.rank };
+}
+
+/** Runs the command a person would type, beside the cluster that is already there. */
+async function resume(demo: Demo, task: Task): Promise<void> {
+  const command = [
+    path.join(import.meta.dirname, "../cli/main.js"),
+    "resume",
+    "--ckpt",
+    path.join(FOLDER, "checkpoints"),
+  ];
+  const args = [...command, "--layout", RESUME_LAYOUT, "--controller", demo.cluster.controller, "--detach"];
+  const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"] });
+  let said = "";
+  child.stdout.on("data", (chunk) => (said += chunk));
+  child.stderr.on("data", (chunk) => (said += chunk));
+  const code = await new Promise((resolve) => child.once("exit", resolve));
+  if (code !== 0)
+    throw new GokuError("INTERNAL", `Cannot resume: gokuctl ended with ${code}: ${said.trim()}`);
+  await follow(demo, task, async () => {});
+  const { job: ended } = await demo.client.call("getJob", { name: demo.job.name });
+  if (ended?.phase !== JobPhase.COMPLETED)
+    throw new GokuError("STATE_INVALID", `Cannot go on: the job ended as ${ended?.reason}`);
+  task.title = `Resumed from step ${demo.resumedFrom} as ${RESUME_LAYOUT} and finished step ${ended.step}`;
+}
+
+async function sample(demo: Demo, task: Task): Promise<void> {
+  const sampler = await openSampler(path.join(FOLDER, "checkpoints"), { weights: "ema" });
+  const prompts = COLOURS.flatMap((colour) =>
+    SHAPES.map((shape) => ({ colour, shape, text: `a ${colour} ${shape}` })),
+  );
+  const side = Math.floor(Math.sqrt(demo.job.data.max_pixels));
+  const pictures = await sampler.sample({
+    requests: prompts.map(({ text }) => ({ prompt: text, width: side, height: side, frames: 1 })),
+    seed: demo.job.seed,
+    onProgress: (done) => draw(task, done, "pictures"),
+  });
+  const tiles = pictures.map((clip, i) => {
+    const verdict = judgePicture(clip, prompts[i]!);
+    if (verdict.colour) demo.verdict.colours++;
+    if (verdict.shape) demo.verdict.shapes++;
+    if (verdict.colour && verdict.shape) demo.verdict.both++;
+    demo.verdict.of++;
+    return { clip, caption: prompts[i]!.text };
+  });
+  const [moving] = await sampler.sample({
+    requests: [
+      { prompt: "a green circle moving right", width: side, height: side, frames: demo.job.data.max_frames },
+    ],
+    seed: demo.job.seed + 1,
+    onProgress: (done) => draw(task, done, "clip"),
+  });
+  sampler.close();
+  await writeSheet(path.join(FOLDER, "samples.png"), tiles);
+  await writeClip(path.join(FOLDER, "clip.mp4"), moving!, { fps: demo.job.data.fps });
+  const points = [...demo.points].map(([step, loss]) => ({ step, loss })).sort((a, b) => a.step - b.step);
+  await writeLossCurve(path.join(FOLDER, "loss.png"), points);
+  task.title = `Sampled ${tiles.length} pictures and a clip`;
+}
+
+/** Follows the job to its end, drawing progress, remembering losses, and calling `at` after each step. */
+async function follow(
+  demo: Demo,
+  task: Task,
+  at: (status: JobStatus, step: number) => Promise<void>,
+): Promise<void> {
+  const { client, job } = demo;
+  for await (const event of client.events({ job: job.name, afterId: 0n, follow: true })) {
+    if (event.kind !== "step" || !event.step) continue;
+    demo.points.set(Number(event.step.step), event.step.loss);
+    const { job: status } = await client.call("getJob", { name: job.name });
+    if (!status) continue;
+    const done = Number(event.step.step) / job.train.steps;
+    draw(
+      task,
+      done,
+      `step ${event.step.step}/${job.train.steps}  loss ${event.step.loss.toFixed(4)}  ETA ${duration(status.etaSeconds)}`,
+    );
+    if (!isOver(status.phase)) await at(status, Number(event.step.step));
+  }
+}
+
+function draw(task: Task, done: number, note: string): void {
+  task.output = `${bar(done, 30)} ${(100 * done).toFixed(0).padStart(3)} %  ${note}`;
+}
+
+async function summary(demo: Demo): Promise<void> {
+  const { verdict } = demo;
+  const text = fields([
+    ["steps", `${demo.job.train.steps} (${demo.points.size} losses recorded)`],
+    ["tokens/s", Math.round(demo.tokensPerSecond)],
+    [
+      "recovery",
+      demo.killed
+        ? `${demo.killed.seconds.toFixed(2)} s from SIGKILL of rank ${demo.killed.rank} to the next completed step`
+        : "not measured",
+    ],
+    ["resume", `from step ${demo.resumedFrom}, layout 1x2x2 -> ${RESUME_LAYOUT}`],
+    [
+      "judged from pixels",
+      `${verdict.colours} of ${verdict.of} show the colour asked, ${verdict.shapes} the shape, ${verdict.both} both`,
+    ],
+    ["pictures", path.join(FOLDER, "samples.png")],
+    ["clip", path.join(FOLDER, "clip.mp4")],
+    ["loss curve", path.join(FOLDER, "loss.png")],
+    ["checkpoints", path.join(FOLDER, "checkpoints")],
+    ["time", duration((performance.now() - demo.started) / 1000)],
+  ]);
+  writeFileSync(path.join(FOLDER, "summary.txt"), `${text}\n`);
+  process.stdout.write(`\n${text}\n\nNext: node dist/cli/main.js --help\n`);
+}
+
+await main();
