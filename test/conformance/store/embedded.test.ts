@@ -5,32 +5,12 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
-import type { Clock } from "../../../controller/store/clock.js";
 import { EmbeddedStore } from "../../../controller/store/embedded.js";
+import { VirtualClock } from "../../support/virtual_clock.js";
 import { storeConformance } from "./suite.js";
 
 const folder = () => mkdtempSync(path.join(tmpdir(), "goku-store-"));
 const bytes = (text: string) => new TextEncoder().encode(text);
-
-/** Virtual time: timers run in order when it is moved. */
-class VirtualClock implements Clock {
-  #now = 0;
-  #timers: { due: number; callback: () => void }[] = [];
-  now = () => this.#now;
-  after = (ms: number, callback: () => void) => {
-    const timer = { due: this.#now + ms, callback };
-    this.#timers.push(timer);
-    return () => {
-      this.#timers = this.#timers.filter((t) => t !== timer);
-    };
-  };
-  async advance(ms: number): Promise<void> {
-    this.#now += ms;
-    const due = this.#timers.filter((t) => t.due <= this.#now).sort((a, b) => a.due - b.due);
-    this.#timers = this.#timers.filter((t) => t.due > this.#now);
-    for (const timer of due) timer.callback();
-  }
-}
 
 storeConformance("embedded store", async () => {
   const dir = folder();
