@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { Listr, type ListrTaskWrapper } from "listr2";
 import { ControllerClient } from "../cli/client.js";
@@ -10,7 +10,7 @@ import { bar, duration, fields } from "../cli/output.js";
 import { JobPhase, type JobStatus } from "../gen/goku/v1/controller.pb.js";
 import { GokuError } from "../job/errors.js";
 import type { Job } from "../job/job.js";
-import { loadJobFile } from "../job/load_job_file.js";
+import { loadJob } from "../job/load_job.js";
 import { writeShapes } from "../worker/data/shapes/write_shapes.js";
 import { judgePicture } from "../worker/media/judge_picture.js";
 import { writeClip } from "../worker/media/write_clip.js";
@@ -23,6 +23,7 @@ import { openSampler } from "../worker/sample/open_sampler.js";
  * Data -> cluster -> train -> SIGKILL a rank -> go on -> stop -> resume on three ranks -> sample and judge.
  */
 const FOLDER = path.resolve(process.argv[2] ?? "runs/demo");
+const JOB_FILE = "examples/shapes.yaml";
 const CLUSTER = { nodes: 2, slotsPerNode: 2 };
 const RESUME_LAYOUT = "1x3x1";
 const COLOURS = ["red", "green", "blue", "yellow"];
@@ -44,10 +45,11 @@ type Task = ListrTaskWrapper<Demo, never, never>;
 async function main(): Promise<void> {
   rmSync(FOLDER, { recursive: true, force: true });
   mkdirSync(FOLDER, { recursive: true });
-  const job = loadJobFile("examples/shapes.yaml", [
-    `data.media=${path.join(FOLDER, "data")}`,
-    `checkpoint.uri=file://${path.join(FOLDER, "checkpoints")}`,
-  ]);
+  const job = loadJob(
+    readFileSync(JOB_FILE, "utf8"),
+    [`data.media=${path.join(FOLDER, "data")}`, `checkpoint.uri=file://${path.join(FOLDER, "checkpoints")}`],
+    { file: JOB_FILE },
+  );
   const demo: Demo = {
     job,
     cluster: undefined as unknown as LocalCluster,
@@ -90,7 +92,7 @@ async function writeData(demo: Demo, task: Task): Promise<void> {
     seed: demo.job.seed,
     onProgress: (done) => draw(task, done, ""),
   });
-  task.title = `Wrote ${written.images} PNG pictures and ${written.videos} MP4 clips with captions to ${demo.job.data.media}`;
+  task.title = `Wrote ${written.images} PNG pictures and ${written.clips} MP4 clips with captions to ${demo.job.data.media}`;
 }
 
 async function startCluster(demo: Demo, task: Task): Promise<void> {
