@@ -18,6 +18,7 @@ export class PackPass {
   readonly slot: number;
   /** This rank's part of the loss; known after `head`. */
   loss = 0;
+  private spoilt = false;
   private readonly arena: Arena;
   private readonly root: ParameterSet;
   private readonly context: ModelContext;
@@ -93,10 +94,17 @@ export class PackPass {
         tensor.columns,
       );
     }
+    if (this.spoilt) this.loss = Number.NaN;
     observe?.(readFloats(native, tensor));
     velocity.giveGrad(arena, gradient);
     tensor.free();
     pack.target.free();
+  }
+
+  /** Makes the loss of this pack NaN, as a broken device would (failpoints). */
+  spoil(): void {
+    this.spoilt = true;
+    this.loss = Number.NaN;
   }
 
   headBackward(): void {

@@ -1,5 +1,6 @@
 import { GokuError, toGokuError } from "../../job/errors.js";
 import type { CommId, Native, Ticket } from "../engine/native.js";
+import { failpoint } from "../failpoints.js";
 import { abortGroups, type Groups } from "./groups.js";
 
 /**
@@ -27,6 +28,7 @@ export class Collectives {
 
   /** Blocks until done; throws GokuError COMM_*. */
   wait(ticket: Ticket): void {
+    failpoint("collective.entered");
     const begun = performance.now();
     this.flying.delete(ticket);
     try {

@@ -15,6 +15,8 @@ export interface ShardUnit {
   readonly ema: Tensor;
   readonly adam_m: Tensor;
   readonly adam_v: Tensor;
+  /** Gradient of the step, between computeStep and apply; else null. */
+  readonly gradient: Tensor | null;
 }
 
 /** A run of a shard whose parameters all decay, or all do not. */

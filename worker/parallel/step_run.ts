@@ -2,6 +2,7 @@ import { GokuError } from "../../job/errors.js";
 import type { Layout } from "../../job/layout.js";
 import type { Ticket } from "../engine/native.js";
 import type { Arena, Tensor } from "../engine/tensor.js";
+import { failpoint } from "../failpoints.js";
 import { localPack, type NumberSource } from "../model/local_pack.js";
 import { PackPass, type Recompute } from "../model/pack_pass.js";
 import type { ModelContext } from "../model/transformer.js";
@@ -124,6 +125,7 @@ export class StepRun {
       unit.gatherWait(arena, collectives);
       blocks[i + 1]?.gatherStart(arena, collectives);
       progress.set({ layer: i });
+      if (failpoint("forward.block")) pass?.spoil();
       pass?.block(i, unit);
       if (i < blocks.length - 1) unit.release();
     }
@@ -142,6 +144,7 @@ export class StepRun {
       unit.gatherWait(arena, collectives);
       blocks[i - 1]?.gatherStart(arena, collectives);
       progress.set({ layer: i });
+      if (failpoint("backward.block")) pass?.spoil();
       if (pass) {
         unit.openGradient(arena);
         pass.blockBackward(i, unit);
