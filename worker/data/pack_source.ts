@@ -1,0 +1,189 @@
+import { GokuError } from "../../job/errors.js";
+import type { Job } from "../../job/job.js";
+import type { ModelConfig } from "../../job/model_config.js";
+import { Packer, type PackReport } from "../../job/packer.js";
+import type { PackRequest } from "./assemble_pack.js";
+import { type BuiltIndex, buildIndex, type IndexProgress } from "./build_index.js";
+import { type IndexedSample, indexSettings } from "./data_index.js";
+import type { CodecRecord } from "./latents.js";
+import type { PackBatch, PackSource, StepPlan } from "./pack_batch.js";
+import { Prefetcher } from "./prefetcher.js";
+import { type EncodedText, HashTextEncoder } from "./text_encoder.js";
+
+/** Epoch-wide facts of a data set under a job, for `gokuctl plan` and the start of a run. */
+export interface DataReport extends Omit<PackReport, "leftOut"> {
+  images: number;
+  videos: number;
+  /** Samples left out with the reason: unreadable or uncaptioned files, and samples longer than a pack. */
+  leftOut: { sample: string; reason: string }[];
+}
+
+export interface OpenPackSourceOptions {
+  job: Job;
+  model: ModelConfig;
+  /** Memory for encoded samples, at most. */
+  cacheBytes: number;
+  /** Statistics pinned by a checkpoint, used in place of those of the index. */
+  codec?: CodecRecord;
+  onProgress?: (progress: IndexProgress) => void;
+}
+
+/**
+ * The packs of a job over its media folder. Indexes the folder first where that is not done.
+ * @throws GokuError DATA_EMPTY, NOT_FOUND, STORAGE_FULL
+ */
+export async function openPackSource(options: OpenPackSourceOptions): Promise<MediaPackSource> {
+  const { job, model, onProgress } = options;
+  const built = await buildIndex({ job, model, ...(onProgress ? { onProgress } : {}) });
+  // sharp must be loaded on the main thread before a thread of ours uses it, or its libraries go with that thread
+  if (built.index.samples.some(({ storeOffset }) => storeOffset < 0)) await import("sharp");
+  return new MediaPackSource(options, built);
+}
+
+/** How the samples of a job fill its packs, without opening a source. @throws as openPackSource() */
+export async function reportData(
+  options: Omit<OpenPackSourceOptions, "cacheBytes" | "codec">,
+): Promise<DataReport> {
+  const built = await buildIndex(options);
+  const { samples } = built.index;
+  return describe(
+    built,
+    new Packer({
+      sizes: samples.map(tokensOf),
+      tokensPerPack: options.job.train.tokens_per_pack,
+      seed: options.job.seed,
+    }),
+  );
+}
+
+/** PackSource over an indexed folder. The plan is pure arithmetic here; reading and encoding happen on a thread of their own. */
+export class MediaPackSource implements PackSource {
+  readonly digest: string;
+  readonly codec: CodecRecord;
+  readonly emptyText: EncodedText;
+  readonly report: DataReport;
+  /** Samples that could not be read so far, with the reason, each once. */
+  readonly unreadable = new Map<string, string>();
+  private readonly samples: readonly IndexedSample[];
+  private readonly packer: Packer;
+  private readonly packsPerStep: number;
+  private readonly prefetcher: Prefetcher;
+
+  constructor(options: OpenPackSourceOptions, built: BuiltIndex) {
+    const { job, model } = options;
+    this.samples = built.index.samples;
+    this.digest = built.index.digest;
+    this.codec = options.codec ?? built.index.codec;
+    this.packsPerStep = job.train.packs_per_step;
+    this.packer = new Packer({
+      sizes: this.samples.map(tokensOf),
+      tokensPerPack: job.train.tokens_per_pack,
+      seed: job.seed,
+    });
+    this.report = describe(built, this.packer);
+    if (this.packer.packsPerEpoch === 0) {
+      const shortest = Math.min(...this.samples.map(tokensOf));
+      throw new GokuError(
+        "DATA_EMPTY",
+        `Cannot train on ${built.directory}: all ${this.samples.length} samples are longer than train.tokens_per_pack ${job.train.tokens_per_pack}, raise it to ${shortest} or more`,
+      );
+    }
+    const text = { width: model.text_width, tokensMax: job.data.text_tokens };
+    this.emptyText = new HashTextEncoder(text).encode("");
+    const { directory, storePath } = built;
+    const { limits } = indexSettings(job, model);
+    this.prefetcher = new Prefetcher({
+      reader: { directory, storePath, codec: this.codec, limits, cacheBytes: options.cacheBytes },
+      text,
+    });
+  }
+
+  plan(step: number): StepPlan {
+    const packs = this.stepPacks(step);
+    const all = packs.flatMap(({ samples }) => samples);
+    const videos = all.filter((sample) => this.samples[sample]!.kind === "video").length;
+    const tokens = packs.reduce((sum, pack) => sum + pack.tokens, 0);
+    return {
+      step,
+      packs: packs.map(({ packIndex, samples, tokens: packTokens }) => ({
+        packIndex,
+        samples: samples.map((i) => this.samples[i]!.name),
+        tokens: packTokens,
+      })),
+      sampleCount: all.length,
+      tokens,
+      images: all.length - videos,
+      videos,
+      fill: tokens / (packs.length * this.packer.report.tokensPerPack),
+    };
+  }
+
+  async pack(step: number, index: number): Promise<PackBatch> {
+    this.start(step, index);
+    const packs = this.stepPacks(step);
+    const { packIndex, samples } = packs[index]!;
+    const { unreadable, id: _, ...arrays } = await this.prefetcher.finish(packIndex);
+    for (const { sample, reason } of unreadable) this.unreadable.set(sample, reason);
+    const placeFirst = packs.slice(0, index).reduce((count, pack) => count + pack.samples.length, 0);
+    return {
+      packIndex,
+      ...arrays,
+      grids: samples.map((i) => [...this.samples[i]!.grid]),
+      places: samples.map((_sample, i) => placeFirst + i),
+      samples: samples.map((i) => this.samples[i]!.name),
+    };
+  }
+
+  announce(packs: { step: number; index: number }[]): void {
+    for (const { step, index } of packs) this.start(step, index);
+  }
+
+  close(): Promise<void> {
+    return this.prefetcher.close();
+  }
+
+  private start(step: number, index: number): void {
+    if (
+      !(
+        Number.isInteger(step) &&
+        step >= 1 &&
+        Number.isInteger(index) &&
+        index >= 0 &&
+        index < this.packsPerStep
+      )
+    ) {
+      throw new RangeError(
+        `PackSource: pack ${index} of step ${step}: steps count from 1, packs from 0 to ${this.packsPerStep - 1}`,
+      );
+    }
+    const packIndex = (step - 1) * this.packsPerStep + index;
+    this.prefetcher.start(packIndex, () => this.request(packIndex));
+  }
+
+  private request(packIndex: number): PackRequest {
+    const samples = this.packer.pack(packIndex).samples.map((i) => {
+      const { name, kind, bytes, mtimeMs, grid, storeOffset, caption } = this.samples[i]!;
+      return { name, kind, bytes, mtimeMs, grid, storeOffset, caption };
+    });
+    return { id: packIndex, samples };
+  }
+
+  private stepPacks(step: number) {
+    return Array.from({ length: this.packsPerStep }, (_, index) =>
+      this.packer.pack((step - 1) * this.packsPerStep + index),
+    );
+  }
+}
+
+function tokensOf({ grid }: IndexedSample): number {
+  return grid[0] * grid[1] * grid[2];
+}
+
+function describe(built: BuiltIndex, packer: Packer): DataReport {
+  const { samples, skipped } = built.index;
+  const { leftOut, ...report } = packer.report;
+  const videos = samples.filter(({ kind }) => kind === "video").length;
+  const tooLong = leftOut.map(({ sample, reason }) => ({ sample: samples[sample]!.name, reason }));
+  const unusable = skipped.map(({ name, reason }) => ({ sample: name, reason }));
+  return { ...report, images: samples.length - videos, videos, leftOut: [...unusable, ...tooLong] };
+}

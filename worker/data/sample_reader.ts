@@ -1,0 +1,119 @@
+import { type FileHandle, open, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { WaveletCodec } from "./codec.js";
+import type { CodecRecord, TokenGrid } from "./latents.js";
+import { tokenGrid } from "./latents.js";
+import { type MediaKind, type MediaLimits, readMedia } from "./read_media.js";
+
+/** A sample as the reader needs it. */
+export interface SampleRequest {
+  name: string;
+  kind: MediaKind;
+  bytes: number;
+  mtimeMs: number;
+  grid: TokenGrid;
+  storeOffset: number;
+}
+
+export interface SampleReaderOptions {
+  directory: string;
+  storePath: string;
+  codec: CodecRecord;
+  limits: MediaLimits;
+  /** Memory for encoded samples, at most. */
+  cacheBytes: number;
+}
+
+export type SampleResult = { latents: Float32Array } | { reason: string };
+
+/**
+ * Latents of samples: from memory, from the store of encoded samples beside the index, or decoded from the file.
+ * A sample whose file is gone or is not the one that was indexed counts as unreadable, wherever its latents lie,
+ * so that what is trained on does not depend on what happened to be cached.
+ */
+export class SampleReader {
+  private readonly codec: WaveletCodec;
+  private readonly cache: LruCache;
+  private store: Promise<FileHandle | null> | null = null;
+
+  constructor(private readonly options: SampleReaderOptions) {
+    this.codec = new WaveletCodec(options.codec);
+    this.cache = new LruCache(options.cacheBytes);
+  }
+
+  async read(sample: SampleRequest): Promise<SampleResult> {
+    const path = join(this.options.directory, sample.name);
+    const found = await stat(path).catch(() => null);
+    if (!found) return { reason: "the file is gone since it was indexed" };
+    if (found.size !== sample.bytes || found.mtimeMs !== sample.mtimeMs)
+      return { reason: "the file has changed since it was indexed" };
+    const cached = this.cache.get(sample.name);
+    if (cached) return { latents: cached };
+    const result = (await this.readStored(sample)) ?? (await this.decode(path, sample));
+    if ("latents" in result) this.cache.set(sample.name, result.latents);
+    return result;
+  }
+
+  async close(): Promise<void> {
+    const store = await this.store;
+    await store?.close();
+  }
+
+  private async readStored(sample: SampleRequest): Promise<SampleResult | null> {
+    if (sample.storeOffset < 0) return null;
+    this.store ??= open(this.options.storePath, "r").catch(() => null); // gone: media can still be decoded
+    const store = await this.store;
+    if (!store) return null;
+    const { patch, channels } = this.options.codec;
+    const latents = new Float32Array(
+      sample.grid.reduce((count, side, axis) => count * side * patch[axis]!, channels),
+    );
+    const bytes = new Uint8Array(latents.buffer);
+    const { bytesRead } = await store.read(bytes, 0, bytes.length, sample.storeOffset * 4);
+    return bytesRead === bytes.length ? { latents } : null;
+  }
+
+  private async decode(path: string, sample: SampleRequest): Promise<SampleResult> {
+    const media = await readMedia(path, sample.kind, this.options.limits);
+    if ("reason" in media) return media;
+    const grid = tokenGrid(this.codec.latentShape(media.clip), this.options.codec.patch);
+    // another version of a decoder may count frames differently; the packs are planned already
+    if (grid.join() !== sample.grid.join())
+      return { reason: `it has ${grid.join("x")} tokens, ${sample.grid.join("x")} when indexed` };
+    return { latents: this.codec.encode(media.clip) };
+  }
+}
+
+/** Latents by name, the least recently used going first when their bytes are above the limit. */
+export class LruCache {
+  private readonly entries = new Map<string, Float32Array>(); // a Map keeps order: oldest first
+  private bytes = 0;
+
+  constructor(private readonly bytesMax: number) {}
+
+  get(name: string): Float32Array | null {
+    const found = this.entries.get(name);
+    if (!found) return null;
+    this.entries.delete(name);
+    this.entries.set(name, found);
+    return found;
+  }
+
+  set(name: string, latents: Float32Array): void {
+    const before = this.entries.get(name);
+    if (before) this.bytes -= before.byteLength;
+    this.entries.delete(name);
+    if (latents.byteLength > this.bytesMax) return;
+    this.entries.set(name, latents);
+    this.bytes += latents.byteLength;
+    for (const [oldest, value] of this.entries) {
+      if (this.bytes <= this.bytesMax) break;
+      this.entries.delete(oldest);
+      this.bytes -= value.byteLength;
+    }
+  }
+
+  get bytesHeld(): number {
+    return this.bytes;
+  }
+}
