@@ -1,6 +1,7 @@
 import { Layout, type LayoutSize } from "../job/layout.js";
 import type { ParameterSpec } from "../job/parameters.js";
-import { CHUNK_BYTES, chunkCount } from "./digest.js";
+import { canonicalJson } from "./canonical_json.js";
+import { CHUNK_BYTES, chunkCount, digestOf } from "./digest.js";
 import { Fields } from "./fields.js";
 import { decodeSealedJson, encodeSealedJson } from "./sealed_json.js";
 import { STATE_KINDS, type StateKind, type StateMeta, type StateName } from "./state.js";
@@ -38,6 +39,8 @@ export interface DataFile {
 /** What one writer has made durable. */
 export interface WriterManifest {
   state: StateName;
+  /** metaDigest of the snapshot that was written: writers of one checkpoint agree on it. */
+  meta: string;
   /** The generation that saved. */
   generation: string;
   writer: number;
@@ -66,6 +69,14 @@ export interface CommitRecord {
   bytes: number;
 }
 
+/**
+ * Two runs that were started apart may give their states the same name; what they are runs of tells them apart. Ranks whose
+ * metas differ although they should not are found by it as well.
+ */
+export function metaDigest(meta: StateMeta): string {
+  return digestOf(canonicalJson(meta));
+}
+
 export function encodeWriterManifest(manifest: WriterManifest): Uint8Array {
   return encodeSealedJson({ format: WRITER_FORMAT, version: VERSION, ...manifest });
 }
@@ -81,6 +92,7 @@ export function decodeWriterManifest(bytes: Uint8Array, source: string): WriterM
   const file = fields.objectOrNull("file");
   const manifest: WriterManifest = {
     state: readStateName(fields.object("state")),
+    meta: fields.string("meta", SHA256),
     generation: fields.string("generation", GENERATION),
     writer: fields.integer("writer"),
     layout: readLayout(fields),

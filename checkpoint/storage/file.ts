@@ -30,8 +30,7 @@ export class FileStorage implements Storage {
   ): Promise<StorageEntry> {
     const target = this.#path(key);
     return this.#guard("write", key, async () => {
-      await this.#ensureFolder(path.dirname(target));
-      const { unfinished, bytes } = await this.#writeUnfinished(target, chunks);
+      const { unfinished, bytes } = await this.#writeUnfinished(target, chunks, { makeFolder: true });
       try {
         await this.#disk.rename(unfinished, target);
       } catch (error) {
@@ -47,7 +46,8 @@ export class FileStorage implements Storage {
     const target = this.#path(key);
     const folder = path.dirname(target);
     return this.#guard("create", key, async () => {
-      const { unfinished } = await this.#writeUnfinished(target, [bytes]);
+      // A folder that is gone was pruned with what this key is to name: it must not come back for the key alone.
+      const { unfinished } = await this.#writeUnfinished(target, [bytes], { makeFolder: false });
       try {
         // What others have written may be visible without being durable yet; the new key must never outlive it.
         for (let up = folder; up !== path.dirname(this.#root); up = path.dirname(up))
@@ -129,18 +129,10 @@ export class FileStorage implements Storage {
     for (const folder of folders) await this.#guard("delete", keys[0]!, () => this.#disk.syncFolder(folder));
   }
 
-  async deletePrefix(prefix: string): Promise<void> {
-    const remove = async (folder: string): Promise<void> => {
-      for (const entry of await this.#listOrEmpty(folder)) {
-        const inside = path.join(folder, entry.name);
-        if (entry.folder) await remove(inside);
-        else await this.#unlink(inside);
-      }
-      await ignoring(["ENOENT", "ENOTEMPTY", "EEXIST"], () => this.#disk.removeFolder(folder));
-    };
+  async removeFolder(prefix: string): Promise<void> {
     const folder = this.#path(prefix.replace(/\/$/, ""));
     await this.#guard("delete", prefix, async () => {
-      await remove(folder);
+      await ignoring(["ENOENT", "ENOTEMPTY", "EEXIST"], () => this.#disk.removeFolder(folder));
       await ignoring(["ENOENT"], () => this.#disk.syncFolder(path.dirname(folder)));
     });
   }
@@ -189,10 +181,13 @@ export class FileStorage implements Storage {
   async #writeUnfinished(
     target: string,
     chunks: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
+    { makeFolder }: { makeFolder: boolean },
   ): Promise<{ unfinished: string; bytes: number }> {
     const unique = randomBytes(8).toString("hex");
     const unfinished = path.join(path.dirname(target), `.${path.basename(target)}.${unique}.tmp`);
-    const file = await this.#disk.create(unfinished);
+    const file = makeFolder
+      ? await this.#createIn(path.dirname(target), unfinished)
+      : await this.#disk.create(unfinished);
     let bytes = 0;
     try {
       try {
@@ -209,6 +204,18 @@ export class FileStorage implements Storage {
       throw error;
     }
     return { unfinished, bytes };
+  }
+
+  /** Twice, because a folder that is empty may be swept away between its making and its use. */
+  async #createIn(folder: string, unfinished: string): Promise<DiskFile> {
+    await this.#ensureFolder(folder);
+    try {
+      return await this.#disk.create(unfinished);
+    } catch (error) {
+      if (errno(error) !== "ENOENT") throw error;
+      await this.#ensureFolder(folder);
+      return this.#disk.create(unfinished);
+    }
   }
 
   /** False when the name is taken. A repeated request may answer EEXIST for our own success (NFS): the inode tells. */

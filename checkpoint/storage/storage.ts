@@ -38,8 +38,8 @@ export interface Storage {
   stat(key: string): Promise<StorageEntry | null>;
   /** Removes keys, durably before it resolves, in no promised order; missing ones are no error. */
   delete(keys: readonly string[]): Promise<void>;
-  /** Removes everything under a folder ("checkpoint-40/"), unfinished writes and the folder included. */
-  deletePrefix(prefix: string): Promise<void>;
+  /** Removes a folder ("checkpoint-40/") if nothing is left in it. */
+  removeFolder(prefix: string): Promise<void>;
   /** Removes the unfinished writes directly in a folder whose target key is chosen, and returns how many. */
   removeUnfinished(prefix: string, choose: (target: string) => boolean): Promise<number>;
 }

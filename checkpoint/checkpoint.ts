@@ -1,0 +1,178 @@
+import { GokuError } from "../job/errors.js";
+import type { Layout } from "../job/layout.js";
+import type { ParameterSpec } from "../job/parameters.js";
+import { type FlatUnit, shardPieces, shardRange } from "../job/sharding.js";
+import { CheckpointContent, type StoredExtent } from "./content.js";
+import { CHUNK_BYTES } from "./digest.js";
+import type { CommitRecord } from "./manifest.js";
+import { mapLimit, READS_AT_ONCE } from "./map_limit.js";
+import { checkpointFolder } from "./names.js";
+import { readPlan } from "./plan.js";
+import type { Interval, StateKind, StateMeta } from "./state.js";
+import type { Storage } from "./storage/storage.js";
+
+/** One committed checkpoint, open for reading. Every byte handed out has been checked against its digest. */
+export class Checkpoint {
+  readonly uri: string;
+  readonly meta: StateMeta;
+  /** Of tensor data. */
+  readonly bytes: number;
+  readonly committedAt: string;
+  readonly kinds: readonly StateKind[];
+  readonly specs: readonly ParameterSpec[];
+  readonly #content: CheckpointContent;
+  readonly #extents: Map<string, StoredExtent[]>;
+  #model: readonly FlatUnit[] | null = null;
+
+  constructor(storage: Storage, record: CommitRecord, extents: Map<string, StoredExtent[]>) {
+    const folder = checkpointFolder(record.meta.state.step);
+    this.uri = `${storage.uri}/${folder}`;
+    this.meta = record.meta;
+    this.bytes = record.bytes;
+    this.committedAt = record.committedAt;
+    this.kinds = record.kinds;
+    this.specs = record.parameters;
+    this.#content = new CheckpointContent(storage, folder);
+    this.#extents = extents;
+  }
+
+  /** CHECKPOINT_MISMATCH, naming the first few, unless it holds exactly these parameters. */
+  requireModel(specs: readonly ParameterSpec[]): void {
+    const held = new Map(this.specs.map((spec) => [spec.name, spec.shape.join("x")]));
+    const wanted = new Map(specs.map((spec) => [spec.name, spec.shape.join("x")]));
+    const faults = [
+      few(
+        "missing",
+        [...wanted.keys()].filter((name) => !held.has(name)),
+      ),
+      few(
+        "surplus",
+        [...held.keys()].filter((name) => !wanted.has(name)),
+      ),
+      few(
+        "of another shape",
+        [...wanted]
+          .filter(([name, shape]) => held.has(name) && held.get(name) !== shape)
+          .map(([name, shape]) => `${name} is ${held.get(name)}, want ${shape}`),
+      ),
+    ].filter((text) => text !== null);
+    if (faults.length === 0) return;
+    throw new GokuError(
+      "CHECKPOINT_MISMATCH",
+      `Cannot load ${this.uri} into this model: ${faults.join("; ")}; use the model section it was trained with`,
+    );
+  }
+
+  /** Elements of one tensor; those chunks of the files are read and checked that hold them. */
+  async readInterval(interval: Interval): Promise<Float32Array> {
+    return this.#readInto([{ interval, offset: 0 }], interval.length);
+  }
+
+  /** What `rank` of any layout holds of one unit: its flat shard, empty where it holds nothing. */
+  async readRank(
+    units: readonly FlatUnit[],
+    layout: Layout,
+    rank: number,
+    kind: StateKind,
+    unit: string,
+  ): Promise<Float32Array> {
+    if (this.#model !== units) {
+      this.requireModel(units.flatMap((each) => each.parameters.map(({ spec }) => spec)));
+      this.#model = units;
+    }
+    const wanted = units.find((each) => each.name === unit);
+    if (wanted === undefined) throw new RangeError(`readRank: no unit ${unit}`);
+    const { length } = shardRange({
+      count: wanted.count,
+      parts: layout.shardGroupSize,
+      index: rank % layout.shardGroupSize,
+    });
+    const pieces = shardPieces([wanted], layout, rank);
+    return this.#readInto(
+      pieces.map((piece) => ({
+        interval: { tensor: `${kind}/${piece.parameter}`, start: piece.start, length: piece.length },
+        offset: piece.shardOffset,
+      })),
+      length,
+    );
+  }
+
+  /** A whole tensor, "<kind>/<parameter name>". */
+  async readTensor(name: string): Promise<Float32Array> {
+    const extents = this.#extentsOf(name);
+    const last = extents.at(-1);
+    return this.readInterval({
+      tensor: name,
+      start: 0,
+      length: last === undefined ? 0 : last.start + last.length,
+    });
+  }
+
+  #extentsOf(tensor: string): StoredExtent[] {
+    const extents = this.#extents.get(tensor);
+    if (extents === undefined)
+      throw new GokuError(
+        "CHECKPOINT_MISMATCH",
+        `Cannot read ${tensor} of ${this.uri}: it holds no such tensor`,
+      );
+    return extents;
+  }
+
+  /** Reads intervals to places of one new array, chunk by chunk. */
+  async #readInto(
+    wanted: readonly { interval: Interval; offset: number }[],
+    length: number,
+  ): Promise<Float32Array> {
+    const tasks: ChunkTask[] = [];
+    for (const { interval, offset } of wanted) {
+      const steps = readPlan(interval, this.#extentsOf(interval.tensor));
+      if (steps === null) {
+        throw new RangeError(
+          `readInterval: ${interval.tensor} has no elements ${interval.start} to ${interval.start + interval.length}`,
+        );
+      }
+      for (const step of steps) tasks.push(...chunkTasks(step.extent, step, offset));
+    }
+    // Sizes claimed by a manifest are believed, and memory taken, only once the files are seen to have them.
+    await mapLimit([...new Set(tasks.map((task) => task.extent.file))], READS_AT_ONCE, (file) =>
+      this.#content.requireFile(file),
+    );
+    const target = new Uint8Array(4 * length);
+    await mapLimit(tasks, READS_AT_ONCE, async ({ extent, chunk, from, to, target: at }) => {
+      target.set((await this.#content.readChunk(extent, chunk)).subarray(from, to), at);
+    });
+    return new Float32Array(target.buffer);
+  }
+}
+
+/** Bytes [from, to) of one chunk, and the byte of the result they go to. */
+interface ChunkTask {
+  extent: StoredExtent;
+  chunk: number;
+  from: number;
+  to: number;
+  target: number;
+}
+
+function chunkTasks(
+  extent: StoredExtent,
+  step: { extentOffset: number; length: number; targetOffset: number },
+  offset: number,
+): ChunkTask[] {
+  const begin = 4 * step.extentOffset;
+  const end = begin + 4 * step.length;
+  const tasks: ChunkTask[] = [];
+  for (let at = begin; at < end; ) {
+    const chunk = Math.floor(at / CHUNK_BYTES);
+    const until = Math.min(end, (chunk + 1) * CHUNK_BYTES);
+    const target = 4 * (offset + step.targetOffset) + at - begin;
+    tasks.push({ extent, chunk, from: at - chunk * CHUNK_BYTES, to: until - chunk * CHUNK_BYTES, target });
+    at = until;
+  }
+  return tasks;
+}
+
+function few(what: string, names: readonly string[]): string | null {
+  if (names.length === 0) return null;
+  return `${names.length} ${names.length === 1 ? "tensor is" : "tensors are"} ${what} (${names.slice(0, 3).join(", ")}${names.length > 3 ? ", ..." : ""})`;
+}
