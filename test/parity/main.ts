@@ -9,7 +9,7 @@
 import { parseArgs } from "node:util";
 import { ERRORS, GokuError, toGokuError } from "../../job/errors.js";
 import { Layout } from "../../job/layout.js";
-import type { ParityOptions } from "./parity_messages.js";
+import type { ParityOptions } from "./parity_rank.js";
 import { runParity } from "./run_parity.js";
 
 function choice<T extends string>(name: string, value: string, allowed: readonly T[]): T {

@@ -1,47 +1,42 @@
-/** One rank of a parity run: a process of its own, told what to do by run_parity.ts. */
+/** One rank of a parity run: a process of its own, forked by run_parity.ts. */
 import path from "node:path";
+import type { Job } from "../../job/job.js";
 import { Layout } from "../../job/layout.js";
 import { patchSize } from "../../job/parameters.js";
 import { shardPieces } from "../../job/sharding.js";
 import type { PackBatch, StepPlan } from "../../worker/data/pack_batch.js";
-import { loadNative } from "../../worker/engine/load_native.js";
-import type { CommEndpoint, Native } from "../../worker/engine/native.js";
+import type { Native } from "../../worker/engine/native.js";
 import { readFloats, type Tensor, writeFloats } from "../../worker/engine/tensor.js";
 import type { NumberSource } from "../../worker/model/local_pack.js";
 import { packShape } from "../../worker/model/pack_context.js";
 import { PAGE_BYTES } from "../../worker/pages.js";
 import { closeGroups, createGroups, type Groups } from "../../worker/parallel/groups.js";
-import { Trainer } from "../../worker/parallel/trainer.js";
+import { type ShardUnit, Trainer } from "../../worker/parallel/trainer.js";
 import { Progress } from "../../worker/progress.js";
+import { type RankPlace, serveRank } from "../support/rank_process.js";
 import { PARITY_STEPS, type ParityCase, parityJob, readParityCase } from "./parity_case.js";
-import type { FromParityRank, Piece, RankTask, ToParityRank } from "./parity_messages.js";
 
-const inbox: ToParityRank[] = [];
-let wake: (() => void) | null = null;
-process.on("message", (message) => {
-  inbox.push(message as ToParityRank);
-  wake?.();
-});
-
-async function receive<K extends ToParityRank["kind"]>(kind: K): Promise<Extract<ToParityRank, { kind: K }>> {
-  while (inbox.length === 0) {
-    await new Promise<void>((resolve) => {
-      wake = resolve;
-    });
-  }
-  const message = inbox.shift()!;
-  if (message.kind !== kind) throw new Error(`Cannot go on: got message ${message.kind}, want ${kind}`);
-  return message as Extract<ToParityRank, { kind: K }>;
+/** How a case is to be computed. */
+export interface ParityOptions {
+  /** "RxSxU". */
+  layout: string;
+  /** All samples in one pack, or every sample its own. */
+  packs: "one" | "each";
+  bf16: boolean;
+  recompute: "none" | "full";
+  transport: "auto" | "tcp";
 }
 
-function send(message: FromParityRank): Promise<void> {
-  return new Promise((resolve) => process.send!(message, () => resolve()));
+export interface ParityTask extends ParityOptions {
+  path: string;
+  /** Folder for the shared pages. */
+  folder: string;
 }
 
 /** The packs of a step as the data side would give them: all samples in one pack, or each its own. */
 function stepPacks(
   parityCase: ParityCase,
-  packs: RankTask["packs"],
+  packs: ParityTask["packs"],
 ): { batches: PackBatch[]; firstTokens: number[] } {
   const { grids, textLengths, model } = parityCase;
   const P = patchSize(model);
@@ -128,7 +123,7 @@ function shardValues(
   trainer: Trainer,
   task: { layout: Layout; rank: number },
   prefix: string,
-  pick: (shard: Trainer["shards"][number]) => Tensor,
+  pick: (shard: ShardUnit) => Tensor,
 ): Piece[] {
   if (task.layout.coordinates(task.rank).replica > 0) return [];
   const shards = new Map(trainer.shards.map((shard) => [shard.unit.name, shard]));
@@ -140,16 +135,30 @@ function shardValues(
   }));
 }
 
-async function train(native: Native, task: RankTask, members: CommEndpoint[]): Promise<void> {
+/** Numbers [start, start + values.length) of a named run. */
+export interface Piece {
+  name: string;
+  start: number;
+  values: Float32Array;
+}
+
+export interface ParityResult {
+  losses: number[];
+  norms: number[];
+  pieces: Piece[];
+  /** Tensor bytes alive after the steps, less those before. */
+  leakedBytes: number;
+}
+
+async function train(task: ParityTask, { native, rank, members }: RankPlace): Promise<ParityResult> {
   const layout = Layout.parse(task.layout);
   const parityCase = await readParityCase(task.path);
   const job = parityJob(parityCase, task);
-  const { rank } = task;
   const pages = ["control", "progress"].map((name) =>
     native.pageMap(path.join(task.folder, `${name}.${rank}`), PAGE_BYTES),
   ) as [Uint8Array, Uint8Array];
   const groups: Groups = await createGroups(native, {
-    job: `parity-${path.basename(task.folder)}`,
+    job: path.basename(task.folder),
     generation: 1n,
     layout,
     rank,
@@ -159,83 +168,81 @@ async function train(native: Native, task: RankTask, members: CommEndpoint[]): P
     timeoutMs: 60_000,
     transport: task.transport,
   });
-  const { batches, firstTokens } = stepPacks(parityCase, task.packs);
-  const P = patchSize(parityCase.model);
-  const pieces: Piece[] = [];
-  let step = 0;
-  const trainer = new Trainer({
-    native,
+  const result = trainSteps(native, {
+    task,
+    parityCase,
     job,
-    model: parityCase.model,
     layout,
     rank,
     groups,
     progress: new Progress(pages[1]),
-    emptyText: { length: 1, data: new Float32Array(parityCase.model.text_width) },
+  });
+  closeGroups(native, groups);
+  for (const page of pages) native.pageUnmap(page);
+  return result;
+}
+
+interface RankRun {
+  task: ParityTask;
+  parityCase: ParityCase;
+  job: Job;
+  layout: Layout;
+  rank: number;
+  groups: Groups;
+  progress: Progress;
+}
+
+function trainSteps(native: Native, run: RankRun): ParityResult {
+  const { task, parityCase, layout, rank } = run;
+  const { model } = parityCase;
+  const P = patchSize(model);
+  const { batches, firstTokens } = stepPacks(parityCase, task.packs);
+  const result: ParityResult = { losses: [], norms: [], pieces: [], leakedBytes: 0 };
+  const sequence = { parts: layout.sp, index: layout.coordinates(rank).sequence };
+  const trainer = new Trainer({
+    ...run,
+    native,
+    model,
+    emptyText: { length: 1, data: new Float32Array(model.text_width) },
     numbers: caseNumbers(parityCase, firstTokens),
     onVelocity: (slot, values) => {
-      if (step > 1) return;
-      const tokens = batches[slot]!.data.length / P;
-      const { local } = packShape([[1, 1, tokens]], [0], {
-        parts: layout.sp,
-        index: layout.coordinates(rank).sequence,
-      });
-      pieces.push({ name: "velocity", start: (firstTokens[slot]! + local.start) * P, values });
+      if (result.losses.length > 0) return;
+      const { local } = packShape(batches[slot]!.grids, batches[slot]!.textLengths, sequence);
+      result.pieces.push({ name: "velocity", start: (firstTokens[slot]! + local.start) * P, values });
     },
   });
   loadState(native, trainer, parityCase, layout, rank);
   const liveBytes = native.memoryStats().liveBytes;
-  const losses: number[] = [];
-  const norms: number[] = [];
-  const read = (prefix: string, pick: (shard: Trainer["shards"][number]) => Tensor) =>
-    pieces.push(...shardValues(native, trainer, { layout, rank }, prefix, pick));
-  for (step = 1; step <= PARITY_STEPS; step++) {
-    const plan: StepPlan = {
-      step,
-      packs: batches.map(({ packIndex, samples, data }) => ({ packIndex, samples, tokens: data.length / P })),
-      sampleCount: parityCase.grids.length,
-      tokens: parityCase.tensor("data").length / P,
-      images: 0,
-      videos: 0,
-      fill: 1,
-    };
-    const mine = batches.filter((_, slot) => slot % layout.dataRankCount === layout.dataRank(rank));
-    trainer.computeStep({ step, plan, packs: mine });
+  const read = (prefix: string, pick: (shard: ShardUnit) => Tensor) =>
+    result.pieces.push(...shardValues(native, trainer, { layout, rank }, prefix, pick));
+  const mine = batches.filter((_, slot) => slot % layout.dataRankCount === layout.dataRank(rank));
+  for (let step = 1; step <= PARITY_STEPS; step++) {
+    trainer.computeStep({ step, plan: stepPlan(step, parityCase, batches), packs: mine });
     const vote = trainer.vote(step, { snapshotWhole: true, slotFree: true, save: false, stop: false });
     if (step === 1) read("grad", (shard) => shard.gradient!);
     trainer.apply(step, vote);
-    losses.push(vote.loss);
-    norms.push(vote.gradNorm);
+    result.losses.push(vote.loss);
+    result.norms.push(vote.gradNorm);
   }
   read("after", (shard) => shard.model);
   read("ema", (shard) => shard.ema);
-  await send({ kind: "pieces", pieces });
-  await send({ kind: "result", losses, norms, leakedBytes: native.memoryStats().liveBytes - liveBytes });
+  result.leakedBytes = native.memoryStats().liveBytes - liveBytes;
   trainer.close();
-  closeGroups(native, groups);
-  for (const page of pages) native.pageUnmap(page);
+  return result;
 }
 
-async function main(): Promise<void> {
-  const { task } = await receive("task");
-  const native = loadNative();
-  native.threadsSet(1);
-  const host = "127.0.0.1";
-  const port = native.commListen(host);
-  await send({
-    kind: "ready",
-    endpoint: { rank: task.rank, nodeId: "parity", host, port, pid: process.pid },
-  });
-  const { members } = await receive("connect");
-  await train(native, task, members);
-  native.commUnlisten();
-  process.disconnect();
+function stepPlan(step: number, parityCase: ParityCase, batches: readonly PackBatch[]): StepPlan {
+  const tokens = (grids: PackBatch["grids"]) => grids.reduce((sum, [t, y, x]) => sum + t * y * x, 0);
+  const videos = parityCase.grids.filter(([t]) => t > 1).length;
+  return {
+    step,
+    packs: batches.map(({ packIndex, samples, grids }) => ({ packIndex, samples, tokens: tokens(grids) })),
+    sampleCount: parityCase.grids.length,
+    tokens: tokens(parityCase.grids),
+    images: parityCase.grids.length - videos,
+    videos,
+    fill: 1,
+  };
 }
 
-main().catch(async (error: unknown) => {
-  await send({
-    kind: "failed",
-    message: error instanceof Error ? (error.stack ?? error.message) : String(error),
-  });
-  process.exit(1);
-});
+serveRank(train);

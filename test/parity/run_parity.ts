@@ -1,16 +1,15 @@
-import { type ChildProcess, fork } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { Layout } from "../../job/layout.js";
 import { parameterSpecs } from "../../job/parameters.js";
 import { loadNative } from "../../worker/engine/load_native.js";
-import type { CommEndpoint } from "../../worker/engine/native.js";
 import { Arena } from "../../worker/engine/tensor.js";
 import { sampleLatents } from "../../worker/model/sampler.js";
 import { WholeWeights } from "../../worker/model/whole_weights.js";
+import { runRanks } from "../support/rank_process.js";
 import { type ParityCase, readParityCase } from "./parity_case.js";
-import type { FromParityRank, ParityOptions, Piece, RankTask, ToParityRank } from "./parity_messages.js";
+import type { ParityOptions, ParityResult, ParityTask, Piece } from "./parity_rank.js";
 
 /** One compared quantity. */
 export interface ParityLine {
@@ -110,82 +109,25 @@ class Trained {
 }
 
 async function trainOnRanks(casePath: string, options: ParityOptions): Promise<Trained> {
-  const layout = Layout.parse(options.layout);
   const folder = await mkdtemp(path.join(tmpdir(), "goku-parity-"));
-  const children: ChildProcess[] = [];
   try {
-    const ranks = Array.from({ length: layout.worldSize }, (_, rank) => {
-      const child = fork(new URL("./parity_rank.js", import.meta.url), { serialization: "advanced" });
-      children.push(child);
-      return new RankProcess(child, { ...options, path: path.resolve(casePath), rank, folder });
-    });
-    const members = await Promise.all(ranks.map((rank) => rank.ready));
-    for (const rank of ranks) rank.connect(members);
+    const task: ParityTask = { ...options, path: path.resolve(casePath), folder };
+    const { worldSize } = Layout.parse(options.layout);
+    const results = await runRanks<ParityTask, ParityResult>(RANK_MODULE, worldSize, task);
     const trained = new Trained();
-    const results = await Promise.all(ranks.map((rank) => rank.result));
-    for (const { pieces, result } of results) {
+    for (const { pieces, leakedBytes } of results) {
       trained.add(pieces);
-      trained.leakedBytes = Math.max(trained.leakedBytes, Math.abs(result.leakedBytes));
+      trained.leakedBytes = Math.max(trained.leakedBytes, Math.abs(leakedBytes));
     }
-    trained.losses = results[0]!.result.losses;
-    trained.norms = results[0]!.result.norms;
+    trained.losses = results[0]!.losses;
+    trained.norms = results[0]!.norms;
     return trained;
   } finally {
-    for (const child of children) child.kill("SIGKILL");
     await rm(folder, { recursive: true, force: true });
   }
 }
 
-/** A promise and its two ends. */
-function deferred<T>() {
-  let resolve!: (value: T) => void;
-  let reject!: (error: Error) => void;
-  const promise = new Promise<T>((onResolve, onReject) => {
-    resolve = onResolve;
-    reject = onReject;
-  });
-  return { promise, resolve, reject };
-}
-
-type RankResult = { pieces: Piece[]; result: Extract<FromParityRank, { kind: "result" }> };
-
-/** A forked rank and what it says. */
-class RankProcess {
-  readonly ready: Promise<CommEndpoint>;
-  readonly result: Promise<RankResult>;
-  private readonly child: ChildProcess;
-
-  constructor(child: ChildProcess, task: RankTask) {
-    this.child = child;
-    const ready = deferred<CommEndpoint>();
-    const result = deferred<RankResult>();
-    const fail = (message: string) => {
-      const error = new Error(`rank ${task.rank}: ${message}`);
-      ready.reject(error);
-      result.reject(error);
-    };
-    const pieces: Piece[] = [];
-    child.on("message", (raw) => {
-      const message = raw as FromParityRank;
-      if (message.kind === "ready") ready.resolve(message.endpoint);
-      else if (message.kind === "pieces") pieces.push(...message.pieces);
-      else if (message.kind === "failed") fail(message.message);
-      else result.resolve({ pieces, result: message });
-    });
-    child.on("exit", (code, signal) => fail(`ended early, exit code ${code}, signal ${signal}`));
-    child.on("error", (error) => fail(error.message));
-    this.ready = ready.promise;
-    this.result = result.promise;
-    // Both fail together; whoever awaits first reports it.
-    this.ready.catch(() => {});
-    this.result.catch(() => {});
-    child.send({ kind: "task", task } satisfies ToParityRank);
-  }
-
-  connect(members: CommEndpoint[]): void {
-    this.child.send({ kind: "connect", members } satisfies ToParityRank);
-  }
-}
+const RANK_MODULE = new URL("./parity_rank.js", import.meta.url);
 
 /** Both samplers, from the parameters before training, in this process. */
 async function drawSamples(

@@ -1,0 +1,161 @@
+/** One rank of a test fleet: trains on synthetic packs, forked by fleet.ts. */
+import path from "node:path";
+import { STATE_KINDS } from "../../../checkpoint/state.js";
+import { toGokuError } from "../../../job/errors.js";
+import { Layout } from "../../../job/layout.js";
+import { shardPieces } from "../../../job/sharding.js";
+import { readFloats, writeFloats } from "../../../worker/engine/tensor.js";
+import { PAGE_BYTES } from "../../../worker/pages.js";
+import { abortGroups, closeGroups, createGroups, type Groups } from "../../../worker/parallel/groups.js";
+import { Trainer } from "../../../worker/parallel/trainer.js";
+import type { VoteFlags } from "../../../worker/parallel/vote.js";
+import { Progress } from "../../../worker/progress.js";
+import { type RankPlace, serveRank } from "../../support/rank_process.js";
+import type { FleetResult, FleetTask } from "./fleet.js";
+import { syntheticPack, syntheticPlan } from "./synthetic_packs.js";
+
+const ORDINARY: VoteFlags = { snapshotWhole: true, slotFree: true, save: false, stop: false };
+
+class FleetRank {
+  private readonly task: FleetTask;
+  private readonly place: RankPlace;
+  private readonly layout: Layout;
+  private readonly pages: [Uint8Array, Uint8Array];
+  private groups!: Groups;
+  private trainer!: Trainer;
+  private readonly result: FleetResult = {
+    votes: [],
+    applied: [],
+    lrs: [],
+    adamStep: 0,
+    pieces: [],
+    leaks: [],
+    errorCode: null,
+  };
+
+  constructor(task: FleetTask, place: RankPlace) {
+    this.task = task;
+    this.place = place;
+    this.layout = Layout.parse(task.layout);
+    const page = (name: string) =>
+      place.native.pageMap(path.join(task.folder, `${name}.${place.rank}`), PAGE_BYTES);
+    this.pages = [page("control"), page("progress")];
+    place.native.threadsSet(task.threads);
+  }
+
+  async run(): Promise<FleetResult> {
+    const { native, rank } = this.place;
+    const { task, layout } = this;
+    this.groups = await this.connect(1n);
+    this.trainer = new Trainer({
+      native,
+      job: task.job,
+      model: task.model,
+      layout,
+      rank,
+      groups: this.groups,
+      progress: new Progress(this.pages[1]),
+      emptyText: { length: 2, data: new Float32Array(2 * task.model.text_width).fill(0.5) },
+    });
+    this.trainer.initialise();
+    const baseline = native.memoryStats().liveBytes;
+    for (let step = 1; step <= task.steps; step++) {
+      if (task.desertion?.step === step) await this.desert(step, baseline);
+      this.step(step);
+      this.result.leaks.push(native.memoryStats().liveBytes - baseline);
+    }
+    this.collect();
+    this.trainer.close();
+    closeGroups(native, this.groups);
+    for (const page of this.pages) native.pageUnmap(page);
+    return this.result;
+  }
+
+  private connect(generation: bigint): Promise<Groups> {
+    const { native, rank, members } = this.place;
+    return createGroups(native, {
+      job: path.basename(this.task.folder),
+      generation,
+      layout: this.layout,
+      rank,
+      members,
+      abortPage: this.pages[0],
+      progressPage: this.pages[1],
+      timeoutMs: 30_000,
+      transport: this.task.transport,
+    });
+  }
+
+  private step(step: number): void {
+    const { task, trainer, result } = this;
+    this.compute(step);
+    const own = task.flags.find((entry) => entry.rank === this.place.rank && entry.step === step);
+    const vote = trainer.vote(step, { ...ORDINARY, ...own?.flags });
+    const { applied, lr } = trainer.apply(step, vote);
+    result.votes.push(vote);
+    result.applied.push(applied);
+    result.lrs.push(lr);
+  }
+
+  private compute(step: number): void {
+    const { task, layout } = this;
+    const count = task.job.train.packs_per_step;
+    const batches = Array.from({ length: count }, (_, i) => this.batch((step - 1) * count + i));
+    const dataRank = layout.dataRank(this.place.rank);
+    const packs = batches.filter((_, slot) => slot % layout.dataRankCount === dataRank);
+    this.trainer.computeStep({ step, plan: syntheticPlan(step, batches), packs });
+  }
+
+  private batch(packIndex: number) {
+    const { task } = this;
+    const batch = syntheticPack(task.model, packIndex, task.job.train.packs_per_step);
+    if (task.poisonedPack === packIndex) batch.data[3] = Number.NaN;
+    batch.weights = batch.samples.map((sample) => (task.unreadable.includes(sample) ? 0 : 1));
+    return batch;
+  }
+
+  /** One rank leaves in mid-step; everyone then restores what it held before the step and forms generation 2. */
+  private async desert(step: number, baseline: number): Promise<void> {
+    const { native, rank } = this.place;
+    const { trainer } = this;
+    const tensors = trainer.shards.flatMap((shard) => STATE_KINDS.map((kind) => shard[kind]));
+    const saved = tensors.map((tensor) => readFloats(native, tensor));
+    if (rank === this.task.desertion!.rank) {
+      abortGroups(native, this.groups);
+    } else {
+      try {
+        this.compute(step);
+        trainer.vote(step, ORDINARY);
+      } catch (error) {
+        this.result.errorCode = toGokuError(error).code;
+      }
+      this.result.leaks.push(native.memoryStats().liveBytes - baseline);
+    }
+    closeGroups(native, this.groups);
+    for (const [i, tensor] of tensors.entries()) writeFloats(native, tensor, 0, saved[i]!);
+    trainer.restored();
+    this.groups = await this.connect(2n);
+    trainer.setGroups(this.groups);
+  }
+
+  private collect(): void {
+    const { native, rank } = this.place;
+    const { trainer, layout, result } = this;
+    result.adamStep = trainer.adamStep;
+    if (layout.coordinates(rank).replica > 0) return;
+    const shards = new Map(trainer.shards.map((shard) => [shard.unit.name, shard]));
+    const pieces = shardPieces(
+      trainer.shards.map(({ unit }) => unit),
+      layout,
+      rank,
+    );
+    for (const { parameter, start, length, unit, shardOffset } of pieces) {
+      for (const kind of ["model", "ema"] as const) {
+        const values = readFloats(native, shards.get(unit)![kind], shardOffset, length);
+        result.pieces.push({ name: `${kind}/${parameter}`, start, values });
+      }
+    }
+  }
+}
+
+serveRank<FleetTask, FleetResult>((task, place) => new FleetRank(task, place).run());
