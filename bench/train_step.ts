@@ -1,0 +1,201 @@
+/**
+ * One training step (forward, backward, clipping, AdamW, EMA) against the same model in PyTorch eager: same threads,
+ * steps of both taken in turn, medians. Run alone: node dist/bench/train_step.js [--rounds N] [--bf16 | --fp32]
+ */
+import { type ChildProcess, fork, spawn, spawnSync } from "node:child_process";
+import { existsSync, realpathSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import path from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import type { FromTrainStepRank, ToTrainStepRank, TrainStepSettings } from "./train_step_rank.js";
+
+/** One measured figure; a limit makes it a check. */
+export interface BenchLine {
+  name: string;
+  value: number;
+  unit: string;
+  /** At most this; null: for information. */
+  limit: number | null;
+}
+
+/** The step of the product's promise: 8 images of 64 tokens and 3 videos of 512, 32 text tokens each. */
+function settings(bf16: boolean): TrainStepSettings {
+  const image: [number, number, number] = [1, 8, 8];
+  const video: [number, number, number] = [8, 8, 8];
+  const grids = [...new Array(8).fill(image), ...new Array(3).fill(video)] as [number, number, number][];
+  return {
+    threads: availableParallelism(),
+    bf16,
+    model: { depth: 6, width: 384, heads: 6, text_width: 512, latent_channels: 16, patch: [1, 2, 2] },
+    grids,
+    text_lengths: grids.map(() => 32),
+  };
+}
+
+const LIMITS = { fp32: { time: 0.6, memory: 0.7 }, bf16: { time: 0.65, memory: 0.7 }, overhead: 0.03 };
+
+/** Measures one precision; `rounds` steps of each side after one to warm up. */
+export async function benchTrainStep(options: { bf16: boolean; rounds: number }): Promise<BenchLine[]> {
+  const { bf16, rounds } = options;
+  const precision = bf16 ? "bf16" : "fp32";
+  const ours = await OurSide.start(settings(bf16));
+  const torch = await TorchSide.start(settings(bf16));
+  const times = { ours: [] as number[], torch: [] as number[] };
+  try {
+    await ours.ask("step");
+    await torch?.ask("step");
+    for (let round = 0; round < rounds; round++) {
+      times.ours.push((await ours.ask("step")).seconds!);
+      if (torch) times.torch.push((await torch.ask("step")).seconds!);
+    }
+    const peak = await ours.ask("peak");
+    const measured = await ours.ask("measured step");
+    const name = (what: string) => `train step ${precision}: ${what}`;
+    const lines: BenchLine[] = [
+      { name: name("seconds"), value: median(times.ours), unit: "s", limit: null },
+      { name: name("peak resident memory"), value: peak.peakBytes! / 2 ** 20, unit: "MiB", limit: null },
+      { name: name("peak tensor memory"), value: peak.tensorPeakBytes! / 2 ** 20, unit: "MiB", limit: null },
+      {
+        name: name("engine overhead"),
+        value: measured.overhead!,
+        unit: "of the step",
+        limit: LIMITS.overhead,
+      },
+    ];
+    for (const [call, seconds] of measured.profile!.slice(0, 8)) {
+      lines.push({ name: name(`  ${call}`), value: seconds, unit: "s", limit: null });
+    }
+    if (torch) {
+      const torchPeak = (await torch.ask("peak")).peak_bytes!;
+      const limit = LIMITS[precision];
+      lines.push(
+        { name: name("PyTorch seconds"), value: median(times.torch), unit: "s", limit: null },
+        { name: name("PyTorch peak resident memory"), value: torchPeak / 2 ** 20, unit: "MiB", limit: null },
+        {
+          name: name("time over PyTorch's"),
+          value: median(times.ours) / median(times.torch),
+          unit: "",
+          limit: limit.time,
+        },
+        {
+          name: name("peak memory over PyTorch's"),
+          value: peak.peakBytes! / torchPeak,
+          unit: "",
+          limit: limit.memory,
+        },
+      );
+    }
+    return lines;
+  } finally {
+    ours.close();
+    torch?.close();
+  }
+}
+
+function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+}
+
+class OurSide {
+  private readonly child: ChildProcess;
+
+  private constructor(child: ChildProcess) {
+    this.child = child;
+  }
+
+  static async start(side: TrainStepSettings): Promise<OurSide> {
+    const rank = new OurSide(fork(new URL("./train_step_rank.js", import.meta.url)));
+    await rank.ask({ settings: side });
+    return rank;
+  }
+
+  ask(message: ToTrainStepRank): Promise<FromTrainStepRank> {
+    return new Promise((resolve, reject) => {
+      const ended = (code: number | null) =>
+        reject(new Error(`Cannot measure: our process ended with exit code ${code}`));
+      this.child.once("exit", ended);
+      this.child.once("message", (answer) => {
+        this.child.off("exit", ended);
+        resolve(answer as FromTrainStepRank);
+      });
+      this.child.send(message);
+    });
+  }
+
+  close(): void {
+    this.child.kill("SIGKILL");
+  }
+}
+
+interface TorchAnswer {
+  seconds?: number;
+  loss?: number;
+  peak_bytes?: number;
+}
+
+class TorchSide {
+  private readonly child: ChildProcess;
+  private readonly lines: AsyncIterator<string>;
+
+  private constructor(child: ChildProcess) {
+    this.child = child;
+    this.lines = createInterface({ input: child.stdout! })[Symbol.asyncIterator]();
+  }
+
+  /** null where torch cannot be imported. */
+  static async start(side: TrainStepSettings): Promise<TorchSide | null> {
+    if (spawnSync("python3", ["-c", "import torch"], { stdio: "ignore" }).status !== 0) return null;
+    const child = spawn("python3", [sourcePath("bench/peers/train_step_torch.py")], {
+      stdio: ["pipe", "pipe", "inherit"],
+      env: { ...process.env, OMP_NUM_THREADS: String(side.threads), PYTHONWARNINGS: "ignore" },
+    });
+    const peer = new TorchSide(child);
+    await peer.ask(JSON.stringify(side));
+    return peer;
+  }
+
+  async ask(line: string): Promise<TorchAnswer> {
+    this.child.stdin!.write(`${line}\n`);
+    const { value, done } = await this.lines.next();
+    if (done) throw new Error("Cannot measure: the PyTorch process ended early");
+    return JSON.parse(value as string) as TorchAnswer;
+  }
+
+  close(): void {
+    this.child.kill("SIGKILL");
+  }
+}
+
+/** A file of the source tree, from wherever the compiled module runs. */
+function sourcePath(relative: string): string {
+  let folder = path.dirname(fileURLToPath(import.meta.url));
+  while (!existsSync(path.join(folder, relative)) && folder !== path.dirname(folder))
+    folder = path.dirname(folder);
+  return path.join(folder, relative);
+}
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      rounds: { type: "string", default: "5" },
+      bf16: { type: "boolean", default: false },
+      fp32: { type: "boolean", default: false },
+    },
+  });
+  const both = values.bf16 === values.fp32;
+  for (const bf16 of both ? [false, true] : [values.bf16]) {
+    for (const line of await benchTrainStep({ bf16, rounds: Number(values.rounds) })) {
+      const judged =
+        line.limit === null
+          ? ""
+          : `  limit ${line.limit}  ${line.value <= line.limit ? "ok" : "ABOVE LIMIT"}`;
+      console.log(`${line.name.padEnd(52)} ${line.value.toFixed(4).padStart(12)} ${line.unit}${judged}`);
+    }
+  }
+}
+
+if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) await main();
