@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { Listr, type ListrTaskWrapper } from "listr2";
+import { type DefaultRenderer, Listr, type ListrTaskWrapper, type SimpleRenderer } from "listr2";
 import { ControllerClient } from "../cli/client.js";
 import { incidentText } from "../cli/format_incident.js";
 import { isOver } from "../cli/format_job.js";
@@ -26,8 +26,8 @@ const FOLDER = path.resolve(process.argv[2] ?? "runs/demo");
 const JOB_FILE = "examples/shapes.yaml";
 const CLUSTER = { nodes: 2, slotsPerNode: 2 };
 const RESUME_LAYOUT = "1x3x1";
-const COLOURS = ["red", "green", "blue", "yellow"];
-const SHAPES = ["circle", "square", "triangle", "star"];
+const COLOURS = ["red", "green", "blue", "yellow"] as const;
+const SHAPES = ["circle", "square", "triangle", "cross"] as const;
 
 interface Demo {
   job: Job;
@@ -40,7 +40,7 @@ interface Demo {
   points: Map<number, number>;
   verdict: { colours: number; shapes: number; both: number; of: number };
 }
-type Task = ListrTaskWrapper<Demo, never, never>;
+type Task = ListrTaskWrapper<Demo, typeof DefaultRenderer, typeof SimpleRenderer>;
 
 async function main(): Promise<void> {
   rmSync(FOLDER, { recursive: true, force: true });
@@ -88,9 +88,10 @@ async function main(): Promise<void> {
 }
 
 async function writeData(demo: Demo, task: Task): Promise<void> {
-  const written = await writeShapes(demo.job.data.media, {
+  const written = await writeShapes({
+    directory: demo.job.data.media,
     seed: demo.job.seed,
-    onProgress: (done) => draw(task, done, ""),
+    onProgress: ({ done, total }) => draw(task, done / total, `${done} of ${total} files`),
   });
   task.title = `Wrote ${written.images} PNG pictures and ${written.clips} MP4 clips with captions to ${demo.job.data.media}`;
 }
@@ -179,9 +180,9 @@ async function sample(demo: Demo, task: Task): Promise<void> {
   });
   const tiles = pictures.map((clip, i) => {
     const verdict = judgePicture(clip, prompts[i]!);
-    if (verdict.colour) demo.verdict.colours++;
-    if (verdict.shape) demo.verdict.shapes++;
-    if (verdict.colour && verdict.shape) demo.verdict.both++;
+    if (verdict.colourRight) demo.verdict.colours++;
+    if (verdict.shapeRight) demo.verdict.shapes++;
+    if (verdict.colourRight && verdict.shapeRight) demo.verdict.both++;
     demo.verdict.of++;
     return { clip, caption: prompts[i]!.text };
   });

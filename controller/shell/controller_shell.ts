@@ -23,8 +23,9 @@ import type {
   Event,
   Reply,
 } from "../core/contract.js";
-import { type CoreConfig, type CoreState, createState, type JobState } from "../core/state.js";
+import { type CoreConfig, type CoreState, createState } from "../core/state.js";
 import { step } from "../core/step.js";
+import { type JobView, jobView, jobViews, nodeViews } from "../core/views.js";
 import type { Clock } from "../store/clock.js";
 import type { Store } from "../store/store.js";
 import { EventLog } from "./event_log.js";
@@ -36,6 +37,7 @@ import { TrainingHistory } from "./training_history.js";
 import { checkpointMessages, incidentMessage, jobStatus, nodeStatus } from "./views.js";
 
 const KEY_PREFIX = "goku/core/";
+const TERMINAL: ReadonlySet<JobView["phase"]> = new Set(["COMPLETED", "STOPPED", "FAILED"]);
 
 /** The parts a running controller is made of. */
 export interface ShellOptions {
@@ -118,11 +120,11 @@ export class ControllerShell implements ControllerApi {
       job: resolved,
       source,
     }));
-    return this.#status(this.#state.jobs.get(reply.jobId)!);
+    return this.#status(jobView(this.#state, reply.jobId)!);
   }
 
   listJobs(): JobStatus[] {
-    return this.#jobs().map((job) => this.#status(job));
+    return jobViews(this.#state).map((view) => this.#status(view));
   }
 
   getJob(name: string): { status: JobStatus; spec: Job; history: StepPoint[] } {
@@ -138,7 +140,7 @@ export class ControllerShell implements ControllerApi {
   async stopJob(name: string): Promise<JobStatus> {
     const { jobId } = this.#find(name).record;
     await this.#request((requestId) => ({ kind: "stopRequested", requestId, jobId, force: false }));
-    return this.#status(this.#state.jobs.get(jobId)!);
+    return this.#status(jobView(this.#state, jobId)!);
   }
 
   async saveJob(name: string): Promise<void> {
@@ -147,10 +149,7 @@ export class ControllerShell implements ControllerApi {
   }
 
   listNodes(): NodeStatus[] {
-    const nowMs = this.#now();
-    return [...this.#state.nodes.values()]
-      .sort((a, b) => (a.nodeId < b.nodeId ? -1 : 1))
-      .map((node) => nodeStatus(this.#state, node, nowMs));
+    return nodeViews(this.#state, this.#now()).map((view) => nodeStatus(view, this.#jobName(view.jobId)));
   }
 
   listCheckpoints(name: string): CheckpointRecord[] {
@@ -175,7 +174,7 @@ export class ControllerShell implements ControllerApi {
   }
 
   isOver(name: string): boolean {
-    return this.#find(name).record.outcome !== null;
+    return TERMINAL.has(this.#find(name).phase);
   }
 
   isReady(): boolean {
@@ -335,13 +334,9 @@ export class ControllerShell implements ControllerApi {
     if (jobId) this.#logs.add(jobId, log.rank, log.lines, this.#now());
   }
 
-  #jobs(): JobState[] {
-    return [...this.#state.jobs.values()].sort((a, b) => a.record.order - b.record.order);
-  }
-
   /** The newest job of that name; the newest of all when the name is empty. */
-  #find(name: string): JobState {
-    const jobs = this.#jobs();
+  #find(name: string): JobView {
+    const jobs = jobViews(this.#state);
     const found = jobs.filter((job) => name === "" || job.record.job.name === name).at(-1);
     if (found) return found;
     const known = [...new Set(jobs.map((job) => job.record.job.name))].slice(-5);
@@ -352,8 +347,8 @@ export class ControllerShell implements ControllerApi {
     );
   }
 
-  #status(job: JobState): JobStatus {
-    return jobStatus(job, this.#histories.get(job.record.jobId));
+  #status(view: JobView): JobStatus {
+    return jobStatus(view, this.#histories.get(view.record.jobId));
   }
 
   #jobName(jobId: string | null): string {

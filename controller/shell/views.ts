@@ -5,76 +5,55 @@ import {
   type JobStatus,
   type NodeStatus,
 } from "../../gen/goku/v1/controller.pb.js";
+import { Layout } from "../../job/layout.js";
 import type { IncidentRecord } from "../core/contract.js";
-import type { CoreState, JobState, NodeState } from "../core/state.js";
+import type { JobView, NodeView } from "../core/views.js";
 import type { TrainingHistory } from "./training_history.js";
 
-/** The core's state as people are told it. Pure reading; nothing here is kept. */
-export function jobStatus(job: JobState, history: TrainingHistory | undefined): JobStatus {
-  const { record, generation } = job;
-  const phase = jobPhase(job);
-  const step = history?.last ? Number(history.last.step) : 0;
-  const pace = phase === JobPhase.RUNNING ? (history?.pace() ?? null) : null;
-  const usable = job.checkpoints.filter((entry) => entry.unusable === null).at(-1);
-  const layout = generation?.layout.size ?? job.prior?.layout ?? null;
+/** The core's views as messages of the wire. Pure translation; nothing here is kept. */
+export function jobStatus(view: JobView, history: TrainingHistory | undefined): JobStatus {
+  const { record, layout, lastStep, outcome } = view;
+  const pace = view.phase === "RUNNING" ? (history?.pace() ?? null) : null;
+  const usable = view.checkpoints.filter((entry) => entry.unusable === null).at(-1);
+  const stepsTotal = record.job.train.steps;
   return {
     id: record.jobId,
     name: record.job.name,
-    phase,
-    reason: record.outcome?.reason ?? job.reason,
-    step: BigInt(record.outcome?.step ?? Math.max(step, generation?.step ?? 0)),
-    stepsTotal: BigInt(record.job.train.steps),
-    loss: history?.last?.loss,
-    gradNorm: history?.last?.gradNorm,
-    stepSeconds: history?.last?.stepSeconds,
+    phase: JobPhase[view.phase],
+    reason: view.reason,
+    step: BigInt(outcome?.step ?? view.step),
+    stepsTotal: BigInt(stepsTotal),
+    loss: lastStep?.loss,
+    gradNorm: lastStep?.gradNorm,
+    stepSeconds: lastStep?.stepSeconds,
     tokensPerSecond: pace?.tokensPerSecond,
-    etaSeconds: pace ? Math.max(0, record.job.train.steps - step) * pace.secondsPerStep : undefined,
-    generation: BigInt(generation?.number ?? 0),
+    etaSeconds: pace ? Math.max(0, stepsTotal - view.step) * pace.secondsPerStep : undefined,
+    generation: BigInt(view.generation),
     layout: layout
       ? { dpReplicate: layout.dp_replicate, dpShard: layout.dp_shard, sp: layout.sp }
       : undefined,
-    rankNodes: generation?.rankNodes ?? [],
+    rankNodes: [...view.rankNodes],
     checkpointUri: usable?.uri ?? "",
     checkpointStep: BigInt(usable?.state.step ?? 0),
-    incidents: job.incidents.length,
-    error: record.outcome?.code
-      ? { code: record.outcome.code, message: record.outcome.reason, peer: undefined, operation: "" }
+    incidents: view.incidents.length,
+    error: outcome?.code
+      ? { code: outcome.code, message: outcome.reason, peer: undefined, operation: "" }
       : undefined,
     submittedAt: new Date(record.submittedAtMs),
     tokensTotal: BigInt(history?.tokensTotal ?? 0),
   };
 }
 
-export function jobPhase(job: JobState): JobPhase {
-  const { outcome, stop } = job.record;
-  if (outcome) return JobPhase[outcome.phase];
-  if (stop) return JobPhase.STOPPING;
-  switch (job.stage) {
-    case "queued":
-      return JobPhase.QUEUED;
-    case "forming":
-      return job.incident ? JobPhase.RECOVERING : JobPhase.FORMING;
-    case "waiting":
-      return job.incident ? JobPhase.RECOVERING : JobPhase.QUEUED;
-    case "running":
-    case "ending":
-    case "ended":
-      return JobPhase.RUNNING;
-    default:
-      return JobPhase.RECOVERING;
-  }
-}
-
-export function nodeStatus(state: CoreState, node: NodeState, nowMs: number): NodeStatus {
-  const job = node.jobId === null ? undefined : state.jobs.get(node.jobId);
+/** @param jobName of the job whose id the view names; empty when it serves none. */
+export function nodeStatus(node: NodeView, jobName: string): NodeStatus {
   return {
     nodeId: node.nodeId,
-    connected: node.session !== null,
+    connected: node.connected,
     slots: node.slots,
     host: node.host,
     device: node.device,
     version: node.version,
-    job: job?.record.job.name ?? "",
+    job: jobName,
     ranks: node.pages.map((page) => ({
       rank: page.rank,
       pid: page.pid,
@@ -88,11 +67,11 @@ export function nodeStatus(state: CoreState, node: NodeState, nowMs: number): No
       group: page.group,
       unchangedMs: BigInt(page.unchangedMs),
     })),
-    silentSeconds: Math.max(0, nowMs - node.heardMs) / 1000,
+    silentSeconds: node.silentMs / 1000,
     heldStates: node.held.map((held) => {
-      const [dpReplicate = 1, dpShard = 1, sp = 1] = held.layout.split("x").map(Number);
-      const name = { generation: BigInt(held.state.generation), step: BigInt(held.state.step) };
-      return { state: name, rank: held.rank, layout: { dpReplicate, dpShard, sp } };
+      const { dp_replicate: dpReplicate, dp_shard: dpShard, sp } = Layout.parse(held.layout).size;
+      const state = { generation: BigInt(held.state.generation), step: BigInt(held.state.step) };
+      return { state, rank: held.rank, layout: { dpReplicate, dpShard, sp } };
     }),
   };
 }
@@ -121,8 +100,8 @@ export function incidentMessage(record: IncidentRecord, jobName: string): Incide
   };
 }
 
-export function checkpointMessages(job: JobState): CheckpointRecord[] {
-  return job.checkpoints
+export function checkpointMessages(view: JobView): CheckpointRecord[] {
+  return view.checkpoints
     .filter((entry) => entry.unusable === null)
     .map((entry) => ({
       state: { generation: BigInt(entry.state.generation), step: BigInt(entry.state.step) },
