@@ -1,8 +1,7 @@
 #!/usr/bin/env node
-import { readFileSync } from "node:fs";
-import path from "node:path";
 import { Command, CommanderError } from "commander";
 import { ERRORS, GokuError, toGokuError } from "../job/errors.js";
+import { productVersion } from "../job/version.js";
 import { DEFAULT_CONTROLLER } from "./client.js";
 import { addCheckpointCommands } from "./commands/ckpt.js";
 import { addDataCommands } from "./commands/data.js";
@@ -14,12 +13,9 @@ import { addTrainCommands } from "./commands/train.js";
 
 /** `gokuctl`: handlers translate; nothing here decides. Exit codes are those of the error catalogue (docs/errors.md). */
 function buildProgram(): Command {
-  const manifest = JSON.parse(readFileSync(path.join(import.meta.dirname, "../../package.json"), "utf8")) as {
-    version: string;
-  };
   const program = new Command("gokuctl")
     .description("Train, watch, resume and sample Goku-style image and video models")
-    .version(manifest.version)
+    .version(productVersion())
     .option(
       "--controller <host:port>",
       "controller to ask",

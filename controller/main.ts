@@ -1,11 +1,10 @@
-import { readFileSync } from "node:fs";
-import path from "node:path";
 import * as grpc from "@grpc/grpc-js";
 import pino from "pino";
 import { AgentServiceService } from "../gen/goku/v1/agent.pb.js";
 import { ControllerServiceService } from "../gen/goku/v1/controller.pb.js";
 import { chooseLayout } from "../job/choose_layout.js";
 import { GokuError } from "../job/errors.js";
+import { productVersion } from "../job/version.js";
 import { grpcControllerService } from "./api/grpc_controller_service.js";
 import { restServer } from "./api/rest_server.js";
 import { DEFAULT_LIMITS } from "./core/contract.js";
@@ -111,9 +110,4 @@ function portInUse(what: string, host: string, port: number, option: string, cau
     `Cannot listen for ${what} on ${host}:${port}: ${cause.message}; stop what listens there or choose another ${option}`,
     { cause },
   );
-}
-
-function productVersion(): string {
-  const manifest = path.join(import.meta.dirname, "../../package.json");
-  return (JSON.parse(readFileSync(manifest, "utf8")) as { version: string }).version;
 }
