@@ -53,9 +53,14 @@ export interface NativeTensors {
   tensorAddScaled(dst: TensorId, src: TensorId, scale: number): void; // dst += scale * src
   /** dst[r*dstStride + dstOffset + c] = src[r*srcStride + srcOffset + c] for r < rows, c < cols; same dtype. */
   copy2d(
-    dst: TensorId, dstOffset: number, dstStride: number,
-    src: TensorId, srcOffset: number, srcStride: number,
-    rows: number, cols: number,
+    dst: TensorId,
+    dstOffset: number,
+    dstStride: number,
+    src: TensorId,
+    srcOffset: number,
+    srcStride: number,
+    rows: number,
+    cols: number,
   ): void;
   memoryStats(): MemoryStats;
   memoryPeakReset(): void;
@@ -70,11 +75,37 @@ export interface NativeTensors {
 
 export interface NativeOperations {
   /** y[N,F] = x[N,K] w[F,K]^T + bias[F]; bias 0: none; any dtypes. gelu: y = gelu_tanh(of that), preActivation[N,F] = before it. */
-  linearForward(y: TensorId, x: TensorId, w: TensorId, bias: TensorId | 0, N: number, K: number, F: number, preActivation: TensorId | 0): void;
+  linearForward(
+    y: TensorId,
+    x: TensorId,
+    w: TensorId,
+    bias: TensorId | 0,
+    N: number,
+    K: number,
+    F: number,
+    preActivation: TensorId | 0,
+  ): void;
   /** dx[N,K] = dy[N,F] w[F,K]  (+= when accumulate). */
-  linearBackwardInput(dx: TensorId, dy: TensorId, w: TensorId, N: number, K: number, F: number, accumulate: boolean): void;
+  linearBackwardInput(
+    dx: TensorId,
+    dy: TensorId,
+    w: TensorId,
+    N: number,
+    K: number,
+    F: number,
+    accumulate: boolean,
+  ): void;
   /** dw[F,K] = dy^T x, dbias[F] = column sums of dy; f32 (+= when accumulate); dbias 0: none. */
-  linearBackwardWeight(dw: TensorId, dbias: TensorId | 0, dy: TensorId, x: TensorId, N: number, K: number, F: number, accumulate: boolean): void;
+  linearBackwardWeight(
+    dw: TensorId,
+    dbias: TensorId | 0,
+    dy: TensorId,
+    x: TensorId,
+    N: number,
+    K: number,
+    F: number,
+    accumulate: boolean,
+  ): void;
   /** dx = dy * gelu_tanh'(x); dx may be dy. */
   geluBackward(dx: TensorId, dy: TensorId, x: TensorId): void;
   /** y = gelu_tanh(x), for recomputation from the pre-activation. */
@@ -83,48 +114,214 @@ export interface NativeOperations {
   siluBackward(dx: TensorId, dy: TensorId, x: TensorId): void;
 
   /** y = layerNorm(x) * (1 + mod[s, scaleColumn + c]) + mod[s, shiftColumn + c]; no affine. mod: f32 [S, modWidth]; stats: f32 [N,2] = (mean, 1/sd). */
-  layerNormModulateForward(y: TensorId, stats: TensorId, x: TensorId, mod: TensorId, modWidth: number, shiftColumn: number, scaleColumn: number, offsets: Int32Array, D: number, eps: number): void;
+  layerNormModulateForward(
+    y: TensorId,
+    stats: TensorId,
+    x: TensorId,
+    mod: TensorId,
+    modWidth: number,
+    shiftColumn: number,
+    scaleColumn: number,
+    offsets: Int32Array,
+    D: number,
+    eps: number,
+  ): void;
   /** dx += ...; dmod columns of shift and scale = sums over the rows of each sample (0 for a sample without rows). */
-  layerNormModulateBackward(dx: TensorId, dmod: TensorId, dy: TensorId, x: TensorId, stats: TensorId, mod: TensorId, modWidth: number, shiftColumn: number, scaleColumn: number, offsets: Int32Array, D: number): void;
+  layerNormModulateBackward(
+    dx: TensorId,
+    dmod: TensorId,
+    dy: TensorId,
+    x: TensorId,
+    stats: TensorId,
+    mod: TensorId,
+    modWidth: number,
+    shiftColumn: number,
+    scaleColumn: number,
+    offsets: Int32Array,
+    D: number,
+  ): void;
   /** y = rmsNorm(x) * w, then modulated as above when mod is not 0. rstd: f32 [N]. */
-  rmsNormForward(y: TensorId, rstd: TensorId, x: TensorId, w: TensorId, mod: TensorId | 0, modWidth: number, shiftColumn: number, scaleColumn: number, offsets: Int32Array, D: number, eps: number): void;
+  rmsNormForward(
+    y: TensorId,
+    rstd: TensorId,
+    x: TensorId,
+    w: TensorId,
+    mod: TensorId | 0,
+    modWidth: number,
+    shiftColumn: number,
+    scaleColumn: number,
+    offsets: Int32Array,
+    D: number,
+    eps: number,
+  ): void;
   /** dx += ...; dw f32 += ...; dmod columns = ... when mod is not 0. */
-  rmsNormBackward(dx: TensorId, dw: TensorId, dmod: TensorId | 0, dy: TensorId, x: TensorId, rstd: TensorId, w: TensorId, mod: TensorId | 0, modWidth: number, shiftColumn: number, scaleColumn: number, offsets: Int32Array, D: number): void;
+  rmsNormBackward(
+    dx: TensorId,
+    dw: TensorId,
+    dmod: TensorId | 0,
+    dy: TensorId,
+    x: TensorId,
+    rstd: TensorId,
+    w: TensorId,
+    mod: TensorId | 0,
+    modWidth: number,
+    shiftColumn: number,
+    scaleColumn: number,
+    offsets: Int32Array,
+    D: number,
+  ): void;
 
   /** y[N,H,d] = rotate(rmsNorm over H*d (x) * w); cos, sin: f32 [N, d/2]; cos 0: no rotation. rstd: f32 [N]. */
-  qkNormRopeForward(y: TensorId, rstd: TensorId, x: TensorId, w: TensorId, cos: TensorId | 0, sin: TensorId | 0, N: number, H: number, d: number, eps: number): void;
+  qkNormRopeForward(
+    y: TensorId,
+    rstd: TensorId,
+    x: TensorId,
+    w: TensorId,
+    cos: TensorId | 0,
+    sin: TensorId | 0,
+    N: number,
+    H: number,
+    d: number,
+    eps: number,
+  ): void;
   /** dx = ..., dw f32 += ...; dx may be dy. */
-  qkNormRopeBackward(dx: TensorId, dw: TensorId, dy: TensorId, x: TensorId, rstd: TensorId, w: TensorId, cos: TensorId | 0, sin: TensorId | 0, N: number, H: number, d: number): void;
+  qkNormRopeBackward(
+    dx: TensorId,
+    dw: TensorId,
+    dy: TensorId,
+    x: TensorId,
+    rstd: TensorId,
+    w: TensorId,
+    cos: TensorId | 0,
+    sin: TensorId | 0,
+    N: number,
+    H: number,
+    d: number,
+  ): void;
   /** Rope tables of tokens tokenStart .. tokenStart+count-1 of a pack; grids: Int32Array[3*S] of (t, y, x). Angles in f64, rounded once. */
-  ropeTable(cos: TensorId, sin: TensorId, grids: Int32Array, tokenStart: number, count: number, d: number, theta: number): void;
+  ropeTable(
+    cos: TensorId,
+    sin: TensorId,
+    grids: Int32Array,
+    tokenStart: number,
+    count: number,
+    d: number,
+    theta: number,
+  ): void;
 
   /** Packed attention, scale 1/sqrt(d): sample i's queries see its own keys only. out, q: [N,H,d]; k, v: [M,H,d]; lse: f32 [N,H]. No keys: out 0, lse -inf. */
-  attentionForward(out: TensorId, lse: TensorId, q: TensorId, k: TensorId, v: TensorId, qOffsets: Int32Array, kOffsets: Int32Array, H: number, d: number): void;
+  attentionForward(
+    out: TensorId,
+    lse: TensorId,
+    q: TensorId,
+    k: TensorId,
+    v: TensorId,
+    qOffsets: Int32Array,
+    kOffsets: Int32Array,
+    H: number,
+    d: number,
+  ): void;
   /** dq, dk, dv = ...; deterministic for any thread count. */
-  attentionBackward(dq: TensorId, dk: TensorId, dv: TensorId, dout: TensorId, out: TensorId, lse: TensorId, q: TensorId, k: TensorId, v: TensorId, qOffsets: Int32Array, kOffsets: Int32Array, H: number, d: number): void;
+  attentionBackward(
+    dq: TensorId,
+    dk: TensorId,
+    dv: TensorId,
+    dout: TensorId,
+    out: TensorId,
+    lse: TensorId,
+    q: TensorId,
+    k: TensorId,
+    v: TensorId,
+    qOffsets: Int32Array,
+    kOffsets: Int32Array,
+    H: number,
+    d: number,
+  ): void;
 
   /** y = x + mod[s, gateColumn + c] * branch; y may be x. */
-  gateResidualForward(y: TensorId, x: TensorId, branch: TensorId, mod: TensorId, modWidth: number, gateColumn: number, offsets: Int32Array, D: number): void;
+  gateResidualForward(
+    y: TensorId,
+    x: TensorId,
+    branch: TensorId,
+    mod: TensorId,
+    modWidth: number,
+    gateColumn: number,
+    offsets: Int32Array,
+    D: number,
+  ): void;
   /** dbranch = gate * dy; dmod gate column = sum over rows of dy * branch. */
-  gateResidualBackward(dbranch: TensorId, dmod: TensorId, dy: TensorId, branch: TensorId, mod: TensorId, modWidth: number, gateColumn: number, offsets: Int32Array, D: number): void;
+  gateResidualBackward(
+    dbranch: TensorId,
+    dmod: TensorId,
+    dy: TensorId,
+    branch: TensorId,
+    mod: TensorId,
+    modWidth: number,
+    gateColumn: number,
+    offsets: Int32Array,
+    D: number,
+  ): void;
 
   /** out f32 [S, width]: cos half, then sin half of 1000 t * 10000^(-2j/width); t f32 [S]. */
   timestepSinusoid(out: TensorId, t: TensorId, width: number): void;
   /** xt (any) = t data + (1-t) noise; target f32 = data - noise; f32 inputs [N,P]; t f32 [S] per sample. */
-  flowPath(xt: TensorId, target: TensorId, data: TensorId, noise: TensorId, t: TensorId, offsets: Int32Array, P: number): void;
+  flowPath(
+    xt: TensorId,
+    target: TensorId,
+    data: TensorId,
+    noise: TensorId,
+    t: TensorId,
+    offsets: Int32Array,
+    P: number,
+  ): void;
   /** Returns sum over samples of weights[i] * sum((v-u)^2) over its rows, in f64; dv (any) = 2 weights[i] (v-u). perSample[i] = weights[i] * its sum. */
-  flowLoss(dv: TensorId | 0, v: TensorId, target: TensorId, weights: Float64Array, perSample: Float64Array, offsets: Int32Array, P: number): number;
+  flowLoss(
+    dv: TensorId | 0,
+    v: TensorId,
+    target: TensorId,
+    weights: Float64Array,
+    perSample: Float64Array,
+    offsets: Int32Array,
+    P: number,
+  ): number;
   /** x f32 += dt * (v0 + guidance * (v1 - v0)); v0 0: x += dt * v1. */
   eulerUpdate(x: TensorId, v1: TensorId, v0: TensorId | 0, guidance: number, dt: number): void;
 
   /** out f32 [offset .. offset+count) = scale * normal(seed, stream, step, which, elementStart + i), each normal rounded to f32 before scaling (scale applied in f64, rounded once more). */
-  philoxNormal(out: TensorId, offset: number, count: number, seed: bigint, stream: number, step: number, which: number, elementStart: number, scale: number): void;
+  philoxNormal(
+    out: TensorId,
+    offset: number,
+    count: number,
+    seed: bigint,
+    stream: number,
+    step: number,
+    which: number,
+    elementStart: number,
+    scale: number,
+  ): void;
   /** Words of Philox4x32-10 for tests and for uniform draws: returns 4 uint32. */
   philoxWords(counter: Uint32Array, key: Uint32Array): Uint32Array;
   /** Sum of squares of [start, start+count) in f64; NaN or Inf come through. */
   sumSquares(x: TensorId, start: number, count: number): number;
   /** AdamW + EMA over [start, start+count) of flat f32 shards; decay applied by the caller's choice of weightDecay (0: none). weights (f32 or bf16) = new master, 0: none. `step` counts from 1. gradScale: clip factor. */
-  adamwStep(master: TensorId, m: TensorId, v: TensorId, ema: TensorId, grad: TensorId, weights: TensorId | 0, start: number, count: number, lr: number, beta1: number, beta2: number, eps: number, weightDecay: number, gradScale: number, emaDecay: number, step: number): void;
+  adamwStep(
+    master: TensorId,
+    m: TensorId,
+    v: TensorId,
+    ema: TensorId,
+    grad: TensorId,
+    weights: TensorId | 0,
+    start: number,
+    count: number,
+    lr: number,
+    beta1: number,
+    beta2: number,
+    eps: number,
+    weightDecay: number,
+    gradScale: number,
+    emaDecay: number,
+    step: number,
+  ): void;
 }
 
 /** Where a rank of a communicator lives. */
@@ -165,10 +362,22 @@ export interface NativeCollectives {
   // counts: elements per member; element offsets are their running sums.
   allGatherStart(comm: CommId, out: TensorId, input: TensorId, counts: Float64Array): Ticket;
   /** acc f32 [counts[rank]] = acc + in_0 + in_1 + ... in member order, skipping members whose contributes flag is 0 (they pass input 0). */
-  reduceScatterStart(comm: CommId, acc: TensorId, input: TensorId | 0, counts: Float64Array, contributes: Uint8Array): Ticket;
+  reduceScatterStart(
+    comm: CommId,
+    acc: TensorId,
+    input: TensorId | 0,
+    counts: Float64Array,
+    contributes: Uint8Array,
+  ): Ticket;
   /** In place, f32 or f64; same bits on every member: sums in member order. op: 0 sum, 1 max, 2 min. */
   allReduceStart(comm: CommId, buffer: TensorId, op: number): Ticket;
-  allToAllStart(comm: CommId, out: TensorId, outCounts: Float64Array, input: TensorId, inCounts: Float64Array): Ticket;
+  allToAllStart(
+    comm: CommId,
+    out: TensorId,
+    outCounts: Float64Array,
+    input: TensorId,
+    inCounts: Float64Array,
+  ): Ticket;
   broadcastStart(comm: CommId, buffer: TensorId, root: number): Ticket;
   barrierStart(comm: CommId): Ticket;
   /** Blocks the calling thread until done; throws the typed error. Aborts and dead peers wake it within 100 ms. */

@@ -43,12 +43,12 @@ export function linearGelu(
   const rows = x.tensor.rows;
   const columns = weight.shape[0]!;
   const y = tape.alloc(dtype, rows, columns);
-  if (!tape.recording) {
-    linearForward(tape, y, "gelu", x, weight, bias);
-    return tape.output(y);
-  }
   const before = tape.alloc(dtype, rows, columns);
   linearForward(tape, y, before, x, weight, bias);
+  if (!tape.recording) {
+    before.free();
+    return tape.output(y);
+  }
   const remake = new Remake(() => {
     const again = tape.alloc(dtype, rows, columns);
     if (rows > 0) tape.native.geluForward(again.id, before.id);
@@ -64,10 +64,11 @@ export function linearGelu(
   return out;
 }
 
+/** With `before`: y = gelu_tanh of what `before` receives. */
 function linearForward(
   tape: Tape,
   y: Tensor,
-  activation: Tensor | "gelu" | null,
+  before: Tensor | null,
   x: Value,
   weight: Parameter,
   bias: Parameter | null,
@@ -75,8 +76,8 @@ function linearForward(
   const [F, K] = weight.shape as [number, number];
   const rows = x.tensor.rows;
   if (rows === 0) return;
-  const before = activation !== null && activation !== "gelu" ? activation.id : 0;
-  tape.native.linearForward(
+  const { native } = tape;
+  native.linearForward(
     y.id,
     x.tensor.id,
     weight.weight().id,
@@ -84,9 +85,8 @@ function linearForward(
     rows,
     K,
     F,
-    before,
+    before?.id ?? 0,
   );
-  if (activation === "gelu") tape.native.geluForward(y.id, y.id);
 }
 
 /** Takes over dy. */
