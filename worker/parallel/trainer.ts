@@ -7,7 +7,6 @@ import { flatUnits, shardPieces } from "../../job/sharding.js";
 import type { PackBatch, StepPlan } from "../data/pack_batch.js";
 import type { Native } from "../engine/native.js";
 import { Arena } from "../engine/tensor.js";
-import { failpoint } from "../failpoints.js";
 import { writeInitialValues } from "../model/initial_values.js";
 import { drawnNumbers, type NumberSource } from "../model/local_pack.js";
 import type { Recompute } from "../model/pack_pass.js";
@@ -194,7 +193,6 @@ export class Trainer {
       const { input, gradients } = this.computed(step);
       const { layout, rank, progress } = this.options;
       progress.set({ phase: "vote", layer: -1 });
-      const spoilt = failpoint("vote.before") === "nan";
       return castVote({
         arena: this.stepArena,
         collectives: this.collectives,
@@ -202,7 +200,7 @@ export class Trainer {
         rank,
         input,
         packLosses: gradients.packLosses,
-        squaredNorm: spoilt ? Number.NaN : this.squaredNorm(),
+        squaredNorm: this.squaredNorm(),
         flags,
       });
     });
@@ -214,7 +212,6 @@ export class Trainer {
       this.computed(step);
       const { job, native, progress } = this.options;
       progress.set({ phase: "optimizer" });
-      failpoint("optimizer.before");
       const begun = performance.now();
       const lr = learningRate(step, job.optimizer, job.train.steps);
       if (vote.finite) this.optimize(lr, vote.gradNorm);
@@ -223,7 +220,6 @@ export class Trainer {
       this.finishStep();
       this.figures.optimizerSeconds = (performance.now() - begun) / 1000;
       progress.set({ step, loss: vote.loss });
-      failpoint("optimizer.after");
       return { applied: vote.finite, lr, gradNorm: vote.gradNorm, loss: vote.loss };
     });
   }
