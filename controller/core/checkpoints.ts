@@ -1,0 +1,69 @@
+import type { CheckpointsRecord, DurableWrite } from "./contract.js";
+import { durableKeys } from "./contract.js";
+import { persist } from "./durable.js";
+import type { JobState, NodeState } from "./state.js";
+import { compareStates, sameState, stateText } from "./state_name.js";
+import { log, observe, type Turn } from "./turn.js";
+import type { Report } from "./wire.js";
+
+/** Registers a committed checkpoint, whatever generation it is from: what is durable can be restored. */
+export function onSaved(
+  turn: Turn,
+  job: JobState,
+  node: NodeState,
+  report: Report & { kind: "saved" },
+): void {
+  const { state, uri, bytes, seconds } = report;
+  if (job.checkpoints.some((entry) => entry.uri === uri && sameState(entry.state, state))) return;
+  job.excludedCheckpoints.delete(uri);
+  job.checkpoints = job.checkpoints.filter((entry) => entry.uri !== uri);
+  job.checkpoints.push({ uri, state, bytes, seconds, committedAtMs: turn.nowMs, unusable: null });
+  job.checkpoints.sort((a, b) => compareStates(a.state, b.state));
+  job.checkpoints = retain(job);
+  observe(turn, "goku_checkpoints_committed_total", 1);
+  observe(turn, "goku_checkpoint_seconds", seconds);
+  log(turn, {
+    level: "info",
+    type: "checkpoint",
+    jobId: job.record.jobId,
+    nodeId: node.nodeId,
+    text: `${stateText(state)} is durable at ${uri} (${bytes} bytes in ${seconds.toFixed(1)} s)`,
+  });
+  persist(turn, [checkpointsWrite(job)]);
+}
+
+/** A failed save never stops training. */
+export function onSaveFailed(
+  turn: Turn,
+  job: JobState,
+  node: NodeState,
+  report: Report & { kind: "saveFailed" },
+): void {
+  const kept = job.checkpoints.findLast((entry) => entry.unusable === null);
+  const older = kept === undefined ? "nothing is durable yet" : `${kept.uri} stays the newest`;
+  observe(turn, "goku_checkpoints_failed_total", 1);
+  log(turn, {
+    level: "alarm",
+    type: "alarm",
+    jobId: job.record.jobId,
+    nodeId: node.nodeId,
+    text: `saving ${stateText(report.state)} failed (${report.error.code}: ${report.error.message}); training goes on, ${older}`,
+  });
+}
+
+/** The newest keep_last that can be restored, and whatever stands between them. */
+function retain(job: JobState): JobState["checkpoints"] {
+  let usable = 0;
+  let first = job.checkpoints.length;
+  while (first > 0 && usable < job.record.job.checkpoint.keep_last) {
+    first -= 1;
+    if (job.checkpoints[first]!.unusable === null) usable += 1;
+  }
+  return job.checkpoints.slice(first);
+}
+
+export function checkpointsWrite(job: JobState): DurableWrite {
+  const { jobId } = job.record;
+  const record: CheckpointsRecord = { kind: "checkpoints", jobId, entries: structuredClone(job.checkpoints) };
+  return { key: durableKeys.checkpoints(jobId), record };
+}

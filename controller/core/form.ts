@@ -1,0 +1,329 @@
+import type { Restore } from "../../gen/goku/v1/agent.pb.js";
+import type { StateName as WireState } from "../../gen/goku/v1/common.pb.js";
+import { chooseRestore, type RestoreChoice } from "./choose_restore.js";
+import type { Command, DurableWrite, StateName } from "./contract.js";
+import { durableKeys } from "./contract.js";
+import { persist } from "./durable.js";
+import { decide, incidentWrite, mark } from "./incident.js";
+import { endJob } from "./jobs.js";
+import { type Fault, faultOf } from "./judge_fault.js";
+import type { MembersPlan } from "./plan_members.js";
+import { reportFaults } from "./recover.js";
+import { releaseNode } from "./release.js";
+import { startRunning } from "./run.js";
+import { createGeneration, type GenerationState, type JobState, type NodeState } from "./state.js";
+import { sameState, stateText } from "./state_name.js";
+import {
+  arm,
+  disarm,
+  enter,
+  isReachable,
+  jobTimers,
+  observe,
+  send,
+  sendAll,
+  silenceMs,
+  type Turn,
+} from "./turn.js";
+import type { Report } from "./wire.js";
+
+/**
+ * Forming a generation: PREPARE -> all ready -> CONNECT -> all connected -> RESTORE -> all restored -> RUN.
+ * Every phase is one message to each node and one report of each rank; a late or failing member fails this generation
+ * only. The number is durable before anyone hears of it.
+ */
+export function startGeneration(
+  turn: Turn,
+  job: JobState,
+  plan: Extract<MembersPlan, { kind: "form" }>,
+): void {
+  const { state, nowMs } = turn;
+  const { layout, rankNodes } = plan;
+  const number = Math.max(state.generationLast, newestGenerationKnown(job)) + 1;
+  state.generationLast = number;
+  const generation = createGeneration({ number, layout, rankNodes, stage: "persisting", nowMs });
+  generation.step = job.generation?.step ?? 0;
+  generation.leaving = takePlaces(turn, job, generation);
+  job.generation = generation;
+  job.prior = { layout: layout.size, rankNodes };
+  job.formedMs = nowMs;
+  job.faults = [];
+  job.kills.clear();
+  const writes = [counterWrite(turn), generationWrite(turn, job)];
+  if (job.incident !== null) {
+    job.incident.generationAfter = number;
+    decide(turn, job, `form generation ${number} as ${layout}: ${plan.reason}`);
+    writes.push(incidentWrite(job.incident));
+  }
+  disarm(turn, jobTimers.stage(job));
+  disarm(turn, jobTimers.stall(job));
+  enter(turn, job, "forming", `forming generation ${number} as ${layout}: ${plan.reason}`);
+  persist(turn, writes, { kind: "prepare", jobId: job.record.jobId, generation: number });
+}
+
+/** Its number is durable: tell the members. */
+export function prepareGeneration(turn: Turn, job: JobState): void {
+  const generation = job.generation!;
+  for (const nodeId of generation.leaving) releaseNode(turn, nodeId, job.record.jobId);
+  generation.leaving = [];
+  enterPhase(turn, job, "prepare", turn.state.config.limits.prepareMs);
+  mark(turn, job, "prepared");
+  for (const nodeId of generation.nodeRanks.keys()) sendPhase(turn, job, turn.state.nodes.get(nodeId));
+}
+
+/** Repeats to one node what the present phase asks of it. */
+export function sendPhase(turn: Turn, job: JobState, node: NodeState | undefined): void {
+  if (node === undefined) return;
+  const generation = job.generation!;
+  if (generation.stage === "prepare") node.heldJobId = job.record.jobId;
+  const command = phaseCommand(job, generation, node.nodeId);
+  if (command !== null) send(turn, node, command);
+}
+
+export function onRankReady(
+  turn: Turn,
+  job: JobState,
+  node: NodeState,
+  report: Report & { kind: "ready" },
+): void {
+  const generation = job.generation!;
+  if (generation.stage !== "prepare") return;
+  const { rank, port, pid, held } = report;
+  generation.incarnations.set(node.nodeId, node.incarnation);
+  generation.states[rank] = held.length > 0 ? held : toldStates(node, rank, generation.layout.toString());
+  generation.endpoints[rank] = { rank, nodeId: node.nodeId, host: node.host, port, pid };
+  if (!reach(generation, rank)) return;
+  mark(turn, job, "ready");
+  enterPhase(turn, job, "connect", turn.state.config.limits.connectMs);
+  sendAll(turn, generation, phaseCommand(job, generation, "")!);
+}
+
+export function onRankConnected(turn: Turn, job: JobState, rank: number): void {
+  const generation = job.generation!;
+  if (generation.stage !== "connect" || !reach(generation, rank)) return;
+  mark(turn, job, "connected");
+  const choice = chooseRestore({
+    rankStates: generation.states,
+    checkpoints: job.checkpoints,
+    source: job.record.source,
+    excludedSnapshots: job.excludedSnapshots,
+    excludedCheckpoints: job.excludedCheckpoints,
+  });
+  if (choice.kind === "none") {
+    endJob(turn, job, { phase: "FAILED", code: "CHECKPOINT_CORRUPT", reason: choice.reason });
+    return;
+  }
+  generation.restore = choice;
+  decide(turn, job, `restore ${choice.reason}`);
+  enter(turn, job, "forming", `generation ${generation.number} restores ${choice.reason}`);
+  enterPhase(turn, job, "restore", turn.state.config.limits.restoreMs);
+  sendAll(turn, generation, phaseCommand(job, generation, "")!);
+}
+
+export function onRankRestored(turn: Turn, job: JobState, rank: number, state: StateName): void {
+  const generation = job.generation!;
+  if (generation.stage !== "restore") return;
+  const wanted = stateOf(generation.restore!);
+  if (!sameState(state, wanted)) {
+    const nodeId = generation.rankNodes[rank]!;
+    const text = `rank ${rank} on ${nodeId} restored ${stateText(state)}, wanted ${stateText(wanted)}`;
+    reportFaults(turn, job, [
+      faultOf({ atMs: turn.nowMs, source: "failed", code: "SNAPSHOT_MISSING", rank, nodeId, text }),
+    ]);
+    return;
+  }
+  if (!reach(generation, rank)) return;
+  mark(turn, job, "restored");
+  generation.step = wanted.step;
+  if (job.incident !== null) job.incident.stepsLost = Math.max(0, job.incident.stepBefore - wanted.step);
+  startRunning(turn, job);
+  persist(turn, [generationWrite(turn, job)]);
+  sendAll(turn, generation, phaseCommand(job, generation, "")!);
+  if (job.record.stop !== null) requestStop(turn, generation);
+}
+
+/** Raised in the next vote; every node is told, so that one broken stream does not matter. */
+export function requestStop(turn: Turn, generation: GenerationState): void {
+  sendAll(turn, generation, { $case: "requestStop", value: { generation: BigInt(generation.number) } });
+}
+
+/**
+ * A forming generation is looked at now and then: past its deadline, or with a member whose node has gone silent, it
+ * fails. A hung process that never left its old work is found here: it has not become ready, its page stands still.
+ */
+export function checkForming(turn: Turn, job: JobState): void {
+  const generation = job.generation!;
+  const overdue = turn.nowMs >= generation.deadlineMs;
+  const faults: Fault[] = [];
+  for (const [nodeId, ranks] of generation.nodeRanks) {
+    const late = ranks.filter((rank) => generation.reached[rank] === 0);
+    if (late.length === 0) continue;
+    if (!isReachable(turn, turn.state.nodes.get(nodeId))) {
+      const text = `${nodeId} is silent while generation ${generation.number} forms`;
+      faults.push(faultOf({ atMs: turn.nowMs, source: "lost", code: "NODE_LOST", nodeId, text }));
+    } else if (overdue) {
+      faults.push(...late.map((rank) => lateFault(turn, generation, rank)));
+    }
+  }
+  if (faults.length > 0) reportFaults(turn, job, faults);
+  else armCheck(turn, job);
+}
+
+function lateFault(turn: Turn, generation: GenerationState, rank: number): Fault {
+  const nodeId = generation.rankNodes[rank]!;
+  const doing = { prepare: "ready", connect: "connected", restore: "restored" }[
+    generation.stage as "prepare"
+  ];
+  const text = `rank ${rank} on ${nodeId} was not ${doing} in time for generation ${generation.number}`;
+  // In PREPARE a process waits for nobody else, so the late one is the culprit; later it may wait for a peer.
+  const remedy = generation.stage === "prepare" ? "kill" : "ask";
+  const operation = generation.stage;
+  return faultOf({
+    atMs: turn.nowMs,
+    source: "deadline",
+    code: "RANK_STALLED",
+    rank,
+    nodeId,
+    text,
+    remedy,
+    operation,
+  });
+}
+
+function enterPhase(
+  turn: Turn,
+  job: JobState,
+  stage: "prepare" | "connect" | "restore",
+  limitMs: number,
+): void {
+  const generation = job.generation!;
+  generation.stage = stage;
+  generation.reached.fill(0);
+  generation.reachedCount = 0;
+  generation.deadlineMs = turn.nowMs + limitMs;
+  armCheck(turn, job);
+}
+
+function armCheck(turn: Turn, job: JobState): void {
+  const soonMs = turn.nowMs + silenceMs(turn);
+  arm(turn, jobTimers.stage(job), Math.min(job.generation!.deadlineMs, soonMs));
+}
+
+/** Counts a rank once per phase; true when it was the last. */
+function reach(generation: GenerationState, rank: number): boolean {
+  if (generation.reached[rank] === 1) return false;
+  generation.reached[rank] = 1;
+  generation.reachedCount += 1;
+  return generation.reachedCount === generation.layout.worldSize;
+}
+
+function phaseCommand(job: JobState, generation: GenerationState, nodeId: string): Command | null {
+  const number = BigInt(generation.number);
+  switch (generation.stage) {
+    case "prepare": {
+      const { dpReplicate, dpShard, sp } = generation.layout;
+      const value = {
+        generation: number,
+        jobId: job.record.jobId,
+        job: job.record.job,
+        layout: { dpReplicate, dpShard, sp },
+        ranks: generation.nodeRanks.get(nodeId)!,
+      };
+      return { $case: "prepare", value };
+    }
+    case "connect":
+      return {
+        $case: "connect",
+        value: { generation: number, members: generation.endpoints.map((e) => e!) },
+      };
+    case "restore":
+      return { $case: "restore", value: { generation: number, source: wireSource(generation.restore!) } };
+    case "run":
+      return { $case: "run", value: { generation: number } };
+    case "persisting":
+    case "adopt":
+      return null;
+  }
+}
+
+type SomeChoice = Exclude<RestoreChoice, { kind: "none" }>;
+
+function wireSource(choice: SomeChoice): Restore["source"] {
+  switch (choice.kind) {
+    case "initial":
+      return { $case: "initial", value: true };
+    case "snapshot":
+      return { $case: "snapshot", value: wireState(choice.state) };
+    case "checkpoint":
+      return {
+        $case: "checkpoint",
+        value: { uri: choice.source.uri, state: wireState(choice.source.state) },
+      };
+  }
+}
+
+function wireState(state: StateName): WireState {
+  return { generation: BigInt(state.generation), step: BigInt(state.step) };
+}
+
+function stateOf(choice: SomeChoice): StateName {
+  if (choice.kind === "initial") return { generation: 0, step: 0 };
+  return choice.kind === "snapshot" ? choice.state : choice.source.state;
+}
+
+/** What a node's agent told of a rank's snapshots, for agents whose reports do not carry them. */
+function toldStates(node: NodeState, rank: number, layout: string): StateName[] {
+  return node.held.filter((h) => h.rank === rank && h.layout === layout).map((h) => h.state);
+}
+
+/** Generation numbers inside state names must not be given out again, wherever the states came from. */
+function newestGenerationKnown(job: JobState): number {
+  const known = job.checkpoints.map((entry) => entry.state.generation);
+  return Math.max(0, job.record.source?.state.generation ?? 0, ...known);
+}
+
+/** Gives the members their places; the nodes that lose theirs, or still hold something of the job. */
+function takePlaces(turn: Turn, job: JobState, generation: GenerationState): string[] {
+  const { jobId } = job.record;
+  const leaving: string[] = [];
+  for (const node of turn.state.nodes.values()) {
+    if (generation.nodeRanks.has(node.nodeId)) {
+      node.jobId = jobId;
+    } else if (node.jobId === jobId || node.heldJobId === jobId) {
+      node.jobId = null;
+      leaving.push(node.nodeId);
+    }
+  }
+  observe(turn, "goku_generations_formed_total", 1);
+  return leaving;
+}
+
+function counterWrite(turn: Turn): DurableWrite {
+  const { generationLast, jobOrderLast, leader } = turn.state;
+  return {
+    key: durableKeys.counter,
+    record: { kind: "counter", generationLast, jobOrderLast, term: leader!.term },
+  };
+}
+
+export function generationWrite(turn: Turn, job: JobState): DurableWrite {
+  const generation = job.generation!;
+  const running = generation.stage === "run";
+  return {
+    key: durableKeys.generation(job.record.jobId),
+    record: {
+      kind: "generation",
+      jobId: job.record.jobId,
+      generation: generation.number,
+      term: turn.state.leader!.term,
+      layout: generation.layout.size,
+      rankNodes: generation.rankNodes,
+      stage: running ? "running" : "forming",
+      restored: generation.restore === null ? null : stateOf(generation.restore),
+      attempts: job.attempts,
+      stepHighest: job.stepHighest,
+      incident: job.incident?.number ?? null,
+      incidentLast: job.incidentLast,
+    },
+  };
+}

@@ -1,0 +1,206 @@
+import { type ErrorCode, GokuError } from "../../job/errors.js";
+import type { Job } from "../../job/job.js";
+import { Layout } from "../../job/layout.js";
+import type { DurableWrite, Event, JobOutcome } from "./contract.js";
+import { durableKeys } from "./contract.js";
+import { deepEqual } from "./deep_equal.js";
+import { persist } from "./durable.js";
+import { requestStop, startGeneration } from "./form.js";
+import { closeIncident } from "./incident.js";
+import { membersInput } from "./members.js";
+import { planMembers } from "./plan_members.js";
+import { reform } from "./recover.js";
+import { releaseNode } from "./release.js";
+import { createJobState, type JobState } from "./state.js";
+import { arm, disarm, enter, jobTimers, log, RECONSIDER_TIMER, reply, sendAll, type Turn } from "./turn.js";
+
+type Submission = Event & { kind: "jobSubmitted" };
+
+/** Takes a job in, or says why not. The answer goes out once the job is durable. */
+export function submitJob(turn: Turn, event: Submission): void {
+  const { requestId, jobId, job, source } = event;
+  const living = [...turn.state.jobs.values()].filter((other) => !isOver(other));
+  const namesake = living.find((other) => other.record.job.name === job.name);
+  if (namesake !== undefined && isSame(namesake, event)) {
+    // The very same again, for example after an answer that got lost: answered once its first copy is durable.
+    persist(turn, [jobWrite(namesake)], { kind: "accept", requestId, jobId: namesake.record.jobId });
+    return;
+  }
+  const refusal = refusalOf(turn, event, living, namesake);
+  if (refusal !== null) {
+    reply(turn, requestId, { ok: false, ...refusal });
+    return;
+  }
+  turn.state.jobOrderLast += 1;
+  const state = createJobState({
+    kind: "job",
+    jobId,
+    order: turn.state.jobOrderLast,
+    job,
+    source,
+    submittedAtMs: turn.nowMs,
+    stop: null,
+    outcome: null,
+  });
+  turn.state.jobs.set(jobId, state);
+  persist(turn, [jobWrite(state)], { kind: "accept", requestId, jobId });
+}
+
+function isSame(other: JobState, event: Submission): boolean {
+  return deepEqual(other.record.job, event.job) && deepEqual(other.record.source, event.source);
+}
+
+function refusalOf(
+  turn: Turn,
+  event: Submission,
+  living: readonly JobState[],
+  namesake: JobState | undefined,
+): { code: ErrorCode; message: string } | null {
+  const { jobId, job } = event;
+  if (turn.state.jobs.has(jobId)) {
+    return { code: "CONFLICT", message: `Cannot submit job ${job.name}: its id ${jobId} is taken` };
+  }
+  if (namesake !== undefined) {
+    const message = `Cannot submit job ${job.name}: another job of that name is ${namesake.stage}, stop it or choose another name`;
+    return { code: "CONFLICT", message };
+  }
+  const rival = living.find((other) => other.record.job.checkpoint.uri === job.checkpoint.uri);
+  if (rival !== undefined) {
+    const message = `Cannot submit job ${job.name}: job ${rival.record.job.name} writes to ${job.checkpoint.uri}, choose another checkpoint.uri`;
+    return { code: "CONFLICT", message };
+  }
+  return layoutRefusal(job);
+}
+
+function layoutRefusal(job: Job): { code: ErrorCode; message: string } | null {
+  if (job.layout === "auto") return null;
+  try {
+    new Layout(job.layout);
+    return null;
+  } catch (error) {
+    if (error instanceof GokuError) return { code: error.code, message: error.message };
+    throw error;
+  }
+}
+
+/** The job's record is durable: it may run. */
+export function acceptJob(turn: Turn, requestId: string, jobId: string): void {
+  const job = turn.state.jobs.get(jobId)!;
+  if (!job.accepted) {
+    job.accepted = true;
+    enter(turn, job, job.stage, `submitted as number ${job.record.order}`);
+  }
+  reply(turn, requestId, { ok: true, jobId });
+  reconsider(turn);
+}
+
+/** Saves and stops; with `force`, or when nothing runs yet, at once. */
+export function stopJob(turn: Turn, event: Event & { kind: "stopRequested" }): void {
+  const { requestId, jobId, force } = event;
+  const job = livingJob(turn, requestId, jobId, "stop");
+  if (job === null) return;
+  job.record = { ...job.record, stop: { force: force || job.record.stop?.force === true, atMs: turn.nowMs } };
+  if (job.stage === "queued" || force) {
+    const how = force ? "stopped at once as asked, without saving" : "stopped before it ran";
+    endJob(turn, job, { phase: "STOPPED", code: null, reason: how });
+  }
+  persist(turn, [jobWrite(job)], { kind: "stop", requestId, jobId });
+}
+
+/** The wish to stop is durable: tell the ranks, unless no generation runs; the next one is told when it does. */
+export function passStop(turn: Turn, requestId: string, jobId: string): void {
+  reply(turn, requestId, { ok: true, jobId });
+  const job = turn.state.jobs.get(jobId)!;
+  if (isOver(job)) return;
+  log(turn, { level: "info", type: "phase", jobId, text: "will save and stop, as asked" });
+  if (job.stage === "running" && job.generation!.stage === "run") requestStop(turn, job.generation!);
+}
+
+export function saveJob(turn: Turn, event: Event & { kind: "saveRequested" }): void {
+  const { requestId, jobId } = event;
+  const job = livingJob(turn, requestId, jobId, "save");
+  if (job === null) return;
+  const { generation } = job;
+  if (job.stage !== "running" || generation === null || generation.stage !== "run") {
+    const message = `Cannot save job ${job.record.job.name}: it is ${job.stage} (${job.reason}), try again when it trains`;
+    reply(turn, requestId, { ok: false, code: "STATE_INVALID", message });
+    return;
+  }
+  sendAll(turn, generation, { $case: "requestSave", value: { generation: BigInt(generation.number) } });
+  reply(turn, requestId, { ok: true, jobId });
+}
+
+function livingJob(turn: Turn, requestId: string, jobId: string, action: string): JobState | null {
+  const job = turn.state.jobs.get(jobId);
+  if (job === undefined) {
+    reply(turn, requestId, {
+      ok: false,
+      code: "NOT_FOUND",
+      message: `Cannot ${action} job ${jobId}: there is none of that id`,
+    });
+    return null;
+  }
+  if (!isOver(job)) return job;
+  const message = `Cannot ${action} job ${job.record.job.name}: it is over (${job.reason})`;
+  reply(turn, requestId, { ok: false, code: "STATE_INVALID", message });
+  return null;
+}
+
+/** Makes the outcome durable; nodes are released after that. */
+export function endJob(
+  turn: Turn,
+  job: JobState,
+  outcome: Pick<JobOutcome, "phase" | "code" | "reason">,
+): void {
+  disarm(turn, jobTimers.stage(job));
+  disarm(turn, jobTimers.stall(job));
+  const step = job.generation?.step ?? 0;
+  job.record = { ...job.record, outcome: { ...outcome, step, atMs: turn.nowMs } };
+  enter(turn, job, "ending", outcome.reason);
+  const incident = closeIncident(turn, job, outcome.phase === "COMPLETED" ? "recovered" : "failed");
+  persist(turn, [jobWrite(job), ...incident], { kind: "end", jobId: job.record.jobId });
+}
+
+export function onEnded(turn: Turn, jobId: string): void {
+  const job = turn.state.jobs.get(jobId)!;
+  const { phase, reason } = job.record.outcome!;
+  job.stage = "ended";
+  log(turn, {
+    level: phase === "FAILED" ? "alarm" : "info",
+    type: "phase",
+    jobId,
+    text: `${phase}: ${reason}`,
+  });
+  for (const node of turn.state.nodes.values()) {
+    if (node.jobId === jobId || node.heldJobId === jobId) releaseNode(turn, node.nodeId, jobId);
+  }
+  reconsider(turn);
+}
+
+/** Looks again at every job that waits for nodes, oldest first. A job that waits holds no free node back. */
+export function reconsider(turn: Turn): void {
+  let atMs = Number.POSITIVE_INFINITY;
+  for (const job of turn.state.jobs.values()) {
+    if (job.stage === "waiting") reform(turn, job);
+    if (job.stage !== "queued" || !job.accepted) continue;
+    const plan = planMembers(membersInput(turn, job));
+    if (plan.kind === "form") {
+      startGeneration(turn, job, plan);
+    } else if (plan.kind === "wait") {
+      enter(turn, job, "queued", plan.reason);
+      atMs = Math.min(atMs, plan.retryAtMs ?? Number.POSITIVE_INFINITY);
+    } else {
+      endJob(turn, job, { phase: "FAILED", code: plan.code, reason: plan.reason });
+    }
+  }
+  if (Number.isFinite(atMs)) arm(turn, RECONSIDER_TIMER, atMs);
+}
+
+/** Its outcome is decided. */
+export function isOver(job: JobState): boolean {
+  return job.stage === "ending" || job.stage === "ended";
+}
+
+export function jobWrite(job: JobState): DurableWrite {
+  return { key: durableKeys.job(job.record.jobId), record: structuredClone(job.record) };
+}

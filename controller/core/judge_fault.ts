@@ -1,0 +1,135 @@
+import type { ErrorCode } from "../../job/errors.js";
+
+/** One observation of one fault, by whoever made it. */
+export interface Fault {
+  atMs: number;
+  source:
+    | "stall" // the controller compared progress pages
+    | "restart" // an agent came back as another process
+    | "exit" // an agent saw a rank process end
+    | "failed" // a rank left its work with an error
+    | "refused" // an agent refused a Prepare
+    | "deadline" // a phase of forming took too long
+    | "lost"; // a node cannot be reached
+  code: ErrorCode;
+  /** World rank that the observation is about; null: the node. */
+  rank: number | null;
+  nodeId: string | null;
+  /** Rank named as the cause by a collective's error. */
+  peer: number | null;
+  operation: string;
+  /** One line for people: who saw what. */
+  text: string;
+  lastLines: readonly string[];
+  /** The controller had ordered this very end. */
+  ordered: boolean;
+  /** `kill`: this rank hangs and must be ended first; `ask`: abort and see which ranks stay silent. */
+  remedy: "none" | "kill" | "ask";
+}
+
+export interface Culprit {
+  code: ErrorCode;
+  what: string;
+  rank: number | null;
+  nodeId: string | null;
+  operation: string;
+  lastLines: string[];
+}
+
+/** Lower is nearer to the cause: what is seen directly comes before what survivors infer. */
+function distance(fault: Fault): number {
+  if (fault.ordered) return 9;
+  switch (fault.source) {
+    case "stall":
+      return fault.rank === null && fault.nodeId === null ? 6 : 0;
+    case "restart":
+      return 1;
+    case "exit":
+      return 2;
+    case "refused":
+      return 3;
+    case "failed":
+      return failedDistance(fault.code);
+    case "lost":
+      return 4;
+    case "deadline":
+      return 7;
+  }
+}
+
+function failedDistance(code: ErrorCode): number {
+  if (code === "COMM_ABORTED" || code === "GENERATION_STALE") return 10;
+  if (code === "COMM_PEER_DIED") return 5;
+  if (code === "COMM_TIMEOUT") return 8;
+  return 3;
+}
+
+/** A fault with the usual values for whatever is not given. */
+export function faultOf(fault: Pick<Fault, "atMs" | "source" | "code" | "text"> & Partial<Fault>): Fault {
+  return {
+    rank: null,
+    nodeId: null,
+    peer: null,
+    operation: "",
+    lastLines: [],
+    ordered: false,
+    remedy: "none",
+    ...fault,
+  };
+}
+
+/**
+ * Resolves what several observers report at about the same time into one cause: a rank's death also reaches us as
+ * COMM_PEER_DIED from its peers and as COMM_ABORTED from everyone whom that freed.
+ * @param faults at least one
+ * @param nodeOfRank node of a rank in the generation that failed
+ */
+export function judgeFaults(faults: readonly Fault[], nodeOfRank: (rank: number) => string | null): Culprit {
+  let nearest = faults[0]!;
+  for (const fault of faults) if (distance(fault) < distance(nearest)) nearest = fault;
+  if (nearest.source === "failed" && nearest.code === "COMM_PEER_DIED") return judgePeers(faults, nodeOfRank);
+  return {
+    code: nearest.code,
+    what: nearest.text,
+    rank: nearest.rank,
+    nodeId: nearest.nodeId,
+    operation: nearest.operation,
+    lastLines: [...nearest.lastLines],
+  };
+}
+
+/** Only peers speak: the rank that most of them name. */
+function judgePeers(faults: readonly Fault[], nodeOfRank: (rank: number) => string | null): Culprit {
+  const reports = faults.filter((f) => f.source === "failed" && f.code === "COMM_PEER_DIED");
+  const votes = new Map<number, number>();
+  for (const { peer } of reports) if (peer !== null) votes.set(peer, (votes.get(peer) ?? 0) + 1);
+  let named: number | null = null;
+  for (const [rank, count] of votes) {
+    const best: number = named === null ? 0 : votes.get(named)!;
+    if (count > best || (count === best && named !== null && rank < named)) named = rank;
+  }
+  const first = reports[0]!;
+  if (named === null) {
+    return {
+      code: first.code,
+      what: first.text,
+      rank: first.rank,
+      nodeId: first.nodeId,
+      operation: first.operation,
+      lastLines: [...first.lastLines],
+    };
+  }
+  const nodeId = nodeOfRank(named);
+  const where = nodeId === null ? `rank ${named}` : `rank ${named} on ${nodeId}`;
+  const count = votes.get(named)!;
+  const by = count === 1 ? "1 peer" : `${count} peers`;
+  const operation = first.operation === "" ? "" : ` in ${first.operation}`;
+  return {
+    code: "COMM_PEER_DIED",
+    what: `${where} was lost by ${by}${operation}`,
+    rank: named,
+    nodeId,
+    operation: first.operation,
+    lastLines: [],
+  };
+}

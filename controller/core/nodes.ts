@@ -1,0 +1,250 @@
+import { admitNode } from "./admit_node.js";
+import { adoptMember } from "./adopt.js";
+import type { Event, Session } from "./contract.js";
+import { requestStop, sendPhase } from "./form.js";
+import { isOver, reconsider } from "./jobs.js";
+import { type Fault, faultOf } from "./judge_fault.js";
+import { reportFaults, sendKill } from "./recover.js";
+import { releaseNode } from "./release.js";
+import { onPages } from "./run.js";
+import type { GenerationState, JobState, NodeState } from "./state.js";
+import { log, observe, send, silenceMs, type Turn } from "./turn.js";
+import type { NodeHello, Report } from "./wire.js";
+
+/** An agent introduces itself: admit it, then bring what it says and what we want of it together. */
+export function onHello(turn: Turn, from: Session, hello: NodeHello): void {
+  const { state, nowMs } = turn;
+  const known = state.nodes.get(hello.nodeId) ?? null;
+  if (known !== null && known.session !== null && from.session <= known.session) return;
+  const admission = admitNode({
+    hello,
+    known: known?.incarnation ?? null,
+    controllerVersion: state.config.version,
+  });
+  if (admission.kind === "refuse") {
+    refuse(turn, from, admission.code, admission.reason);
+    log(turn, { level: "alarm", type: "node", nodeId: hello.nodeId, text: admission.reason });
+    return;
+  }
+  if (known !== null && known.session !== null) {
+    const why = `Cannot keep this stream of node ${hello.nodeId}: a newer one took over`;
+    refuse(turn, { ...from, session: known.session }, "CONFLICT", why);
+  }
+  const node = nodeFrom(turn, from, hello);
+  state.nodes.set(hello.nodeId, node);
+  state.nodesChangedMs = nowMs;
+  send(turn, node, {
+    $case: "welcome",
+    value: {
+      controllerId: state.leader!.controllerId,
+      heartbeatIntervalMs: state.config.limits.heartbeatMs,
+    },
+  });
+  log(turn, { level: "info", type: "node", nodeId: node.nodeId, text: admission.reason });
+  countConnected(turn);
+  settleNode(turn, node, hello);
+  reconsider(turn);
+}
+
+function nodeFrom(turn: Turn, from: Session, hello: NodeHello): NodeState {
+  return {
+    nodeId: hello.nodeId,
+    incarnation: hello.incarnation,
+    session: from.session,
+    heardMs: turn.nowMs,
+    slots: hello.slots,
+    host: hello.host,
+    device: hello.device,
+    version: hello.version,
+    labels: hello.labels,
+    heldJobId: hello.jobId,
+    held: hello.held,
+    generation: hello.generation,
+    pages: hello.pages,
+    jobId: memberOf(turn, hello.nodeId)?.record.jobId ?? null,
+    releasing: false,
+  };
+}
+
+/** The living job whose newest generation has a place for the node. */
+function memberOf(turn: Turn, nodeId: string): JobState | null {
+  for (const job of turn.state.jobs.values()) {
+    if (!isOver(job) && job.generation?.nodeRanks.has(nodeId)) return job;
+  }
+  return null;
+}
+
+/** What runs there against what should run there. */
+function settleNode(turn: Turn, node: NodeState, hello: NodeHello): void {
+  const job = memberOf(turn, node.nodeId);
+  const { heldJobId } = node;
+  if (heldJobId !== null && heldJobId !== job?.record.jobId) settleStranger(turn, node, heldJobId);
+  if (job !== null) settleMember(turn, job, node, hello);
+}
+
+/** It holds something of a job that has no place for it now. */
+function settleStranger(turn: Turn, node: NodeState, heldJobId: string): void {
+  const held = turn.state.jobs.get(heldJobId);
+  if (held === undefined) {
+    const text = `${node.nodeId} holds job ${heldJobId}, which this controller does not know: left alone; restart its agent to free it`;
+    log(turn, { level: "alarm", type: "node", nodeId: node.nodeId, text });
+    return;
+  }
+  // While its job looks for nodes, what the node still holds in memory may be wanted.
+  const wanted = held.stage === "waiting" || held.stage === "settling" || held.stage === "answering";
+  if (held.stage !== "ending" && !wanted && held.stage !== "reaping")
+    releaseNode(turn, node.nodeId, heldJobId);
+}
+
+function settleMember(turn: Turn, job: JobState, node: NodeState, hello: NodeHello): void {
+  const generation = job.generation!;
+  onPages(turn, job, node, hello.generation === generation.number ? hello.pages : []);
+  switch (job.stage) {
+    case "forming":
+    case "running":
+      if (generation.stage === "adopt") {
+        adoptMember(turn, job, node, hello);
+        return;
+      }
+      if (generation.stage === "prepare") {
+        resumePrepare(turn, job, node);
+        return;
+      }
+      if (generation.stage !== "persisting") {
+        resumeMember(turn, job, node, hello);
+        return;
+      }
+      return;
+    case "settling":
+    case "answering": {
+      const gone = lostRanks(turn, job, generation, node, hello);
+      if (gone.length > 0) reportFaults(turn, job, gone);
+      return;
+    }
+    case "reaping":
+      resumeReaping(turn, job, node, hello);
+      return;
+    default:
+      return;
+  }
+}
+
+/** In PREPARE nothing binds the ranks together yet: another process of the node simply starts over. */
+function resumePrepare(turn: Turn, job: JobState, node: NodeState): void {
+  const generation = job.generation!;
+  const before = generation.incarnations.get(node.nodeId);
+  if (before !== undefined && before !== node.incarnation) {
+    for (const rank of generation.nodeRanks.get(node.nodeId)!) {
+      if (generation.reached[rank] === 1) generation.reachedCount -= 1;
+      generation.reached[rank] = 0;
+    }
+  }
+  sendPhase(turn, job, node);
+}
+
+function resumeMember(turn: Turn, job: JobState, node: NodeState, hello: NodeHello): void {
+  const generation = job.generation!;
+  const gone = lostRanks(turn, job, generation, node, hello);
+  if (gone.length > 0) {
+    reportFaults(turn, job, gone);
+    return;
+  }
+  sendPhase(turn, job, node);
+  if (generation.stage === "run" && job.record.stop !== null) requestStop(turn, generation);
+}
+
+/** Ranks of the generation that ended on this node without a report. */
+export function lostRanks(
+  turn: Turn,
+  job: JobState,
+  generation: GenerationState,
+  node: NodeState,
+  hello: NodeHello,
+): Fault[] {
+  const { nodeId } = node;
+  const base = { atMs: turn.nowMs, nodeId } as const;
+  const before = generation.incarnations.get(nodeId);
+  if (before !== undefined && before !== node.incarnation) {
+    const text = `the agent of ${nodeId} restarted, its ranks ended with it`;
+    return [faultOf({ ...base, source: "restart", code: "NODE_LOST", text })];
+  }
+  if (hello.generation !== generation.number || hello.jobId !== job.record.jobId) {
+    const text = `${nodeId} does not run generation ${generation.number} any more`;
+    return [faultOf({ ...base, source: "restart", code: "NODE_LOST", text })];
+  }
+  const living = new Set(hello.pages.map((page) => page.rank));
+  return generation.nodeRanks
+    .get(nodeId)!
+    .filter((rank) => !living.has(rank))
+    .map((rank) => {
+      const text = `rank ${rank} on ${nodeId} ended while its agent could not report`;
+      return faultOf({ ...base, source: "exit", code: "RANK_DIED", rank, text });
+    });
+}
+
+function resumeReaping(turn: Turn, job: JobState, node: NodeState, hello: NodeHello): void {
+  const generation = job.generation!;
+  const gone = lostRanks(turn, job, generation, node, hello);
+  const ended = new Set(gone.map((fault) => fault.rank));
+  for (const [rank, nodeId] of job.kills) {
+    if (nodeId !== node.nodeId) continue;
+    if (ended.has(rank) || ended.has(null)) {
+      const text = `rank ${rank} on ${nodeId} is gone`;
+      const fault = faultOf({
+        atMs: turn.nowMs,
+        source: "exit",
+        code: "RANK_DIED",
+        rank,
+        nodeId,
+        text,
+        ordered: true,
+      });
+      reportFaults(turn, job, [fault]);
+    } else {
+      sendKill(turn, job, rank, "repeated after a reconnect");
+    }
+  }
+}
+
+/** Unreachable, not dead: nothing follows from this alone. */
+export function onDisconnected(turn: Turn, event: Event & { kind: "agentDisconnected" }): void {
+  const { from, reason } = event;
+  const node = turn.state.nodes.get(from.nodeId);
+  if (node === undefined || node.session !== from.session) return;
+  node.session = null;
+  countConnected(turn);
+  log(turn, {
+    level: "warning",
+    type: "node",
+    nodeId: node.nodeId,
+    jobId: node.jobId,
+    text: `${node.nodeId} cannot be reached (${reason}); its ranks may well go on`,
+  });
+}
+
+export function onHeartbeat(turn: Turn, node: NodeState, report: Report & { kind: "heartbeat" }): void {
+  node.generation = report.generation;
+  node.pages = report.pages;
+  if (report.held !== null) node.held = report.held;
+  const job = node.jobId === null ? undefined : turn.state.jobs.get(node.jobId);
+  if (job === undefined || job.generation === null || isOver(job)) return;
+  if (job.generation.number === report.generation) onPages(turn, job, node, report.pages);
+}
+
+/** Any message proves the node reachable; after a silence, jobs that wait look again. */
+export function hear(turn: Turn, node: NodeState): void {
+  const wasSilent = turn.nowMs - node.heardMs > silenceMs(turn);
+  node.heardMs = turn.nowMs;
+  if (wasSilent) reconsider(turn);
+}
+
+function refuse(turn: Turn, to: Session, code: "STATE_INVALID" | "CONFLICT", message: string): void {
+  const error = { code, message, peer: undefined, operation: "" };
+  turn.effects.push({ kind: "refuse", nodeId: to.nodeId, session: to.session, error });
+}
+
+function countConnected(turn: Turn): void {
+  let connected = 0;
+  for (const node of turn.state.nodes.values()) if (node.session !== null) connected += 1;
+  observe(turn, "goku_nodes_connected", connected);
+}

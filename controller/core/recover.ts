@@ -1,0 +1,322 @@
+import type { ErrorCode } from "../../job/errors.js";
+import { checkpointsWrite } from "./checkpoints.js";
+import { durableKeys } from "./contract.js";
+import { persist } from "./durable.js";
+import { failureClass } from "./failure_class.js";
+import { startGeneration } from "./form.js";
+import { addEvidence, decide, mark, nameCulprit, openIncident } from "./incident.js";
+import { endJob } from "./jobs.js";
+import { type Culprit, type Fault, judgeFaults } from "./judge_fault.js";
+import { membersInput } from "./members.js";
+import { planMembers } from "./plan_members.js";
+import { countFinished, tryComplete } from "./run.js";
+import type { GenerationState, JobState } from "./state.js";
+import { stateKey } from "./state_name.js";
+import {
+  arm,
+  disarm,
+  enter,
+  isReachable,
+  jobTimers,
+  log,
+  observe,
+  send,
+  sendAll,
+  type Turn,
+} from "./turn.js";
+
+/**
+ * The way back from a fault:
+ *   settling   abort everybody, collect what others have to say about it, then judge;
+ *   answering  only when nobody can be named: ranks that do not answer the abort are the ones that hang;
+ *   reaping    end what hangs; what cannot be ended makes its node a bad one;
+ *   waiting    for a lost node to bring back its memory, or between attempts;
+ *   forming    again, with the same processes where they live.
+ */
+export function reportFaults(turn: Turn, job: JobState, faults: readonly Fault[]): void {
+  const generation = job.generation!;
+  switch (job.stage) {
+    case "running":
+      if (generation.finished !== null) {
+        finishWithout(turn, job, generation, faults);
+        return;
+      }
+      beginRecovery(turn, job, generation, faults);
+      return;
+    case "forming":
+      beginRecovery(turn, job, generation, faults);
+      return;
+    case "settling":
+      job.faults.push(...faults);
+      note(job, generation, faults);
+      return;
+    case "answering":
+      note(job, generation, faults);
+      if (generation.answered.size === generation.layout.worldSize) finishAnswering(turn, job);
+      return;
+    case "reaping":
+      note(job, generation, faults);
+      for (const fault of faults) {
+        if (fault.source === "exit" && fault.rank !== null) job.kills.delete(fault.rank);
+      }
+      if (job.kills.size === 0) reform(turn, job);
+      return;
+    case "waiting":
+      note(job, generation, faults);
+      return;
+    case "queued":
+    case "ending":
+    case "ended":
+      return;
+  }
+}
+
+/** The final state is durable already: whoever falls away now has nothing left to lose. */
+function finishWithout(
+  turn: Turn,
+  job: JobState,
+  generation: GenerationState,
+  faults: readonly Fault[],
+): void {
+  for (const { rank, nodeId } of faults) {
+    const gone = rank !== null ? [rank] : (generation.nodeRanks.get(nodeId ?? "") ?? []);
+    for (const each of gone) countFinished(generation, each);
+  }
+  tryComplete(turn, job, false);
+}
+
+function beginRecovery(
+  turn: Turn,
+  job: JobState,
+  generation: GenerationState,
+  faults: readonly Fault[],
+): void {
+  const first = faults[0]!;
+  openIncident(turn, job, first);
+  job.faults = [...faults];
+  generation.answered.clear();
+  generation.abortedMs = turn.nowMs;
+  note(job, generation, faults);
+  observe(turn, "goku_generations_failed_total", 1);
+  disarm(turn, jobTimers.stall(job));
+  enter(turn, job, "settling", first.text);
+  const reason = {
+    code: first.code,
+    message: first.text,
+    peer: first.rank ?? first.peer ?? undefined,
+    operation: first.operation,
+  };
+  sendAll(turn, generation, { $case: "abort", value: { generation: BigInt(generation.number), reason } });
+  arm(turn, jobTimers.stage(job), turn.nowMs + turn.state.config.limits.settleMs);
+}
+
+/** Evidence for people, and who has answered the abort. */
+function note(job: JobState, generation: GenerationState, faults: readonly Fault[]): void {
+  for (const fault of faults) {
+    if (fault.rank !== null && (fault.source === "exit" || fault.source === "failed")) {
+      generation.answered.add(fault.rank);
+    }
+    const expected = fault.source === "failed" && fault.code === "COMM_ABORTED" && generation.abortedMs > 0;
+    if (job.incident !== null && !expected) addEvidence(job.incident, fault.atMs, fault.text);
+  }
+}
+
+/** The stage timer of a recovery. */
+export function onRecoveryTimer(turn: Turn, job: JobState): void {
+  switch (job.stage) {
+    case "settling":
+      judge(turn, job);
+      return;
+    case "answering":
+      finishAnswering(turn, job);
+      return;
+    case "reaping":
+      giveUpReaping(turn, job);
+      return;
+    case "waiting":
+      reform(turn, job);
+      return;
+    default:
+      return;
+  }
+}
+
+function judge(turn: Turn, job: JobState): void {
+  const generation = job.generation!;
+  const culprit = judgeFaults(job.faults, (rank) => generation.rankNodes[rank] ?? null);
+  if (job.incident !== null) nameCulprit(job.incident, culprit);
+  job.waitSinceMs = turn.nowMs;
+  const fatal = job.faults.find((f) => isReported(f) && failureClass(f.code) === "fatal");
+  if (fatal !== undefined) {
+    endJob(turn, job, { phase: "FAILED", code: fatal.code, reason: fatal.text });
+    return;
+  }
+  if (job.faults.some((f) => isReported(f) && failureClass(f.code) === "source"))
+    excludeSource(turn, job, culprit);
+  else if (culprit.nodeId !== null) {
+    job.blame.set(culprit.nodeId, (job.blame.get(culprit.nodeId) ?? 0) + 1);
+  }
+  const hung = job.faults.flatMap((f) => (f.remedy === "kill" && f.rank !== null ? [f.rank] : []));
+  if (hung.length > 0) {
+    orderKills(turn, job, hung, culprit.what);
+    return;
+  }
+  if (job.faults.some((f) => f.remedy === "ask")) {
+    decide(
+      turn,
+      job,
+      "abort and see which ranks do not answer: their pages do not tell who holds the others up",
+    );
+    enter(turn, job, "answering", `${culprit.what}: looks for the ranks that do not answer`);
+    arm(turn, jobTimers.stage(job), turn.nowMs + turn.state.config.limits.answerMs);
+    return;
+  }
+  mark(turn, job, "aborted");
+  reform(turn, job);
+}
+
+function isReported(fault: Fault): boolean {
+  return fault.source === "failed" || fault.source === "refused";
+}
+
+/** What could not be restored is passed over from now on; a checkpoint durably so. */
+function excludeSource(turn: Turn, job: JobState, culprit: Culprit): void {
+  const choice = job.generation!.restore;
+  if (choice === null || choice.kind === "initial") return;
+  if (choice.kind === "snapshot") {
+    job.excludedSnapshots.add(stateKey(choice.state));
+    return;
+  }
+  const { uri } = choice.source;
+  job.excludedCheckpoints.add(uri);
+  const entry = job.checkpoints.find((e) => e.uri === uri);
+  if (entry !== undefined) {
+    entry.unusable = culprit.what;
+    persist(turn, [checkpointsWrite(job)]);
+  }
+  const text = `checkpoint ${uri} cannot be restored (${culprit.what}): takes the next source`;
+  log(turn, { level: "alarm", type: "alarm", jobId: job.record.jobId, nodeId: culprit.nodeId, text });
+}
+
+/** Time for answers is over, or all have answered: silent ranks hang. */
+function finishAnswering(turn: Turn, job: JobState): void {
+  const generation = job.generation!;
+  mark(turn, job, "aborted");
+  const silent: number[] = [];
+  for (const [rank, nodeId] of generation.rankNodes.entries()) {
+    if (generation.answered.has(rank) || !isReachable(turn, turn.state.nodes.get(nodeId))) continue;
+    const page = generation.pages[rank];
+    const left = page != null && (page.phase === "idle" || page.phase === "forming");
+    if (!left && generation.changedMs[rank]! <= generation.abortedMs) silent.push(rank);
+  }
+  if (silent.length === 0) {
+    reform(turn, job);
+    return;
+  }
+  orderKills(turn, job, silent, "the abort was not answered");
+}
+
+function orderKills(turn: Turn, job: JobState, ranks: readonly number[], why: string): void {
+  const generation = job.generation!;
+  job.kills.clear();
+  for (const rank of ranks) {
+    const node = turn.state.nodes.get(generation.rankNodes[rank]!);
+    if (!isReachable(turn, node) || generation.answered.has(rank)) continue;
+    job.kills.set(rank, node.nodeId);
+    sendKill(turn, job, rank, why);
+  }
+  if (job.kills.size === 0) {
+    reform(turn, job);
+    return;
+  }
+  const names = [...job.kills].map(([rank, nodeId]) => `rank ${rank} on ${nodeId}`).join(", ");
+  decide(turn, job, `kill ${names}: ${why}`);
+  enter(turn, job, "reaping", `ends ${names}: ${why}`);
+  arm(turn, jobTimers.stage(job), turn.nowMs + turn.state.config.limits.reapMs);
+}
+
+export function sendKill(turn: Turn, job: JobState, rank: number, reason: string): void {
+  const generation = job.generation!;
+  const node = turn.state.nodes.get(generation.rankNodes[rank]!);
+  const value = { generation: BigInt(generation.number), rank, reason };
+  send(turn, node, { $case: "killRank", value });
+}
+
+/** No new owner of a rank's memory until the old process is gone: what cannot be reaped takes its node with it. */
+function giveUpReaping(turn: Turn, job: JobState): void {
+  for (const [rank, nodeId] of job.kills) {
+    if (!isReachable(turn, turn.state.nodes.get(nodeId))) continue;
+    quarantine(turn, nodeId, `rank ${rank} of job ${job.record.job.name} could not be ended`);
+  }
+  job.kills.clear();
+  reform(turn, job);
+}
+
+export function quarantine(turn: Turn, nodeId: string, reason: string): void {
+  if (turn.state.quarantine.has(nodeId)) return;
+  const record = { kind: "quarantine" as const, nodeId, reason, atMs: turn.nowMs };
+  turn.state.quarantine.set(nodeId, record);
+  persist(turn, [{ key: durableKeys.quarantine(nodeId), record }]);
+  log(turn, { level: "alarm", type: "node", nodeId, text: `${nodeId} is quarantined: ${reason}` });
+}
+
+/** Forms the next generation if it may and can; else says what it waits for. */
+export function reform(turn: Turn, job: JobState): void {
+  const { max_attempts } = job.record.job.recovery;
+  const { limits } = turn.state.config;
+  if (job.attempts >= max_attempts) {
+    giveUp(turn, job, "NO_PROGRESS", "");
+    return;
+  }
+  const readyMs =
+    job.formedMs +
+    backoffMs({ attempts: job.attempts, firstMs: limits.backoffMs, maxMs: limits.backoffMsMax });
+  if (turn.nowMs < readyMs) {
+    wait(turn, job, `attempt ${job.attempts + 1} of ${max_attempts} follows a pause`, readyMs);
+    return;
+  }
+  const plan = planMembers(membersInput(turn, job));
+  switch (plan.kind) {
+    case "form":
+      job.attempts += 1;
+      startGeneration(turn, job, plan);
+      return;
+    case "wait":
+      wait(turn, job, plan.reason, plan.retryAtMs);
+      return;
+    case "exhausted":
+      job.attempts += 1;
+      if (job.attempts >= max_attempts || plan.code === "LAYOUT_INVALID") {
+        giveUp(turn, job, plan.code, plan.reason);
+        return;
+      }
+      job.waitSinceMs = turn.nowMs;
+      wait(
+        turn,
+        job,
+        `${plan.reason}; attempt ${job.attempts} of ${max_attempts}`,
+        turn.nowMs + 1000 * job.record.job.recovery.node_grace_seconds,
+      );
+      return;
+  }
+}
+
+function wait(turn: Turn, job: JobState, reason: string, untilMs: number | null): void {
+  decide(turn, job, reason);
+  enter(turn, job, "waiting", reason);
+  if (untilMs === null) disarm(turn, jobTimers.stage(job));
+  else arm(turn, jobTimers.stage(job), untilMs);
+}
+
+/** Pause before the next attempt: none before the first, then doubling. */
+export function backoffMs(options: { attempts: number; firstMs: number; maxMs: number }): number {
+  const { attempts, firstMs, maxMs } = options;
+  return attempts === 0 ? 0 : Math.min(maxMs, firstMs * 2 ** (attempts - 1));
+}
+
+function giveUp(turn: Turn, job: JobState, code: ErrorCode, detail: string): void {
+  const { max_attempts } = job.record.job.recovery;
+  const what = job.incident?.what ?? job.reason;
+  const text = `Cannot recover: ${job.attempts} of ${max_attempts} attempts and no step beyond ${job.stepHighest} was completed; last fault: ${what}`;
+  endJob(turn, job, { phase: "FAILED", code, reason: detail === "" ? text : `${text}; ${detail}` });
+}

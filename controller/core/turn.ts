@@ -1,0 +1,83 @@
+import type { Command, Effect, LogEntry, MetricName, Reply } from "./contract.js";
+import type { CoreState, GenerationState, JobState, NodeState } from "./state.js";
+
+/** One call of `step`: the state, the time, and the effects so far. */
+export interface Turn {
+  readonly state: CoreState;
+  readonly nowMs: number;
+  readonly effects: Effect[];
+}
+
+/** Commands a node, fenced by this leader's term; nothing when it is not connected: the next Hello repeats it. */
+export function send(turn: Turn, node: NodeState | undefined, message: Command): void {
+  const { leader } = turn.state;
+  if (leader === null || !leader.ready) throw new Error("send: this controller does not lead yet");
+  if (node === undefined || node.session === null) return;
+  turn.state.commandLast += 1;
+  turn.effects.push({
+    kind: "send",
+    nodeId: node.nodeId,
+    session: node.session,
+    term: leader.term,
+    commandId: turn.state.commandLast,
+    message,
+  });
+}
+
+/** Commands every node of a generation. */
+export function sendAll(turn: Turn, generation: GenerationState, message: Command): void {
+  for (const nodeId of generation.nodeRanks.keys()) send(turn, turn.state.nodes.get(nodeId), message);
+}
+
+export function log(turn: Turn, entry: Omit<LogEntry, "jobId" | "nodeId"> & Partial<LogEntry>): void {
+  turn.effects.push({ kind: "log", entry: { jobId: null, nodeId: null, ...entry } });
+}
+
+/** Moves a job to a stage with its reason; the change reaches the event log once. */
+export function enter(turn: Turn, job: JobState, stage: JobState["stage"], reason: string): void {
+  const changed = job.stage !== stage || job.reason !== reason;
+  job.stage = stage;
+  job.reason = reason;
+  if (changed) log(turn, { level: "info", type: "phase", jobId: job.record.jobId, text: reason });
+}
+
+export function arm(turn: Turn, timer: string, atMs: number): void {
+  if (turn.state.timers.get(timer) === atMs) return;
+  turn.state.timers.set(timer, atMs);
+  turn.effects.push({ kind: "armTimer", timer, atMs });
+}
+
+export function disarm(turn: Turn, timer: string): void {
+  if (turn.state.timers.delete(timer)) turn.effects.push({ kind: "cancelTimer", timer });
+}
+
+export function observe(
+  turn: Turn,
+  metric: MetricName,
+  value: number,
+  labels: Record<string, string> = {},
+): void {
+  turn.effects.push({ kind: "observe", metric, value, labels });
+}
+
+export function reply(turn: Turn, requestId: string, result: Reply): void {
+  turn.effects.push({ kind: "reply", requestId, result });
+}
+
+/** Connected, and heard of within three heartbeats. */
+export function isReachable(turn: Turn, node: NodeState | undefined): node is NodeState {
+  return node !== undefined && node.session !== null && turn.nowMs - node.heardMs <= silenceMs(turn);
+}
+
+/** A node silent for longer is unreachable. */
+export function silenceMs(turn: Turn): number {
+  return 3 * turn.state.config.limits.heartbeatMs;
+}
+
+/** Timers of one job. `stage` belongs to whatever stage it is in; `stall` to a running generation. */
+export const jobTimers = {
+  stage: (job: JobState) => `job/${job.record.jobId}/stage`,
+  stall: (job: JobState) => `job/${job.record.jobId}/stall`,
+};
+export const RECONSIDER_TIMER = "reconsider";
+export const STORE_TIMER = "store";

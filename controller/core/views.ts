@@ -1,0 +1,117 @@
+import type { StepCompleted } from "../../gen/goku/v1/agent.pb.js";
+import type { LayoutSize } from "../../job/layout.js";
+import type { CheckpointEntry, IncidentRecord, JobOutcome, JobRecord } from "./contract.js";
+import type { CoreState, JobState, NodeState } from "./state.js";
+import type { HeldState, RankPage } from "./wire.js";
+
+export type JobPhase =
+  | "QUEUED"
+  | "FORMING"
+  | "RUNNING"
+  | "RECOVERING"
+  | "STOPPING"
+  | "COMPLETED"
+  | "STOPPED"
+  | "FAILED";
+
+/** A job as people see it. Everything is a copy or must not be changed. */
+export interface JobView {
+  record: JobRecord;
+  phase: JobPhase;
+  reason: string;
+  step: number;
+  generation: number;
+  layout: LayoutSize | null;
+  rankNodes: readonly string[];
+  lastStep: StepCompleted | null;
+  /** Newest last. */
+  checkpoints: readonly CheckpointEntry[];
+  incidents: readonly IncidentRecord[];
+  outcome: JobOutcome | null;
+}
+
+export interface NodeView {
+  nodeId: string;
+  connected: boolean;
+  silentMs: number;
+  slots: number;
+  host: string;
+  device: string;
+  version: string;
+  labels: Readonly<Record<string, string>>;
+  jobId: string | null;
+  pages: readonly RankPage[];
+  held: readonly HeldState[];
+  /** Why it is not used; null: it may be. */
+  unusable: string | null;
+}
+
+/** In order of submission. */
+export function jobViews(state: CoreState): JobView[] {
+  return [...state.jobs.values()].filter((job) => job.accepted).map(viewJob);
+}
+
+export function jobView(state: CoreState, jobId: string): JobView | null {
+  const job = state.jobs.get(jobId);
+  return job === undefined || !job.accepted ? null : viewJob(job);
+}
+
+export function nodeViews(state: CoreState, nowMs: number): NodeView[] {
+  return [...state.nodes.values()]
+    .sort((a, b) => (a.nodeId < b.nodeId ? -1 : 1))
+    .map((node) => viewNode(state, node, nowMs));
+}
+
+function viewJob(job: JobState): JobView {
+  const { generation } = job;
+  return {
+    record: job.record,
+    phase: phaseOf(job),
+    reason: job.reason,
+    step: generation?.step ?? job.stepHighest,
+    generation: generation?.number ?? 0,
+    layout: generation?.layout.size ?? null,
+    rankNodes: generation?.rankNodes ?? [],
+    lastStep: job.lastStep,
+    checkpoints: job.checkpoints,
+    incidents: job.incidents,
+    outcome: job.record.outcome,
+  };
+}
+
+export function phaseOf(job: JobState): JobPhase {
+  const { outcome, stop } = job.record;
+  if (outcome !== null) return job.stage === "ended" ? outcome.phase : "STOPPING";
+  if (job.stage === "queued") return "QUEUED";
+  if (stop !== null) return "STOPPING";
+  if (job.stage === "running") return "RUNNING";
+  return job.stage === "forming" && job.incident === null ? "FORMING" : "RECOVERING";
+}
+
+function viewNode(state: CoreState, node: NodeState, nowMs: number): NodeView {
+  const { nodeId, slots, host, device, version, labels, pages, held } = node;
+  return {
+    nodeId,
+    connected: node.session !== null,
+    silentMs: Math.max(0, nowMs - node.heardMs),
+    slots,
+    host,
+    device,
+    version,
+    labels,
+    jobId: node.jobId ?? node.heldJobId,
+    pages,
+    held,
+    unusable: unusableText(state, node),
+  };
+}
+
+function unusableText(state: CoreState, node: NodeState): string | null {
+  const bad = state.quarantine.get(node.nodeId);
+  if (bad !== undefined) return `quarantined: ${bad.reason}`;
+  if (node.releasing) return "is being freed";
+  if (node.heldJobId !== null && !state.jobs.has(node.heldJobId)) {
+    return `holds job ${node.heldJobId}, which this controller does not know`;
+  }
+  return null;
+}
