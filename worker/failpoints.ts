@@ -22,12 +22,16 @@ export const FAILPOINT_NAMES = [
   "snapshot.copy", // rank: half of the state is copied into the slot
   "save.write", // agent: before a chunk of a durable save is written
   "save.commit", // agent: everything is written but the commit record
+  "save.committed", // agent: the commit record is durable, nobody was told
 ] as const;
 export type FailpointName = (typeof FAILPOINT_NAMES)[number];
 
-/** kill: SIGKILL to itself. stop: SIGSTOP to itself. stall: blocks the thread for ever. nan: the caller spoils its numbers. */
+/** kill: SIGKILL to itself. stop: SIGSTOP to itself. stall: blocks the thread for ever. nan: makes the loss NaN (where there is one). */
 export const FAILPOINT_ACTIONS = ["kill", "stop", "throw", "enospc", "nan", "stall"] as const;
 export type FailpointAction = (typeof FAILPOINT_ACTIONS)[number];
+
+/** Places where a loss is at hand to be spoilt. */
+const NAN_NAMES: readonly FailpointName[] = ["forward.block", "backward.block", "vote.before"];
 
 export interface Failpoint {
   name: FailpointName;
@@ -62,6 +66,12 @@ export function parseFailpoints(spec: string): Failpoint[] {
         `Cannot read failpoint "${text}": want name[@step][/rank]:action, name one of ${FAILPOINT_NAMES.join(", ")}, action one of ${FAILPOINT_ACTIONS.join(", ")}`,
       );
     }
+    if (action === "nan" && !NAN_NAMES.includes(name)) {
+      throw new GokuError(
+        "ARGUMENT_INVALID",
+        `Cannot read failpoint "${text}": only ${NAN_NAMES.join(", ")} have numbers to spoil`,
+      );
+    }
     const number = (digits: string | undefined) => (digits === undefined ? null : Number(digits));
     return { name, step: number(match[2]), rank: number(match[3]), action, text };
   });
@@ -88,7 +98,7 @@ export function setFailpointScope(scope: Partial<FailpointScope>): void {
 }
 
 /**
- * Passes a named place. Returns null nearly always; "nan" asks the caller to spoil its numbers. May throw (actions throw
+ * Passes a named place. Returns null nearly always; "nan" asks the caller to spoil its loss. May throw (actions throw
  * and enospc) or not return (kill, stop, stall). Code that serves several ranks passes its own scope.
  */
 export function failpoint(name: FailpointName, scope: FailpointScope = current): "nan" | null {

@@ -44,8 +44,27 @@ export const PROGRESS = {
 } as const;
 
 export const PHASE = {
-  idle: 0, forming: 1, restore: 2, data: 3, forward: 4, backward: 5, reduce: 6, vote: 7, optimizer: 8, snapshot: 9, finished: 10,
+  idle: 0,
+  forming: 1,
+  restore: 2,
+  data: 3,
+  forward: 4,
+  backward: 5,
+  reduce: 6,
+  vote: 7,
+  optimizer: 8,
+  snapshot: 9,
+  finished: 10,
 } as const;
 export type PhaseName = keyof typeof PHASE;
-export const COLLECTIVE = { none: 0, allGather: 1, reduceScatter: 2, allReduce: 3, allToAll: 4, broadcast: 5, barrier: 6, connect: 7 } as const;
+export const COLLECTIVE = {
+  none: 0,
+  allGather: 1,
+  reduceScatter: 2,
+  allReduce: 3,
+  allToAll: 4,
+  broadcast: 5,
+  barrier: 6,
+  connect: 7,
+} as const;
 export type CollectiveName = keyof typeof COLLECTIVE;

@@ -1,6 +1,6 @@
+import type { StateName } from "../checkpoint/state.js";
 import type { Job } from "../job/job.js";
 import type { LayoutSize } from "../job/layout.js";
-import type { StateName } from "../checkpoint/state.js";
 import type { CommEndpoint } from "./engine/native.js";
 
 /**
@@ -22,21 +22,30 @@ export type ToRank =
       host: string; // address to listen on for collectives
       controlPage: string; // paths of tmpfs files
       progressPage: string;
+      /** The set of slot files of this rank; may hold snapshots of an earlier process, which the rank adopts. */
       snapshotDir: string;
+      /** States in that set whose durable write is under way; `unpin` follows for each. */
+      pinned: StateName[];
       threads: number;
     }
   | { kind: "connect"; generation: string; members: CommEndpoint[] }
   | { kind: "restore"; generation: string; source: RestoreSource }
   | { kind: "run"; generation: string }
+  /** Leave this generation and wait; answered by `failed` with COMM_ABORTED unless the rank has left already. */
+  | { kind: "abort"; generation: string; code: string; message: string; peer: number }
   /** Raised in the next vote, so that it happens at one step on all ranks. */
   | { kind: "request"; request: "save" | "stop" }
-  /** The durable write of this state is over (either way); its slot is free again. */
+  /**
+   * The durable write of this state is over (either way): one answer to each `save`, and to each entry of `pinned`.
+   * That of a final save comes when the checkpoint is committed.
+   */
   | { kind: "unpin"; state: StateName }
   | { kind: "exit" };
 
 export type RestoreSource =
   | { kind: "initial" }
-  | { kind: "snapshot"; state: StateName }
+  /** `path`: the slot file that holds the state, in this rank's own set or in another one of its node. */
+  | { kind: "snapshot"; state: StateName; path: string }
   | { kind: "checkpoint"; uri: string; state: StateName };
 
 export type FromRank =
@@ -47,9 +56,24 @@ export type FromRank =
   | { kind: "restored"; generation: string; rank: number; state: StateName; seconds: number }
   | { kind: "step"; generation: string; rank: number; metrics: StepMetrics }
   /** The vote decided to make `state` durable; the snapshot slot stays pinned until `unpin`. */
-  | { kind: "save"; generation: string; rank: number; state: StateName; slotPath: string; reason: "periodic" | "request" | "final" }
+  | {
+      kind: "save";
+      generation: string;
+      rank: number;
+      state: StateName;
+      slotPath: string;
+      reason: "periodic" | "request" | "final";
+    }
   | { kind: "finished"; generation: string; rank: number; state: StateName; reason: "steps" | "stop" }
-  | { kind: "failed"; generation: string; rank: number; code: string; message: string; peer: number; operation: string };
+  | {
+      kind: "failed";
+      generation: string;
+      rank: number;
+      code: string;
+      message: string;
+      peer: number;
+      operation: string;
+    };
 
 export interface StepMetrics {
   step: number;

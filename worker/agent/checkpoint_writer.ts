@@ -1,0 +1,214 @@
+import type { SaveHook } from "../../checkpoint/hooks.js";
+import { openCheckpoint } from "../../checkpoint/load.js";
+import { prune } from "../../checkpoint/retention.js";
+import { commitCheckpoint, saveShard } from "../../checkpoint/save.js";
+import { readSnapshotHeader } from "../../checkpoint/snapshot.js";
+import { type StateMeta, type StateName, stateKey } from "../../checkpoint/state.js";
+import { GokuError, toGokuError } from "../../job/errors.js";
+import { type Job, modelConfig } from "../../job/job.js";
+import type { Layout } from "../../job/layout.js";
+import { parameterSpecs } from "../../job/parameters.js";
+import { flatUnits } from "../../job/sharding.js";
+import { failpoint } from "../failpoints.js";
+
+/** How long a commit waits for the other writers; that of a final checkpoint waits again and again. */
+const WRITERS_WAIT_MS = 120_000;
+/** Wait before a failed final save is tried again: doubles from the first to the second. */
+const RETRY_MS = 1_000;
+const RETRY_MS_MAX = 30_000;
+/** Between looks whether another agent has committed a final save. */
+const COMMIT_POLL_MS = 100;
+
+export interface SaveOrder {
+  jobId: string;
+  job: Job;
+  layout: Layout;
+  rank: number;
+  /** The generation that saves. */
+  generation: string;
+  state: StateName;
+  slotPath: string;
+  /** The run ends with this state: it is tried until it is committed, or given up from outside. */
+  final: boolean;
+}
+
+export interface CommittedCheckpoint {
+  generation: string;
+  state: StateName;
+  uri: string;
+  bytes: number;
+  seconds: number;
+}
+
+export interface CheckpointWriterEvents {
+  committed: (checkpoint: CommittedCheckpoint) => void;
+  /** Training goes on and the older checkpoint stays. */
+  failed: (failure: { generation: string; state: StateName; error: GokuError }) => void;
+}
+
+interface Saving {
+  order: SaveOrder;
+  /** Called once each when the slot is free, or for a final save when the checkpoint is committed. */
+  released: (() => void)[];
+  stop: AbortController;
+  ended: Promise<void>;
+}
+
+/** Durable saves of the ranks of this node, in the background; training goes on meanwhile. */
+export class CheckpointWriter {
+  private readonly events: CheckpointWriterEvents;
+  private readonly saving = new Map<string, Saving>();
+  /** Saves begun so far. */
+  begunCount = 0;
+
+  constructor(events: CheckpointWriterEvents) {
+    this.events = events;
+  }
+
+  /**
+   * Makes a pinned snapshot durable and, for rank 0, commits the checkpoint. `released` is called once when the slot is
+   * free again: for a final save that is when the checkpoint is committed.
+   *
+   * A save of the same state by the same generation is joined. One by an older generation is given up: its other writers
+   * may be gone, and files of two generations do not make one checkpoint.
+   */
+  save(order: SaveOrder, released: () => void): void {
+    this.begunCount++;
+    const key = savingKey(order);
+    const current = this.saving.get(key);
+    if (current && current.order.generation === order.generation && (current.order.final || !order.final)) {
+      current.released.push(released);
+      return;
+    }
+    current?.stop.abort();
+    const saving: Saving = {
+      order,
+      released: [released],
+      stop: new AbortController(),
+      ended: Promise.resolve(),
+    };
+    this.saving.set(key, saving);
+    saving.ended = this.carryOut(saving, current?.ended ?? Promise.resolve()).finally(() => {
+      if (this.saving.get(key) === saving) this.saving.delete(key);
+      for (const release of saving.released.splice(0)) release();
+    });
+  }
+
+  /** States of a rank whose slots are being read; `released` is called for each when it is free. */
+  pinned(jobId: string, rank: number, released: (state: StateName) => void): StateName[] {
+    const found = [...this.saving.values()].filter(
+      ({ order }) => order.jobId === jobId && order.rank === rank,
+    );
+    for (const { order, released: waiting } of found) waiting.push(() => released(order.state));
+    return found.map(({ order }) => order.state);
+  }
+
+  get idle(): boolean {
+    return this.saving.size === 0;
+  }
+
+  /** Gives up everything under way: the job is over here, or the agent ends. Resolves when no file is touched any more. */
+  async abandon(): Promise<void> {
+    const all = [...this.saving.values()];
+    for (const saving of all) saving.stop.abort();
+    await Promise.all(all.map((saving) => saving.ended));
+  }
+
+  private async carryOut(saving: Saving, before: Promise<void>): Promise<void> {
+    const { generation, state, final } = saving.order;
+    const { signal } = saving.stop;
+    await before;
+    for (let waitMs = RETRY_MS; !signal.aborted; waitMs = Math.min(2 * waitMs, RETRY_MS_MAX)) {
+      try {
+        await this.attempt(saving);
+        return;
+      } catch (error) {
+        if (signal.aborted) return;
+        this.events.failed({ generation, state, error: toGokuError(error, "STORAGE_FAILED") });
+        if (!final) return;
+        await pause(waitMs, signal);
+      }
+    }
+  }
+
+  private async attempt({ order, released, stop }: Saving): Promise<void> {
+    const begun = performance.now();
+    const { job, layout, rank, generation, slotPath, final } = order;
+    const meta = readSnapshotHeader(slotPath)?.meta;
+    if (!meta) throw new GokuError("SNAPSHOT_MISSING", `Cannot save ${slotPath}: it holds nothing whole`);
+    const units = flatUnits(parameterSpecs(modelConfig(job)));
+    const { uri } = job.checkpoint;
+    await saveShard({ uri, slotPath, rank, layout, units, generation, hook: hookOf(rank) });
+    if (!final) for (const release of released.splice(0)) release();
+    if (rank === 0) await this.commit(order, { meta, begun, signal: stop.signal });
+    else if (final) await untilCommitted(uri, order.state, stop.signal);
+  }
+
+  private async commit(
+    order: SaveOrder,
+    { meta, begun, signal }: { meta: StateMeta; begun: number; signal: AbortSignal },
+  ): Promise<void> {
+    const { job, layout, rank, generation, state } = order;
+    const { uri, keep_last: keepLast } = job.checkpoint;
+    const units = flatUnits(parameterSpecs(modelConfig(job)));
+    const done = await commitCheckpoint({
+      uri,
+      meta,
+      units,
+      layout,
+      generation,
+      waitMs: WRITERS_WAIT_MS,
+      signal,
+      hook: hookOf(rank),
+    });
+    const seconds = (performance.now() - begun) / 1000;
+    this.events.committed({ generation, state, uri: done.uri, bytes: done.bytes, seconds });
+    try {
+      await prune({ uri, keepLast, generation });
+    } catch (error) {
+      // The new checkpoint is safe; what is too many will be tried again after the next one.
+      const reason = (error as Error).message;
+      this.events.failed({
+        generation,
+        state,
+        error: new GokuError("STORAGE_FAILED", `Cannot remove old checkpoints: ${reason}`, { cause: error }),
+      });
+    }
+  }
+}
+
+/** Resolves when some agent has committed the state, or `signal` gives up. */
+async function untilCommitted(uri: string, state: StateName, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    try {
+      await openCheckpoint(uri, state);
+      return;
+    } catch (error) {
+      if (toGokuError(error, "STORAGE_FAILED").code !== "NOT_FOUND") throw error;
+    }
+    await pause(COMMIT_POLL_MS, signal);
+  }
+}
+
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(done, ms);
+    function done(): void {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      resolve();
+    }
+    signal.addEventListener("abort", done);
+  });
+}
+
+/** Failpoints of the save: checkpoint/ knows no failpoints, so they are put into its hook. */
+function hookOf(rank: number): SaveHook {
+  return (point, { step }) => {
+    failpoint(point, { step, rank });
+  };
+}
+
+function savingKey(order: { jobId: string; rank: number; state: StateName }): string {
+  return `${order.jobId} ${order.rank} ${stateKey(order.state)}`;
+}

@@ -1,0 +1,84 @@
+import type { SessionRequest } from "../../gen/goku/v1/agent.pb.js";
+
+export type Report = NonNullable<SessionRequest["message"]>;
+
+/** Steps kept for repeating: what can have been lost in a broken stream, and what piled up without one. */
+const STEP_COUNT_MAX = 4_096;
+/** A step older than this, once written to a stream, has arrived or its stream was found broken. */
+const STEP_REPEAT_MS = 30_000;
+
+/** Reports that hold for the rest of their generation; the newest of each kind and rank counts. */
+const LASTING = new Set<Report["$case"]>([
+  "rankReady",
+  "rankConnected",
+  "rankRestored",
+  "rankFailed",
+  "rankExited",
+  "rankFinished",
+  "prepareRefused",
+]);
+
+/**
+ * Reports that must not get lost with a stream: kept until something supersedes them and repeated after every Hello.
+ * The protocol has no acknowledgements, because a repeat is harmless and most reports are made obsolete within a second.
+ */
+export class Outbox {
+  private lasting = new Map<string, Report>();
+  private steps: { report: Report; atMs: number; sent: boolean }[] = [];
+  private committed: Report | null = null;
+  private alarm: Report | null = null;
+  private released: Report | null = null;
+
+  /** Keeps a report as long as it matters. `sent`: it was written to a living stream just now. */
+  add(report: Report, nowMs: number, sent: boolean): void {
+    if (LASTING.has(report.$case)) this.lasting.set(lastingKey(report), report);
+    else if (report.$case === "stepCompleted") this.addStep(report, nowMs, sent);
+    else if (report.$case === "checkpointCommitted") {
+      this.committed = report;
+      this.alarm = null;
+    } else if (report.$case === "checkpointFailed") this.alarm = report;
+    else if (report.$case === "nodeReleased") this.released = report;
+  }
+
+  /** A new generation was prepared: what was said about older ones is obsolete. */
+  prepared(): void {
+    this.lasting.clear();
+    this.released = null;
+  }
+
+  /** The job is over here. */
+  forgetJob(): void {
+    this.lasting.clear();
+    this.steps = [];
+    this.committed = null;
+    this.alarm = null;
+  }
+
+  /** What to say after Hello, oldest first; they count as sent. */
+  repeat(nowMs: number): Report[] {
+    this.forgetOldSteps(nowMs);
+    const reports = [
+      ...this.lasting.values(),
+      ...this.steps.map((step) => step.report),
+      ...[this.committed, this.alarm, this.released].filter((report) => report !== null),
+    ];
+    for (const step of this.steps) step.sent = true;
+    return reports;
+  }
+
+  private addStep(report: Report, nowMs: number, sent: boolean): void {
+    this.forgetOldSteps(nowMs);
+    this.steps.push({ report, atMs: nowMs, sent });
+    if (this.steps.length > STEP_COUNT_MAX) this.steps.shift();
+  }
+
+  private forgetOldSteps(nowMs: number): void {
+    const old = this.steps.findIndex((step) => !step.sent || nowMs - step.atMs < STEP_REPEAT_MS);
+    this.steps = old < 0 ? [] : this.steps.slice(old);
+  }
+}
+
+function lastingKey(report: Report): string {
+  const rank = "rank" in report.value ? report.value.rank : "node";
+  return `${report.$case} ${rank}`;
+}

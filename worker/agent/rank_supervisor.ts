@@ -1,0 +1,453 @@
+import { availableParallelism } from "node:os";
+import type { Logger } from "pino";
+import type { StateName } from "../../checkpoint/state.js";
+import type { Abort, Connect, KillRank, Prepare, RankProgress, Restore } from "../../gen/goku/v1/agent.pb.js";
+import { GokuError, toGokuError } from "../../job/errors.js";
+import { type Job, jobSchema } from "../../job/job.js";
+import type { Layout } from "../../job/layout.js";
+import type { FromRank, RestoreSource, ToRank } from "../rank_messages.js";
+import type { CheckpointWriter } from "./checkpoint_writer.js";
+import type { Report } from "./outbox.js";
+import { planProcesses, threadsPerRank } from "./plan_processes.js";
+import type { ProcessRecords } from "./process_records.js";
+import { type ProcessEnd, RankProcess } from "./rank_process.js";
+import { chooseSet, distinctHeld, findHeld, type HeldSnapshot, supersededSets } from "./snapshot_sets.js";
+import type { SnapshotStore } from "./snapshot_store.js";
+import { failureReport, readCode, readLayout, readState, stepReport, wireError, wireState } from "./wire.js";
+
+export interface RankSupervisorOptions {
+  node: string;
+  slots: number;
+  host: string;
+  /** Folder of the processes' pages. */
+  pagesFolder: string;
+  records: ProcessRecords;
+  store: SnapshotStore;
+  writer: CheckpointWriter;
+  log: Logger;
+  report: (report: Report) => void;
+  /** A generation begins here: reports about older ones are obsolete. */
+  onPrepared: (jobId: string) => void;
+  /** The job is over here. */
+  onReleased: (jobId: string) => void;
+  onLines: (rank: number | null, lines: string[]) => void;
+}
+
+/** The place of this node in a generation. */
+interface Place {
+  generation: bigint;
+  jobId: string;
+  job: Job;
+  layout: Layout;
+  ranks: readonly number[];
+  /** A step was completed in this generation: every rank of the world has its state in its present set. */
+  stepped: boolean;
+}
+
+/** Started ahead, so that a dead rank's successor needs no start of a process. */
+const SPARES = 1;
+
+/** The rank processes of a node, from one generation to the next, and their snapshot sets. */
+export class RankSupervisor {
+  private readonly options: RankSupervisorOptions;
+  private readonly processes = new Map<number, RankProcess>();
+  private readonly exits = new Map<number, Report>();
+  private place: Place | null = null;
+  private idLast = 0;
+  private closing = false;
+
+  constructor(options: RankSupervisorOptions) {
+    this.options = options;
+  }
+
+  /** Of the ranks that run or formed last; 0: none. */
+  get generation(): bigint {
+    return this.place?.generation ?? 0n;
+  }
+
+  get jobId(): string | null {
+    return this.place?.jobId ?? null;
+  }
+
+  /** Progress of the living ranks. */
+  progress(): RankProgress[] {
+    return this.ranks().map((process) => process.progress());
+  }
+
+  /** Whole snapshots of a job on this node, each state of a rank once. */
+  held(jobId: string | null): HeldSnapshot[] {
+    return jobId === null ? [] : distinctHeld(this.options.store.sets(jobId));
+  }
+
+  /** Starts processes that wait for a place. */
+  startSpares(count: number): void {
+    const spares = this.living().filter((process) => process.rank === null).length;
+    if (this.closing) return;
+    for (let i = spares; i < count; i++) this.startProcess();
+  }
+
+  // -------------------------------------------------------------------------------------------------------------------
+  // Commands
+
+  /** Places the ranks of a generation; what makes that impossible is reported. */
+  prepare(wire: Prepare): void {
+    if (wire.generation === this.place?.generation) return; // a repeat: its reports were repeated, too
+    try {
+      const place = this.readPlace(wire);
+      if (this.place && this.place.jobId !== place.jobId) this.forgetJob(this.place.jobId);
+      this.place = place;
+      this.exits.clear();
+      this.options.onPrepared(place.jobId);
+      this.placeRanks(place);
+    } catch (error) {
+      const detail = wireError(toGokuError(error));
+      this.options.report({
+        $case: "prepareRefused",
+        value: { generation: wire.generation, error: detail },
+      });
+    }
+  }
+
+  connect({ generation, members }: Connect): void {
+    this.tellRanks({ kind: "connect", generation: String(generation), members });
+  }
+
+  restore({ generation, source }: Restore): void {
+    for (const process of this.ranks()) {
+      try {
+        const from = this.restoreSource(process, source);
+        process.send({ kind: "restore", generation: String(generation), source: from });
+      } catch (error) {
+        this.options.report({
+          $case: "rankFailed",
+          value: {
+            generation,
+            rank: process.rank!,
+            error: wireError(toGokuError(error)),
+            lastLines: process.lastLines,
+          },
+        });
+      }
+    }
+  }
+
+  run(generation: bigint): void {
+    this.tellRanks({ kind: "run", generation: String(generation) });
+    for (const process of this.ranks()) if (process.stage === "restored") process.stage = "running";
+  }
+
+  request(request: "save" | "stop"): void {
+    this.tellRanks({ kind: "request", request });
+  }
+
+  abort({ generation, reason }: Abort): void {
+    const code = readCode(reason?.code ?? "COMM_ABORTED");
+    const peer = reason?.peer ?? null;
+    for (const process of this.ranks()) {
+      process.abort(generation, { peer, code });
+      process.send({
+        kind: "abort",
+        generation: String(generation),
+        code,
+        message: reason?.message ?? "the controller ended it",
+        peer: peer ?? -1,
+      });
+    }
+  }
+
+  /** Ends a rank's process; RankExited follows when it has been reaped, at once when it had gone before. */
+  killRank({ generation, rank, reason }: KillRank): void {
+    const process = this.ranks().find((one) => one.rank === rank);
+    this.options.log.warn({ rank, pid: process?.pid, reason }, "rank is killed");
+    if (process) process.kill();
+    else if (![...this.processes.values()].some((one) => one.rank === rank)) {
+      this.options.report(this.exits.get(rank) ?? goneReport(generation, rank));
+    }
+  }
+
+  /** Ends the ranks of a job and frees its snapshots. */
+  async release(jobId: string): Promise<void> {
+    if (this.place?.jobId === jobId) this.place = null;
+    this.dismiss(this.living().filter((process) => process.rank !== null));
+    await Promise.all([this.options.writer.abandon(), this.gone((process) => process.rank !== null)]);
+    this.options.store.removeJob(jobId);
+    this.options.onReleased(jobId);
+    this.options.report({ $case: "nodeReleased", value: { jobId } });
+    this.startSpares(SPARES);
+  }
+
+  // -------------------------------------------------------------------------------------------------------------------
+  // The end
+
+  /** Asks running ranks for a durable save and waits for what this node writes of it, at most `timeoutMs`. */
+  async lastSave(timeoutMs: number): Promise<void> {
+    const { writer } = this.options;
+    const before = writer.begunCount;
+    const running = () => this.ranks().some((process) => process.stage === "running");
+    if (running()) this.request("save");
+    const waiting = () => !writer.idle || (running() && writer.begunCount === before);
+    for (const end = performance.now() + timeoutMs; waiting() && performance.now() < end; ) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+
+  /** Ends all processes and waits until they have gone. */
+  async close(): Promise<void> {
+    this.closing = true;
+    this.dismiss(this.living());
+    await this.gone(() => true);
+  }
+
+  // -------------------------------------------------------------------------------------------------------------------
+  // Placing
+
+  private readPlace(wire: Prepare): Place {
+    const parsed = jobSchema.safeParse(wire.job);
+    if (!parsed.success) {
+      const issue = parsed.error.issues[0];
+      throw new GokuError(
+        "JOB_INVALID",
+        `Cannot prepare generation ${wire.generation}: job.${issue?.path.join(".")}: ${issue?.message}`,
+      );
+    }
+    const { slots, node } = this.options;
+    if (wire.ranks.length > slots) {
+      throw new GokuError(
+        "STATE_INVALID",
+        `Cannot prepare generation ${wire.generation}: ${wire.ranks.length} ranks for ${slots} slots of ${node}`,
+      );
+    }
+    const layout = readLayout(wire.layout);
+    const { generation, jobId } = wire;
+    return { generation, jobId, job: parsed.data, layout, ranks: wire.ranks, stepped: false };
+  }
+
+  private placeRanks(place: Place): void {
+    for (const process of this.ranks()) {
+      process.abort(place.generation - 1n, { peer: null, code: "COMM_ABORTED" });
+    }
+    const living = this.living();
+    const plan = planProcesses({ ranks: place.ranks, living, sparesKept: SPARES });
+    this.dismiss(living.filter((process) => plan.surplus.includes(process.id)));
+    // First the processes that live: their sets are spoken for before orphaned ones are given away.
+    for (const { rank, id } of plan.places) {
+      const process = id === null ? null : this.processes.get(id)!;
+      this.placeRank(place, rank, process ?? this.startProcess());
+    }
+  }
+
+  private placeRank(place: Place, rank: number, process: RankProcess): void {
+    const { store, writer, node, host } = this.options;
+    const layout = place.layout.toString();
+    const sets = store.sets(place.jobId);
+    const found = chooseSet({ sets, process: process.id, rank, layout });
+    const set = found?.path ?? store.create(place.jobId, rank, layout);
+    // Its own set keeps its pins; of one that it takes over, saves may be reading.
+    const adopted = found !== null && found.owner === null;
+    const unpin = (state: StateName) => process.send({ kind: "unpin", state });
+    const pinned = adopted ? writer.pinned(place.jobId, rank, unpin) : [];
+    store.own(set, process.id);
+    process.rank = rank;
+    process.generation = place.generation;
+    process.stage = "preparing";
+    process.set = set;
+    process.send({
+      kind: "prepare",
+      generation: String(place.generation),
+      jobId: place.jobId,
+      job: place.job,
+      layout: place.layout.size,
+      rank,
+      localRank: place.ranks.indexOf(rank),
+      localWorldSize: place.ranks.length,
+      nodeId: node,
+      host,
+      controlPage: process.controlPath,
+      progressPage: process.progressPath,
+      snapshotDir: set,
+      pinned,
+      threads: threadsPerRank({ cores: availableParallelism(), ranks: place.ranks.length }),
+    });
+  }
+
+  private restoreSource(process: RankProcess, source: Restore["source"]): RestoreSource {
+    if (source?.$case === "checkpoint") {
+      return { kind: "checkpoint", uri: source.value.uri, state: readState(source.value.state) };
+    }
+    if (source?.$case !== "snapshot") return { kind: "initial" };
+    const { jobId, layout } = this.place!;
+    const state = readState(source.value);
+    const wanted = { state, rank: process.rank!, layout: layout.toString(), ownSet: process.set! };
+    const held = findHeld(this.options.store.sets(jobId), wanted);
+    if (held) return { kind: "snapshot", state, path: held.path };
+    throw new GokuError(
+      "SNAPSHOT_MISSING",
+      `Cannot restore rank ${process.rank} to step ${state.step}: ${this.options.node} holds no whole snapshot of it`,
+    );
+  }
+
+  // -------------------------------------------------------------------------------------------------------------------
+  // Reports of ranks
+
+  private receive(process: RankProcess, message: FromRank): void {
+    if (message.kind === "hello") return;
+    if (message.kind === "save") {
+      this.save(process, message);
+      return;
+    }
+    // A process that has been given a newer generation may still say how it left the older one.
+    if (process.generation !== this.generation || BigInt(message.generation) !== this.generation) return;
+    const { generation } = process;
+    const rank = process.rank!;
+    const { report } = this.options;
+    switch (message.kind) {
+      case "ready":
+        process.stage = "ready";
+        report(this.readyReport(process, message.port));
+        return;
+      case "connected":
+        process.stage = "connected";
+        report({ $case: "rankConnected", value: { generation, rank } });
+        return;
+      case "restored":
+        process.stage = "restored";
+        report({ $case: "rankRestored", value: { generation, rank, state: wireState(message.state) } });
+        return;
+      case "step":
+        if (rank === 0) report(stepReport(generation, message.metrics));
+        this.stepped();
+        return;
+      case "finished": {
+        process.stage = "finished";
+        const { reason } = message;
+        report({
+          $case: "rankFinished",
+          value: { generation, rank, state: wireState(message.state), reason },
+        });
+        return;
+      }
+      case "failed": {
+        const ready = process.stage !== "preparing";
+        process.stage = "left";
+        this.options.log.warn({ rank, code: message.code, reason: message.message }, "rank failed");
+        report(failureReport(message, { ready, lastLines: process.lastLines }));
+      }
+    }
+  }
+
+  private readyReport(process: RankProcess, port: number): Report {
+    const { jobId, layout } = this.place!;
+    const { generation, pid, id } = process;
+    const rank = process.rank!;
+    this.options.store.disown(id, process.set); // it has left the set of an older place, if it had one
+    const heldStates = this.held(jobId)
+      .filter((held) => held.rank === rank && held.layout === layout.toString())
+      .map((held) => wireState(held.state));
+    return { $case: "rankReady", value: { generation, rank, pid, port, heldStates } };
+  }
+
+  private save(process: RankProcess, message: Extract<FromRank, { kind: "save" }>): void {
+    const { place } = this;
+    const unpin = () => process.send({ kind: "unpin", state: message.state });
+    if (place === null || BigInt(message.generation) !== place.generation) {
+      unpin(); // of a generation that is over: the next one saves again what is due
+      return;
+    }
+    const { jobId, job, layout } = place;
+    const { rank, generation, state, slotPath, reason } = message;
+    const final = reason === "final";
+    this.options.writer.save({ jobId, job, layout, rank, generation, state, slotPath, final }, unpin);
+  }
+
+  private stepped(): void {
+    const { place } = this;
+    if (place === null || place.stepped) return;
+    place.stepped = true;
+    this.startSpares(SPARES);
+    const sets = this.options.store.sets(place.jobId);
+    const running = this.ranks().flatMap((process) => process.set ?? []);
+    for (const set of supersededSets({ sets, running, stepCompleted: true })) this.options.store.remove(set);
+  }
+
+  // -------------------------------------------------------------------------------------------------------------------
+  // Processes
+
+  private startProcess(): RankProcess {
+    const { pagesFolder, slots, records, onLines } = this.options;
+    const process: RankProcess = new RankProcess({
+      id: ++this.idLast,
+      folder: pagesFolder,
+      threads: threadsPerRank({ cores: availableParallelism(), ranks: slots }),
+      onMessage: (message) => this.receive(process, message),
+      onLines: (lines) => onLines(process.rank, lines),
+      onExit: () => this.exited(process),
+      onEnd: (end) => this.ended(process, end),
+    });
+    this.processes.set(process.id, process);
+    if (process.pid > 0) records.add(process.pid);
+    return process;
+  }
+
+  /** A process has gone: those of its generation on this node leave their collectives at once, naming it. */
+  private exited(process: RankProcess): void {
+    process.dying = true;
+    this.options.records.remove(process.pid);
+    this.options.store.disown(process.id);
+    if (process.rank === null || process.dismissed || process.generation !== this.generation) return;
+    for (const other of this.ranks()) {
+      other.abort(process.generation, { peer: process.rank, code: "RANK_DIED" });
+    }
+  }
+
+  private ended(process: RankProcess, end: ProcessEnd): void {
+    this.processes.delete(process.id);
+    const { rank, pid, generation, dismissed, lastLines } = process;
+    const level = dismissed ? "debug" : "warn";
+    this.options.log[level]({ rank, pid, ...end, lastLines: lastLines.slice(-3) }, "rank process ended");
+    if (rank === null || dismissed || generation !== this.generation) return;
+    const progress = process.progress();
+    const report: Report = {
+      $case: "rankExited",
+      value: { generation, rank, pid, ...end, lastLines, progress },
+    };
+    this.exits.set(rank, report);
+    this.options.report(report);
+  }
+
+  private dismiss(processes: readonly RankProcess[]): void {
+    for (const process of processes) {
+      process.dismissed = true;
+      process.kill();
+    }
+  }
+
+  /** Another job takes the node: the controller decided, and has fenced its command. */
+  private forgetJob(jobId: string): void {
+    this.dismiss(this.ranks());
+    this.options.writer.abandon().catch((error: unknown) => this.options.log.error(error, "abandon"));
+    this.options.store.removeJob(jobId);
+  }
+
+  private async gone(which: (process: RankProcess) => boolean): Promise<void> {
+    while ([...this.processes.values()].some(which)) await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+
+  private living(): RankProcess[] {
+    return [...this.processes.values()].filter((process) => !process.dying);
+  }
+
+  /** Living processes that hold a rank of the present generation. */
+  private ranks(): RankProcess[] {
+    return this.living().filter((process) => process.rank !== null);
+  }
+
+  private tellRanks(message: ToRank): void {
+    for (const process of this.ranks()) process.send(message);
+  }
+}
+
+/** The process had gone before anybody knew of it. */
+function goneReport(generation: bigint, rank: number): Report {
+  const end = { pid: 0, exitCode: -1, signal: "", lastLines: [], progress: undefined };
+  return { $case: "rankExited", value: { generation, rank, ...end } };
+}

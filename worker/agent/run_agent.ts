@@ -1,0 +1,78 @@
+import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { type Logger, pino } from "pino";
+import { GokuError } from "../../job/errors.js";
+import { Agent, type AgentOptions } from "./agent.js";
+import { isAlive, readRecord, startTicks } from "./process_records.js";
+
+export type { AgentOptions } from "./agent.js";
+
+export interface RunningAgent {
+  /** Lets the ranks save (at most some seconds), ends them and leaves. */
+  close(): Promise<void>;
+}
+
+/**
+ * Runs the agent of this node in this process until it is closed. Throws ARGUMENT_INVALID for a bad option, CONFLICT when
+ * another agent of the node lives on the same state folder.
+ */
+export async function runAgent(
+  options: AgentOptions,
+  log: Logger = agentLog(options),
+): Promise<RunningAgent> {
+  check(options);
+  const lock = lockNode(options);
+  const agent = new Agent(options, log);
+  try {
+    await agent.start();
+  } catch (error) {
+    rmSync(lock, { force: true });
+    throw error;
+  }
+  return {
+    close: async () => {
+      await agent.close();
+      rmSync(lock, { force: true });
+    },
+  };
+}
+
+function agentLog({ node }: AgentOptions): Logger {
+  return pino({ level: process.env.GOKU_LOG_LEVEL ?? "info", base: { node } });
+}
+
+function check({ node, slots, controllers, host }: AgentOptions): void {
+  const refuse = (what: string) => {
+    throw new GokuError("ARGUMENT_INVALID", `Cannot run an agent: ${what}`);
+  };
+  if (!/^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$/.test(node))
+    refuse(`node name ${JSON.stringify(node)}, want letters, digits and ._- in between`);
+  if (!Number.isInteger(slots) || slots < 1) refuse(`${slots} slots, want at least 1`);
+  if (controllers.length === 0 || !controllers.every((address) => /^[^\s:]+:\d+$/.test(address)))
+    refuse(`controllers ${JSON.stringify(controllers)}, want host:port, comma-separated`);
+  if (host === "") refuse("an empty host, want the address at which other nodes reach this one");
+}
+
+/** Only one agent may own a node's memory. The lock is a record of its process, so that a killed agent leaves none. */
+function lockNode({ stateDir, node }: AgentOptions): string {
+  const folder = path.join(stateDir, node);
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const lock = path.join(folder, "agent.json");
+  const mine = JSON.stringify({ pid: process.pid, startTicks: startTicks(process.pid) });
+  const holder = readRecord(lock);
+  if (holder && holder.pid !== process.pid && isAlive(holder)) {
+    throw new GokuError(
+      "CONFLICT",
+      `Cannot run an agent of ${node}: process ${holder.pid} is one already and owns ${folder}, stop it or use another --node`,
+    );
+  }
+  writeFileSync(`${lock}.${process.pid}`, mine);
+  renameSync(`${lock}.${process.pid}`, lock);
+  if (readFileSync(lock, "utf8") !== mine) {
+    throw new GokuError(
+      "CONFLICT",
+      `Cannot run an agent of ${node}: another one was started at the same time`,
+    );
+  }
+  return lock;
+}

@@ -1,0 +1,71 @@
+import type { StateName } from "../../checkpoint/state.js";
+import type { HeldState as WireHeld } from "../../gen/goku/v1/agent.pb.js";
+import type {
+  ErrorDetail,
+  Layout as WireLayout,
+  StateName as WireState,
+} from "../../gen/goku/v1/common.pb.js";
+import { ERRORS, type ErrorCode, type GokuError } from "../../job/errors.js";
+import { Layout } from "../../job/layout.js";
+import type { FromRank, StepMetrics } from "../rank_messages.js";
+import type { Report } from "./outbox.js";
+import type { HeldSnapshot } from "./snapshot_sets.js";
+
+/** Translations between the wire and the words used inside; no decision here. */
+export function wireState(state: StateName): WireState {
+  return { generation: BigInt(state.generation), step: BigInt(state.step) };
+}
+
+export function readState(state: WireState | undefined): StateName {
+  return { generation: String(state?.generation ?? 0n), step: Number(state?.step ?? 0n) };
+}
+
+/** LAYOUT_INVALID for a layout with a zero. */
+export function readLayout(layout: WireLayout | undefined): Layout {
+  const { dpReplicate, dpShard, sp } = layout ?? { dpReplicate: 0, dpShard: 0, sp: 0 };
+  return new Layout({ dp_replicate: dpReplicate, dp_shard: dpShard, sp });
+}
+
+export function wireHeld(held: HeldSnapshot): WireHeld {
+  const { dpReplicate, dpShard, sp } = Layout.parse(held.layout);
+  return { state: wireState(held.state), rank: held.rank, layout: { dpReplicate, dpShard, sp } };
+}
+
+export function wireError(error: GokuError, operation = ""): ErrorDetail {
+  return { code: error.code, message: error.message, peer: error.peer ?? undefined, operation };
+}
+
+export function readCode(code: string): ErrorCode {
+  return Object.hasOwn(ERRORS, code) ? (code as ErrorCode) : "INTERNAL";
+}
+
+export function stepReport(generation: bigint, metrics: StepMetrics): Report {
+  const { step, lr, tokens, samples: _, memoryPeakBytes, ...rest } = metrics;
+  return {
+    $case: "stepCompleted",
+    value: {
+      ...rest,
+      generation,
+      step: BigInt(step),
+      learningRate: lr,
+      tokens: BigInt(tokens),
+      memoryPeakBytes: BigInt(memoryPeakBytes),
+    },
+  };
+}
+
+/** The report of a rank's failure; one that nothing retried could mend, before it was ready, refuses the Prepare. */
+export function failureReport(
+  failed: Extract<FromRank, { kind: "failed" }>,
+  context: { ready: boolean; lastLines: string[] },
+): Report {
+  const code = readCode(failed.code);
+  const peer = failed.peer >= 0 ? failed.peer : undefined;
+  const error: ErrorDetail = { code, message: failed.message, peer, operation: failed.operation };
+  const generation = BigInt(failed.generation);
+  if (!context.ready && !ERRORS[code].retriable && code !== "INTERNAL") {
+    return { $case: "prepareRefused", value: { generation, error } };
+  }
+  const { lastLines } = context;
+  return { $case: "rankFailed", value: { generation, rank: failed.rank, error, lastLines } };
+}

@@ -1,0 +1,347 @@
+import { planDigest } from "../../checkpoint/plan.js";
+import { snapshotLayout } from "../../checkpoint/snapshot.js";
+import { ERRORS, GokuError, toGokuError } from "../../job/errors.js";
+import { type Job, modelConfig } from "../../job/job.js";
+import { Layout } from "../../job/layout.js";
+import { parameterSpecs } from "../../job/parameters.js";
+import { flatUnits } from "../../job/sharding.js";
+import type { PackSource } from "../data/pack_batch.js";
+import type { CommEndpoint, Native } from "../engine/native.js";
+import { failpoint, setFailpointScope } from "../failpoints.js";
+import { PAGE_BYTES } from "../pages.js";
+import { abortGroups, closeGroups, createGroups, type Groups } from "../parallel/groups.js";
+import { Trainer } from "../parallel/trainer.js";
+import { Progress } from "../progress.js";
+import type { FromRank, RestoreSource, ToRank } from "../rank_messages.js";
+import { restoreState } from "./restore_state.js";
+import { SlotBook } from "./slots.js";
+import { SnapshotPages } from "./snapshot_pages.js";
+import { memberVariables, placeVariables } from "./torchrun_environment.js";
+import { type RunState, TrainLoop } from "./train_loop.js";
+import { verifyGroups } from "./verify_groups.js";
+
+/** Longest wait in a collective when nobody ends it from outside: the controller finds stalls far earlier. */
+const COLLECTIVE_TIMEOUT_MS = 300_000;
+
+type Prepare = Extract<ToRank, { kind: "prepare" }>;
+
+/** Everything that stays while job, layout and rank stay: made by the first prepare, kept over generations. */
+interface Place {
+  prepare: Prepare;
+  layout: Layout;
+  source: PackSource;
+  controlPage: Uint8Array;
+  progressPage: Uint8Array;
+  progress: Progress;
+  pages: SnapshotPages;
+  book: SlotBook;
+  /** Made when the groups are connected. */
+  trainer: Trainer | null;
+  run: RunState | null;
+}
+
+/** Where in its generation the rank is; `left`: it has failed or was told to leave, and waits for the next one. */
+type Stage = "left" | "prepared" | "connected" | "restored" | "running" | "finished";
+
+const NO_GROUPS: Groups = { world: null, shard: null, replica: null, sequence: null };
+
+export interface RankMachineOptions {
+  native: Native;
+  version: string;
+  openSource: (job: Job) => Promise<PackSource>;
+  send: (message: FromRank) => void;
+}
+
+/**
+ * One rank process: prepare, connect, restore, run, then again for the next generation, in the same process. Commands are
+ * carried out one after another. Whatever goes wrong ends the generation for this rank with one `failed`; the process,
+ * its weights' memory and its snapshots stay for the next prepare.
+ */
+export class RankMachine {
+  private readonly options: RankMachineOptions;
+  private generation = 0n;
+  private stage: Stage = "left";
+  private place: Place | null = null;
+  private groups: Groups = { ...NO_GROUPS };
+  private loop: TrainLoop | null = null;
+  private running: Promise<void> = Promise.resolve();
+  private readonly requests = { save: false, stop: false };
+  private chain: Promise<void> = Promise.resolve();
+
+  constructor(options: RankMachineOptions) {
+    this.options = options;
+  }
+
+  /** Takes a command of the agent; returns at once. Commands of an older generation are dropped. */
+  receive(message: ToRank): void {
+    switch (message.kind) {
+      case "request":
+        this.requests[message.request] = true;
+        return;
+      case "unpin":
+        if (this.loop) this.loop.saved(message.state);
+        else this.place?.book.unpin(message.state);
+        return;
+      case "exit":
+        process.exit(0);
+        return;
+      case "prepare":
+        if (BigInt(message.generation) <= this.generation) return;
+        this.generation = BigInt(message.generation);
+        this.loop?.interrupt();
+        this.enqueue(() => this.prepare(message));
+        return;
+      case "abort":
+        this.loop?.interrupt();
+        this.enqueue(() => this.abort(message));
+        return;
+      case "connect":
+        this.enqueue(() => this.advance(message.generation, "prepared", () => this.connect(message.members)));
+        return;
+      case "restore":
+        this.enqueue(() => this.advance(message.generation, "connected", () => this.restore(message.source)));
+        return;
+      case "run":
+        this.enqueue(() => this.advance(message.generation, "restored", () => this.run()));
+    }
+  }
+
+  private enqueue(work: () => Promise<void>): void {
+    this.chain = this.chain.then(work);
+  }
+
+  /** Carries out one phase of the present generation, if the rank is where that phase begins. */
+  private async advance(generation: string, from: Stage, work: () => Promise<void>): Promise<void> {
+    if (BigInt(generation) !== this.generation || this.stage !== from) return;
+    try {
+      await work();
+    } catch (error) {
+      this.leave(generation, error);
+    }
+  }
+
+  private async prepare(message: Prepare): Promise<void> {
+    await this.running; // the agent has aborted it through the control page
+    if (BigInt(message.generation) !== this.generation) return;
+    this.dropGroups();
+    this.stage = "left";
+    this.requests.save = false;
+    this.requests.stop = false;
+    try {
+      this.place = await this.takePlace(message);
+      Object.assign(process.env, placeVariables(message));
+      this.options.native.threadsSet(message.threads);
+      const port = this.options.native.commListen(message.host);
+      this.place.progress.set({ generation: this.generation, phase: "forming", layer: -1 });
+      this.stage = "prepared";
+      this.tell({ kind: "ready", generation: message.generation, rank: message.rank, port });
+    } catch (error) {
+      this.leave(message.generation, error, message.rank);
+    }
+  }
+
+  /** Keeps what fits the new place and makes the rest. */
+  private async takePlace(message: Prepare): Promise<Place> {
+    setFailpointScope({ rank: message.rank, step: 0 });
+    const old = this.place;
+    const same = old !== null && samePlace(old.prepare, message);
+    if (same && old.prepare.snapshotDir === message.snapshotDir) {
+      old.prepare = message;
+      return old;
+    }
+    this.place = null;
+    const sameJob = old !== null && sameJson(old.prepare.job, message.job);
+    if (old) this.dismiss(old, { keepSource: sameJob });
+    const { native } = this.options;
+    const layout = new Layout(message.layout);
+    const source = sameJob ? old.source : await this.options.openSource(message.job);
+    const units = flatUnits(parameterSpecs(modelConfig(message.job)));
+    const pages = new SnapshotPages(native, message.snapshotDir, snapshotLayout(units, layout, message.rank));
+    const book = new SlotBook(pages.states());
+    for (const state of message.pinned) book.pin(state);
+    const controlPage = native.pageMap(message.controlPage, PAGE_BYTES);
+    const progressPage = native.pageMap(message.progressPage, PAGE_BYTES);
+    const progress = new Progress(progressPage);
+    return {
+      prepare: message,
+      layout,
+      source,
+      controlPage,
+      progressPage,
+      progress,
+      pages,
+      book,
+      trainer: null,
+      run: null,
+    };
+  }
+
+  private dismiss(place: Place, keep: { keepSource: boolean }): void {
+    place.trainer?.close();
+    place.pages.close();
+    this.options.native.pageUnmap(place.controlPage);
+    this.options.native.pageUnmap(place.progressPage);
+    if (!keep.keepSource) place.source.close().catch((error: unknown) => console.error(error));
+  }
+
+  private async connect(members: CommEndpoint[]): Promise<void> {
+    const place = this.present();
+    const { native } = this.options;
+    const { prepare, layout, source } = place;
+    failpoint("connect.before");
+    Object.assign(process.env, memberVariables(members, prepare.nodeId));
+    this.groups = await createGroups(native, {
+      job: prepare.jobId,
+      generation: this.generation,
+      layout,
+      rank: prepare.rank,
+      members,
+      abortPage: place.controlPage,
+      progressPage: place.progressPage,
+      timeoutMs: COLLECTIVE_TIMEOUT_MS,
+      transport: "auto",
+    });
+    const model = modelConfig(prepare.job);
+    verifyGroups(native, this.groups, { layout, rank: prepare.rank }, [
+      { name: "data", digest: source.digest },
+      { name: "job", digest: JSON.stringify(prepare.job) },
+      { name: "write plan", digest: planDigest(flatUnits(parameterSpecs(model)), layout) },
+      { name: "product version", digest: this.options.version },
+    ]);
+    if (place.trainer) place.trainer.setGroups(this.groups);
+    else place.trainer = this.makeTrainer(place);
+    this.stage = "connected";
+    this.tell({ kind: "connected", generation: prepare.generation, rank: prepare.rank });
+  }
+
+  private makeTrainer({ prepare, layout, source, progress }: Place): Trainer {
+    return new Trainer({
+      native: this.options.native,
+      job: prepare.job,
+      model: modelConfig(prepare.job),
+      layout,
+      rank: prepare.rank,
+      groups: this.groups,
+      progress,
+      emptyText: source.emptyText,
+    });
+  }
+
+  private async restore(source: RestoreSource): Promise<void> {
+    const place = this.present();
+    const { generation, rank, job } = place.prepare;
+    const begun = performance.now();
+    place.progress.set({ phase: "restore" });
+    failpoint("restore.before");
+    const run = await restoreState(
+      {
+        native: this.options.native,
+        model: modelConfig(job),
+        layout: place.layout,
+        rank,
+        trainer: place.trainer!,
+        source: place.source,
+        pages: place.pages,
+      },
+      source,
+    );
+    place.run = run;
+    place.book.restoredTo(run.state);
+    place.progress.set({ step: run.state.step, phase: "idle" });
+    this.stage = "restored";
+    const seconds = (performance.now() - begun) / 1000;
+    this.tell({ kind: "restored", generation, rank, state: run.state, seconds });
+  }
+
+  /** Starts training and returns: the loop goes on beside the commands. */
+  private async run(): Promise<void> {
+    const { prepare, layout, source, progress, controlPage, pages, book, trainer, run } = this.present();
+    const loop = new TrainLoop({
+      job: prepare.job,
+      layout,
+      rank: prepare.rank,
+      generation: prepare.generation,
+      version: this.options.version,
+      trainer: trainer!,
+      source,
+      progress,
+      controlPage,
+      pages,
+      book,
+      run: run!,
+      requests: this.requests,
+      send: (message) => this.tell(message),
+    });
+    this.stage = "running";
+    this.loop = loop;
+    this.running = loop
+      .train()
+      .then(() => {
+        this.stage = "finished";
+      })
+      .catch((error: unknown) => this.leave(prepare.generation, error))
+      .finally(() => {
+        this.loop = null;
+      });
+  }
+
+  /** The agent has set the abort word; whoever was in a collective or in the loop has left by it. */
+  private async abort(message: Extract<ToRank, { kind: "abort" }>): Promise<void> {
+    if (BigInt(message.generation) < this.generation) return;
+    await this.running;
+    if (this.stage === "left" || this.place === null) return;
+    const reason = `Cannot go on in generation ${this.generation}: ${message.message}`;
+    const peer = message.peer >= 0 ? message.peer : null;
+    this.leave(this.place.prepare.generation, new GokuError("COMM_ABORTED", reason, { peer }));
+  }
+
+  /** Ends the generation for this rank and says why; the process waits for the next one. */
+  private leave(generation: string, error: unknown, rank = this.place?.prepare.rank ?? -1): void {
+    abortGroups(this.options.native, this.groups);
+    this.dropGroups();
+    this.stage = "left";
+    this.place?.progress.set({ phase: "idle", layer: -1 });
+    const { code, message, peer } = toGokuError(error);
+    const { operation } = ((error as GokuError).cause ?? error) as { operation?: string };
+    if (!ERRORS[code].retriable || code === "INTERNAL") process.stderr.write(`${(error as Error).stack}\n`);
+    this.tell({
+      kind: "failed",
+      generation,
+      rank,
+      code,
+      message,
+      peer: peer ?? -1,
+      operation: operation ?? "",
+    });
+  }
+
+  private dropGroups(): void {
+    closeGroups(this.options.native, this.groups);
+    this.groups = { ...NO_GROUPS };
+  }
+
+  private present(): Place {
+    if (this.place === null) throw new GokuError("INTERNAL", "Cannot go on: this process holds no rank");
+    return this.place;
+  }
+
+  private tell(message: FromRank): void {
+    this.options.send(message);
+  }
+}
+
+/** Same job, rank, layout and pages: trainer and slots of the older generation serve the newer. */
+function samePlace(a: Prepare, b: Prepare): boolean {
+  return (
+    a.jobId === b.jobId &&
+    a.rank === b.rank &&
+    a.controlPage === b.controlPage &&
+    a.progressPage === b.progressPage &&
+    sameJson(a.layout, b.layout) &&
+    sameJson(a.job, b.job)
+  );
+}
+
+function sameJson(a: unknown, b: unknown): boolean {
+  return JSON.stringify(a) === JSON.stringify(b);
+}

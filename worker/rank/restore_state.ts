@@ -1,0 +1,96 @@
+import { openCheckpoint } from "../../checkpoint/load.js";
+import { readSnapshotHeader, verifySnapshot } from "../../checkpoint/snapshot.js";
+import { STATE_KINDS, type StateMeta, type StateName, stateKey } from "../../checkpoint/state.js";
+import { GokuError } from "../../job/errors.js";
+import type { Layout } from "../../job/layout.js";
+import type { ModelConfig } from "../../job/model_config.js";
+import { parameterSpecs } from "../../job/parameters.js";
+import type { PackSource } from "../data/pack_batch.js";
+import type { Native } from "../engine/native.js";
+import { writeFloats } from "../engine/tensor.js";
+import type { Trainer } from "../parallel/trainer.js";
+import type { RestoreSource } from "../rank_messages.js";
+import type { SnapshotPages } from "./snapshot_pages.js";
+import type { RunState } from "./train_loop.js";
+
+export interface RestoreOptions {
+  native: Native;
+  model: ModelConfig;
+  layout: Layout;
+  rank: number;
+  trainer: Trainer;
+  source: PackSource;
+  pages: SnapshotPages;
+}
+
+/** The state before the first step, whose values follow from the job's seed alone. */
+export const INITIAL_STATE: StateName = { generation: "0", step: 0 };
+
+/**
+ * Brings the trainer to the state that the controller names. Throws SNAPSHOT_MISSING or CHECKPOINT_CORRUPT (then the
+ * next source is tried), NOT_FOUND, CHECKPOINT_MISMATCH, DATA_CHANGED.
+ */
+export async function restoreState(options: RestoreOptions, from: RestoreSource): Promise<RunState> {
+  if (from.kind === "initial") {
+    options.trainer.initialise();
+    return { state: INITIAL_STATE, parent: INITIAL_STATE, exclusions: [], durable: false };
+  }
+  return from.kind === "snapshot" ? fromSnapshot(options, from) : fromCheckpoint(options, from);
+}
+
+async function fromSnapshot(
+  { trainer, pages, source }: RestoreOptions,
+  from: { state: StateName; path: string },
+): Promise<RunState> {
+  const { state, path } = from;
+  const doing = `Cannot restore step ${state.step} of generation ${state.generation} from memory`;
+  const header = readSnapshotHeader(path);
+  if (header === null || stateKey(header.meta.state) !== stateKey(state)) {
+    const found = header ? `step ${header.meta.state.step}` : "nothing whole";
+    throw new GokuError("SNAPSHOT_MISSING", `${doing}: ${path} holds ${found}, take the next source`);
+  }
+  const damage = await verifySnapshot(path);
+  if (damage !== null) {
+    pages.spoil(path);
+    throw new GokuError("SNAPSHOT_MISSING", `${doing}: ${damage}`);
+  }
+  requireData(header.meta, source, doing);
+  pages.read(path, trainer.shards);
+  return adopt(trainer, header.meta, { parent: header.meta.parent, durable: false });
+}
+
+/** Reads this rank's intervals, whatever layout wrote them. */
+async function fromCheckpoint(
+  { native, model, layout, rank, trainer, source }: RestoreOptions,
+  from: { uri: string; state: StateName },
+): Promise<RunState> {
+  const checkpoint = await openCheckpoint(from.uri, from.state);
+  const units = trainer.shards.map((shard) => shard.unit);
+  checkpoint.requireModel(parameterSpecs(model));
+  requireData(checkpoint.meta, source, `Cannot resume from ${checkpoint.uri}`);
+  for (const shard of trainer.shards) {
+    for (const kind of STATE_KINDS) {
+      const values = await checkpoint.readRank(units, layout, rank, kind, shard.unit.name);
+      writeFloats(native, shard[kind], 0, values);
+    }
+  }
+  return adopt(trainer, checkpoint.meta, { parent: checkpoint.meta.state, durable: true });
+}
+
+function adopt(
+  trainer: Trainer,
+  meta: StateMeta,
+  rest: { parent: StateName | null; durable: boolean },
+): RunState {
+  trainer.adamStep = meta.adamStep;
+  trainer.restored();
+  return { state: meta.state, exclusions: [...meta.exclusions], ...rest };
+}
+
+function requireData(meta: StateMeta, source: PackSource, doing: string): void {
+  if (meta.dataDigest === source.digest) return;
+  throw new GokuError(
+    "DATA_CHANGED",
+    `${doing}: it was trained on data ${meta.dataDigest.slice(0, 12)}, found ${source.digest.slice(0, 12)}; bring that data set back, or start a new job`,
+  );
+}

@@ -1,0 +1,277 @@
+import type { StateMeta, StateName } from "../../checkpoint/state.js";
+import { ERRORS, type ErrorCode, GokuError } from "../../job/errors.js";
+import type { Job } from "../../job/job.js";
+import type { Layout } from "../../job/layout.js";
+import type { PackBatch, PackSource, StepPlan } from "../data/pack_batch.js";
+import { failpoint, setFailpointScope } from "../failpoints.js";
+import { CONTROL } from "../pages.js";
+import type { ApplyResult, Trainer } from "../parallel/trainer.js";
+import type { VoteResult } from "../parallel/vote.js";
+import type { Progress } from "../progress.js";
+import type { FromRank, StepMetrics } from "../rank_messages.js";
+import { decideStep, isPeriodicSave, type SaveReason } from "./decide_step.js";
+import { ownPacks } from "./own_packs.js";
+import type { SlotBook } from "./slots.js";
+import type { SnapshotPages } from "./snapshot_pages.js";
+
+/** The state of the run beside the tensors. */
+export interface RunState {
+  state: StateName;
+  parent: StateName | null;
+  exclusions: { step: number; sample: string }[];
+  /** The state was read from a durable checkpoint, so that it need not be saved again. */
+  durable: boolean;
+}
+
+/** What this rank was asked from outside; raised in the next vote. */
+export interface Requests {
+  save: boolean;
+  stop: boolean;
+}
+
+export interface TrainLoopOptions {
+  job: Job;
+  layout: Layout;
+  rank: number;
+  generation: string;
+  version: string;
+  trainer: Trainer;
+  source: PackSource;
+  progress: Progress;
+  controlPage: Uint8Array;
+  pages: SnapshotPages;
+  book: SlotBook;
+  run: RunState;
+  requests: Requests;
+  send: (message: FromRank) => void;
+}
+
+/** Steps for which packs are announced ahead of the one computed. */
+const ANNOUNCED_STEPS = 2;
+
+/**
+ * The training loop of one rank in one generation, from the restored state to the last step or a voted stop. It ends by
+ * sending `finished`, or throws: COMM_* when a peer or the agent ended the generation, else what went wrong here.
+ *
+ * A rank votes for step n+1 only with its snapshot of n whole (the copy is synchronous), and only after the vote may n-1
+ * be overwritten: whenever ranks die, some state is whole on all of them.
+ */
+export class TrainLoop {
+  private readonly options: TrainLoopOptions;
+  private readonly own: (number | null)[];
+  private saveOwed = false;
+  private announcedUntil = 0;
+  /** Called whenever a durable save has freed a slot. */
+  private wake: (() => void) | null = null;
+
+  constructor(options: TrainLoopOptions) {
+    this.options = options;
+    this.own = ownPacks(options.layout, options.rank, options.job.train.packs_per_step);
+  }
+
+  async train(): Promise<void> {
+    const { job, run } = this.options;
+    this.firstSnapshot();
+    let end: "steps" | "stop" | null = run.state.step >= job.train.steps ? "steps" : null;
+    if (end === null) this.repeatSave();
+    while (end === null) end = await this.step(run.state.step + 1);
+    await this.finish(end);
+  }
+
+  /** A save of this state is over (either way). */
+  saved(state: StateName): void {
+    this.options.book.unpin(state);
+    this.wake?.();
+  }
+
+  /** The agent ended the generation: a loop that waits for a slot looks up. */
+  interrupt(): void {
+    this.wake?.();
+  }
+
+  private async step(step: number): Promise<"steps" | "stop" | null> {
+    const { job, trainer, book, requests, run } = this.options;
+    setFailpointScope({ step });
+    const begun = performance.now();
+    const { plan, packs } = await this.packs(step);
+    const dataSeconds = secondsSince(begun);
+    const gradients = trainer.computeStep({ step, plan, packs });
+    if (failpoint("vote.before") === "nan") gradients.packLosses.fill(Number.NaN);
+    const asked = { ...requests };
+    const vote = trainer.vote(step, { ...book.flags, ...asked });
+    failpoint("optimizer.before");
+    const applied = trainer.apply(step, vote);
+    failpoint("optimizer.after");
+    if (vote.save) requests.save = false;
+    book.voted(vote.snapshotWhole);
+    run.state = { generation: this.options.generation, step };
+    run.durable = false;
+    for (const sample of vote.excluded) run.exclusions.push({ step, sample });
+    const decision = decideStep(job, { ...vote, saveOwed: this.saveOwed });
+    this.saveOwed = decision.saveOwed;
+    const copying = performance.now();
+    if (decision.snapshot && this.snapshot() && decision.save !== null) this.save(decision.save);
+    const snapshotSeconds = secondsSince(copying);
+    this.tell({ step, plan, vote, applied, dataSeconds, snapshotSeconds, stepSeconds: secondsSince(begun) });
+    return decision.end;
+  }
+
+  /** This rank's packs of a step; lets the event loop turn, and looks whether the generation goes on. */
+  private async packs(step: number): Promise<{ plan: StepPlan; packs: (PackBatch | null)[] }> {
+    const { source, progress } = this.options;
+    progress.set({ phase: "data", microStep: 0, layer: -1 });
+    await new Promise((resolve) => setImmediate(resolve));
+    this.requireGeneration();
+    failpoint("data.before");
+    this.announce(step);
+    const packs = await Promise.all(this.own.map((i) => (i === null ? null : source.pack(step, i))));
+    this.requireGeneration();
+    return { plan: source.plan(step), packs };
+  }
+
+  private announce(step: number): void {
+    const last = Math.min(step + ANNOUNCED_STEPS, this.options.job.train.steps);
+    const own = this.own.filter((index) => index !== null);
+    for (let ahead = Math.max(step, this.announcedUntil + 1); ahead <= last; ahead++) {
+      this.options.source.announce(own.map((index) => ({ step: ahead, index })));
+      this.announcedUntil = ahead;
+    }
+  }
+
+  /** Throws COMM_ABORTED when the agent ended this generation: a rank without peers meets no collective that would. */
+  private requireGeneration(): void {
+    const { controlPage, generation } = this.options;
+    const view = new DataView(controlPage.buffer, controlPage.byteOffset, controlPage.byteLength);
+    if (view.getBigUint64(CONTROL.abortGeneration, true) < BigInt(generation)) return;
+    const peer = view.getInt32(CONTROL.abortPeer, true);
+    const reason = view.getUint32(CONTROL.abortReason, true);
+    const code = (Object.keys(ERRORS) as ErrorCode[]).find((key) => ERRORS[key].number === reason);
+    throw new GokuError(
+      "COMM_ABORTED",
+      `Cannot go on in generation ${generation}: it was ended from outside${peer >= 0 ? ` because of rank ${peer}` : ""}${code ? ` (${code})` : ""}`,
+      { peer: peer >= 0 ? peer : null },
+    );
+  }
+
+  /** Where the restored state is in no slot yet (initial values, a checkpoint), it is put into one. */
+  private firstSnapshot(): void {
+    const { book, run } = this.options;
+    if (book.find(run.state) === null) this.snapshot();
+  }
+
+  /** A durable save of the restored state that a fault may have cut off is begun again; one that is there costs nothing. */
+  private repeatSave(): void {
+    const { job, run } = this.options;
+    if (!run.durable && isPeriodicSave(job, run.state.step)) this.save("periodic");
+  }
+
+  /** Copies the state into a free slot; false when there is none or the copy failed (training goes on). */
+  private snapshot(): boolean {
+    const { trainer, pages, book, rank, run, progress } = this.options;
+    const slot = book.take();
+    if (slot === null) return false;
+    progress.set({ phase: "snapshot" });
+    try {
+      pages.write(slot.index, trainer.shards, { meta: this.meta(), rank });
+      book.written(slot, run.state);
+      return true;
+    } catch (error) {
+      book.failed();
+      process.stderr.write(`snapshot of step ${run.state.step} failed: ${(error as Error).message}\n`);
+      return false;
+    }
+  }
+
+  private save(reason: SaveReason): void {
+    const { book, pages, run, rank, generation, send } = this.options;
+    const slot = book.pin(run.state);
+    if (slot === null) return;
+    send({ kind: "save", generation, rank, state: run.state, slotPath: pages.slotPath(slot.index), reason });
+  }
+
+  /** Waits until the final state is durable everywhere, then says so. */
+  private async finish(reason: "steps" | "stop"): Promise<void> {
+    const { book, run, progress, rank, generation, send } = this.options;
+    progress.set({ phase: "finished" });
+    while (!run.durable && book.find(run.state) === null && !this.snapshot()) await this.slotFreed();
+    if (!run.durable) {
+      this.save("final");
+      while (book.find(run.state)!.pins > 0) await this.slotFreed();
+    }
+    progress.set({ phase: "finished" });
+    send({ kind: "finished", generation, rank, state: run.state, reason });
+  }
+
+  private async slotFreed(): Promise<void> {
+    this.requireGeneration();
+    await new Promise<void>((resolve) => {
+      this.wake = resolve;
+    });
+    this.wake = null;
+    this.requireGeneration();
+  }
+
+  private meta(): StateMeta {
+    const { job, layout, trainer, source, run, version } = this.options;
+    return {
+      state: run.state,
+      parent: run.parent,
+      job,
+      layout: layout.size,
+      adamStep: trainer.adamStep,
+      dataDigest: source.digest,
+      codec: source.codec,
+      exclusions: run.exclusions,
+      version,
+    };
+  }
+
+  private tell(done: {
+    step: number;
+    plan: StepPlan;
+    vote: VoteResult;
+    applied: ApplyResult;
+    dataSeconds: number;
+    snapshotSeconds: number;
+    stepSeconds: number;
+  }): void {
+    const { trainer, progress, rank, generation, send } = this.options;
+    const { step, plan, vote, applied } = done;
+    const { computeSeconds, commWaitSeconds, optimizerSeconds, memoryPeakBytes } = trainer.figures;
+    progress.set({
+      phase: "idle",
+      seconds: {
+        step: done.stepSeconds,
+        compute: computeSeconds,
+        commWait: commWaitSeconds,
+        dataWait: done.dataSeconds,
+        optimizer: optimizerSeconds,
+        snapshot: done.snapshotSeconds,
+      },
+    });
+    const metrics: StepMetrics = {
+      step,
+      loss: applied.loss,
+      gradNorm: applied.gradNorm,
+      lr: applied.lr,
+      applied: applied.applied,
+      tokens: plan.tokens,
+      samples: plan.sampleCount,
+      images: plan.images,
+      videos: plan.videos,
+      stepSeconds: done.stepSeconds,
+      computeSeconds,
+      commWaitSeconds,
+      dataWaitSeconds: done.dataSeconds,
+      snapshotSeconds: done.snapshotSeconds,
+      memoryPeakBytes,
+      packFill: plan.fill,
+      unreadable: vote.excluded.length,
+    };
+    send({ kind: "step", generation, rank, metrics });
+  }
+}
+
+function secondsSince(milliseconds: number): number {
+  return (performance.now() - milliseconds) / 1000;
+}

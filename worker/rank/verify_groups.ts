@@ -1,0 +1,88 @@
+import { createHash } from "node:crypto";
+import { GokuError } from "../../job/errors.js";
+import type { Layout } from "../../job/layout.js";
+import { type CommId, DTYPE, type Native } from "../engine/native.js";
+import type { Groups } from "../parallel/groups.js";
+
+/** Something that must be the same on all ranks. */
+export interface AgreedFact {
+  name: string;
+  /** Text that differs when the fact does. */
+  digest: string;
+}
+
+const MAX = 1;
+const MIN = 2;
+const SUM = 0;
+
+/**
+ * The first collectives of a generation: each group sums numbers that only its members in their order give, and the world
+ * compares what all ranks must have in common (48 bits of each digest are exact in a double).
+ * Throws COMM_CHECK_FAILED, or DATA_CHANGED where ranks see different data, and what collectives throw.
+ */
+export function verifyGroups(
+  native: Native,
+  groups: Groups,
+  place: { layout: Layout; rank: number },
+  facts: readonly AgreedFact[],
+): void {
+  const { layout, rank } = place;
+  const world = Array.from({ length: layout.worldSize }, (_, i) => i);
+  const members: [string, CommId | null, number[]][] = [
+    ["world", groups.world, world],
+    ["shard", groups.shard, layout.shardGroup(rank)],
+    ["replica", groups.replica, layout.replicaGroup(rank)],
+    ["sequence", groups.sequence, layout.sequenceGroup(rank)],
+  ];
+  for (const [name, comm, ranks] of members) {
+    if (comm !== null) verifySum(native, comm, name, ranks, rank);
+  }
+  if (groups.world !== null) verifyFacts(native, groups.world, facts);
+}
+
+/** Member i gives 2^i at place i modulo 32 and its rank + 1 at place 32: every absent or doubled member shows. */
+function verifySum(native: Native, comm: CommId, name: string, ranks: readonly number[], rank: number): void {
+  const numbers = new Float64Array(33);
+  const index = ranks.indexOf(rank);
+  numbers[index % 32] = 2 ** (Math.floor(index / 32) % 52);
+  numbers[32] = rank + 1;
+  const wanted = new Float64Array(33);
+  for (const [i, member] of ranks.entries()) {
+    wanted[i % 32]! += 2 ** (Math.floor(i / 32) % 52);
+    wanted[32]! += member + 1;
+  }
+  const found = reduce(native, comm, numbers, SUM);
+  const wrong = wanted.findIndex((value, i) => found[i] !== value);
+  if (wrong < 0) return;
+  throw new GokuError(
+    "COMM_CHECK_FAILED",
+    `Cannot trust group ${name}: its first sum is ${found[wrong]} at place ${wrong}, want ${wanted[wrong]}, form the generation again`,
+  );
+}
+
+function verifyFacts(native: Native, world: CommId, facts: readonly AgreedFact[]): void {
+  const own = Float64Array.from(facts, ({ digest }) =>
+    createHash("sha256").update(digest).digest().readUIntBE(0, 6),
+  );
+  const most = reduce(native, world, own, MAX);
+  const least = reduce(native, world, own, MIN);
+  const different = facts.map(({ name }) => name).filter((_, i) => most[i] !== least[i]);
+  if (different.length === 0) return;
+  throw new GokuError(
+    different.includes("data") ? "DATA_CHANGED" : "COMM_CHECK_FAILED",
+    `Cannot start the generation: ranks differ in ${different.join(", ")}, want the same on all; give every node the same data set and product version`,
+  );
+}
+
+function reduce(native: Native, comm: CommId, numbers: Float64Array, op: number): Float64Array {
+  const buffer = native.tensorAlloc(DTYPE.f64, numbers.length);
+  try {
+    native.tensorWrite(buffer, 0, new Uint8Array(numbers.slice().buffer));
+    native.commWait(native.allReduceStart(comm, buffer, op));
+    const result = new Float64Array(numbers.length);
+    native.tensorRead(buffer, 0, new Uint8Array(result.buffer));
+    return result;
+  } finally {
+    native.tensorFree(buffer);
+  }
+}
