@@ -13,9 +13,14 @@ export function schemaKeys(options: { sections?: boolean } = {}): string[] {
 
 function walk(schema: unknown, path: string, sections: boolean, keys: string[]): void {
   const object = objectInside(schema);
-  if (path !== "" && (object === null || sections)) keys.push(path);
+  // a union may be set as a whole (layout: auto) as well as key by key
+  if (path !== "" && (object === null || sections || isUnion(schema))) keys.push(path);
   for (const [key, child] of Object.entries(object?.shape ?? {}))
     walk(child, path === "" ? key : `${path}.${key}`, sections, keys);
+}
+
+function isUnion(schema: unknown): boolean {
+  return schema instanceof z.ZodUnion || (schema instanceof z.ZodDefault && isUnion(schema.unwrap()));
 }
 
 function objectInside(schema: unknown): z.ZodObject | null {

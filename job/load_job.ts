@@ -1,4 +1,4 @@
-import { isMap, isPair, isScalar, LineCounter, type Node, parse, parseDocument } from "yaml";
+import { type Document, isMap, isPair, isScalar, LineCounter, type Node, parse, parseDocument } from "yaml";
 import type { z } from "zod";
 import { GokuError } from "./errors.js";
 import { type Job, jobSchema } from "./job.js";
@@ -32,7 +32,7 @@ export function loadJob(yamlText: string, overrides: readonly string[], options:
       `Cannot read job file ${options.file}: found ${show(document.toJS())}, want keys such as name, data and train`,
     );
   }
-  const values = (document.toJS({ maxAliasCount: 100 }) ?? {}) as Record<string, unknown>;
+  const values = plainValues(document, options.file);
   const overridden = new Map<string, string>();
   for (const override of overrides) applyOverride(values, override, overridden);
 
@@ -47,6 +47,19 @@ export function loadJob(yamlText: string, overrides: readonly string[], options:
     return `line ${line}, column ${col}`;
   };
   return check(values, `job file ${options.file}`, locate);
+}
+
+function plainValues(document: Document.Parsed, file: string): Record<string, unknown> {
+  try {
+    return (document.toJS({ maxAliasCount: 100 }) ?? {}) as Record<string, unknown>;
+  } catch (error) {
+    // aliases that unfold without end, or name nothing
+    throw new GokuError(
+      "JOB_INVALID",
+      `Cannot read job file ${file}: ${(error as Error).message.replace(/\.$/, "")}, write the values out`,
+      { cause: error },
+    );
+  }
 }
 
 /** A job from plain data, as REST receives it; same checks and defaults as loadJob(). */

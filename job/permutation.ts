@@ -13,7 +13,6 @@ const HALF_BITS_MAX = 26;
 export class Permutation {
   private readonly key: PhiloxKey;
   private readonly words = new Uint32Array(4);
-  private readonly halfBits: number;
   private readonly halfMask: number;
 
   constructor(private readonly options: { count: number; seed: number; epoch: number; domain: number }) {
@@ -22,7 +21,6 @@ export class Permutation {
     while (4 ** halfBits < options.count) halfBits += 1;
     if (halfBits > HALF_BITS_MAX)
       throw new RangeError(`Permutation: count ${options.count} is above 4^${HALF_BITS_MAX}`);
-    this.halfBits = halfBits;
     this.halfMask = 2 ** halfBits - 1;
   }
 
