@@ -1,0 +1,76 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Outbox, type Report } from "../../../worker/agent/outbox.js";
+
+const ready = (rank: number, port: number): Report => ({
+  $case: "rankReady",
+  value: { generation: 1n, rank, pid: 1, port, heldStates: [] },
+});
+const step = (number: number) =>
+  ({ $case: "stepCompleted", value: { generation: 1n, step: BigInt(number) } }) as Report;
+const committed = (number: number): Report => ({
+  $case: "checkpointCommitted",
+  value: {
+    generation: 1n,
+    state: { generation: 1n, step: BigInt(number) },
+    uri: "file:///run",
+    bytes: 1n,
+    seconds: 1,
+  },
+});
+const failed = (number: number): Report => ({
+  $case: "checkpointFailed",
+  value: { generation: 1n, state: { generation: 1n, step: BigInt(number) }, error: undefined },
+});
+const released: Report = { $case: "nodeReleased", value: { jobId: "a" } };
+
+test("Outbox repeats the newest report of each kind and rank until the next generation is prepared", () => {
+  const outbox = new Outbox();
+  outbox.add(ready(0, 100), 0, true);
+  outbox.add(ready(1, 200), 0, true);
+  outbox.add(ready(0, 101), 0, true);
+  assert.deepEqual(outbox.repeat(1), [ready(0, 101), ready(1, 200)]);
+  assert.equal(outbox.repeat(2).length, 2);
+  outbox.prepared();
+  assert.deepEqual(outbox.repeat(3), []);
+});
+
+test("Outbox repeats steps that were never sent however old, and sent ones only for a while", () => {
+  const outbox = new Outbox();
+  outbox.add(step(1), 0, true);
+  outbox.add(step(2), 1_000, false);
+  outbox.add(step(3), 2_000, false);
+  assert.deepEqual(outbox.repeat(60_000), [step(2), step(3)]);
+  assert.deepEqual(outbox.repeat(60_001), []);
+  outbox.add(step(4), 60_002, true);
+  assert.deepEqual(outbox.repeat(60_003), [step(4)]);
+});
+
+test("Outbox bounds the steps it keeps while no controller is there: the newest stay", () => {
+  const outbox = new Outbox();
+  for (let number = 1; number <= 5_000; number++) outbox.add(step(number), number, false);
+  const kept = outbox.repeat(5_000);
+  assert.equal(kept.length, 4_096);
+  assert.deepEqual(kept.at(-1), step(5_000));
+});
+
+test("Outbox keeps the newest commit over generations, and an alarm until a later commit", () => {
+  const outbox = new Outbox();
+  outbox.add(committed(10), 0, true);
+  outbox.add(failed(20), 0, true);
+  outbox.prepared();
+  assert.deepEqual(outbox.repeat(1), [committed(10), failed(20)]);
+  outbox.add(committed(30), 2, true);
+  assert.deepEqual(outbox.repeat(3), [committed(30)]);
+});
+
+test("Outbox says once more that the node was released, until it is prepared again", () => {
+  const outbox = new Outbox();
+  outbox.add(ready(0, 1), 0, true);
+  outbox.add(committed(5), 0, true);
+  outbox.forgetJob();
+  outbox.add(released, 1, false);
+  assert.deepEqual(outbox.repeat(2), [released]);
+  outbox.prepared();
+  assert.deepEqual(outbox.repeat(3), []);
+});

@@ -1,0 +1,40 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { decideStep, isPeriodicSave, type StepOutcome } from "../../../worker/rank/decide_step.js";
+
+const job = {
+  train: { steps: 100, packs_per_step: 4, tokens_per_pack: 512 },
+  checkpoint: { uri: "file:///run", every_steps: 20, keep_last: 3, snapshot_every_steps: 5 },
+};
+const decide = (change: Partial<StepOutcome>) =>
+  decideStep(job, { step: 7, slotFree: true, save: false, stop: false, saveOwed: false, ...change });
+
+test("decideStep() snapshots every snapshot_every_steps only", () => {
+  assert.deepEqual(decide({}), { snapshot: false, save: null, saveOwed: false, end: null });
+  assert.deepEqual(decide({ step: 10 }), { snapshot: true, save: null, saveOwed: false, end: null });
+});
+
+test("decideStep() snapshots between, to save on request", () => {
+  assert.deepEqual(decide({ save: true }), { snapshot: true, save: "request", saveOwed: false, end: null });
+});
+
+test("decideStep() owes a save when no slot is free, and pays it with the next free one", () => {
+  const owed = decide({ step: 20, slotFree: false });
+  assert.deepEqual(owed, { snapshot: false, save: null, saveOwed: true, end: null });
+  const paid = decide({ step: 21, saveOwed: true });
+  assert.deepEqual(paid, { snapshot: true, save: "periodic", saveOwed: false, end: null });
+});
+
+test("decideStep() ends with a final save at the last step and at a voted stop", () => {
+  assert.deepEqual(decide({ step: 100 }), { snapshot: true, save: "final", saveOwed: false, end: "steps" });
+  assert.deepEqual(decide({ stop: true }), { snapshot: true, save: "final", saveOwed: false, end: "stop" });
+  const full = decide({ step: 100, slotFree: false });
+  assert.deepEqual(full, { snapshot: false, save: null, saveOwed: false, end: "steps" });
+});
+
+test("isPeriodicSave() is true of multiples of every_steps, never of the initial state", () => {
+  assert.deepEqual(
+    [0, 19, 20, 40].map((step) => isPeriodicSave(job, step)),
+    [false, false, true, true],
+  );
+});

@@ -1,0 +1,159 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type StateName, stateKey } from "../../../checkpoint/state.js";
+import { SLOT_COUNT, SlotBook } from "../../../worker/rank/slots.js";
+
+const state = (step: number, generation = "1"): StateName => ({ generation, step });
+const empty = () => new SlotBook(Array.from({ length: SLOT_COUNT }, () => null));
+const held = (book: SlotBook) => book.slots.map((slot) => slot.state?.step ?? null);
+
+/** One step of a rank: the vote of `step` found all snapshots whole, and the copy succeeds. */
+function advance(book: SlotBook, step: number): void {
+  book.voted(true);
+  book.written(book.take()!, state(step));
+}
+
+test("SlotBook alternates between two slots while nothing is pinned", () => {
+  const book = empty();
+  book.restoredTo(state(0));
+  book.written(book.take()!, state(0));
+  for (let step = 1; step <= 6; step++) advance(book, step);
+  assert.deepEqual(
+    held(book)
+      .filter((step) => step !== null)
+      .sort(),
+    [5, 6],
+  );
+});
+
+test("SlotBook overwrites the state before the last only after the vote that agrees on the last", () => {
+  const book = empty();
+  book.restoredTo(state(4));
+  book.written(book.take()!, state(4));
+  book.voted(true);
+  book.written(book.take()!, state(5));
+  assert.ok(book.find(state(4)), "before the vote both are there");
+  book.voted(true);
+  book.take();
+  assert.equal(book.find(state(4)), null);
+  assert.ok(book.find(state(5)));
+});
+
+test("SlotBook keeps the agreed state when a vote finds that some rank's copy failed", () => {
+  const book = empty();
+  book.restoredTo(state(4));
+  book.written(book.take()!, state(4));
+  book.voted(true);
+  book.written(book.take()!, state(5));
+  book.voted(false);
+  book.written(book.take()!, state(6));
+  assert.ok(book.find(state(4)));
+  assert.ok(book.find(state(6)));
+  book.voted(true);
+  book.take();
+  assert.equal(book.find(state(4)), null);
+});
+
+test("SlotBook says in the vote that its own copy failed, once", () => {
+  const book = empty();
+  book.restoredTo(state(4));
+  book.written(book.take()!, state(4));
+  book.voted(true);
+  book.take();
+  book.failed();
+  assert.equal(book.flags.snapshotWhole, false);
+  book.voted(false);
+  assert.equal(book.flags.snapshotWhole, true);
+  assert.ok(book.find(state(4)));
+});
+
+test("SlotBook has no free slot while two saves pin one each, and has one again after either", () => {
+  const book = empty();
+  book.restoredTo(state(0));
+  book.written(book.take()!, state(0));
+  advance(book, 1);
+  book.pin(state(1));
+  advance(book, 2);
+  book.pin(state(2));
+  assert.equal(book.flags.slotFree, true, "the third slot is left");
+  advance(book, 3);
+  assert.equal(book.flags.slotFree, false);
+  book.unpin(state(1));
+  assert.equal(book.flags.slotFree, true);
+});
+
+test("SlotBook counts pins: two saves of one state free its slot together", () => {
+  const book = empty();
+  book.written(book.take()!, state(1));
+  book.pin(state(1));
+  book.pin(state(1));
+  book.unpin(state(1));
+  assert.equal(book.find(state(1))!.pins, 1);
+  book.unpin(state(1));
+  book.unpin(state(1));
+  assert.equal(book.find(state(1))!.pins, 0);
+});
+
+test("SlotBook adopts what a former process left and protects the state it is restored to", () => {
+  const book = new SlotBook([state(7), null, state(8)]);
+  book.restoredTo(state(7));
+  for (let step = 8; step <= 9; step++) {
+    assert.notEqual(book.take()!.index, 0);
+  }
+  assert.ok(book.find(state(7)));
+});
+
+/** Small deterministic generator (mulberry32): a failing seed replays. */
+function random(seed: number): () => number {
+  let word = seed;
+  return () => {
+    word = (word + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(word ^ (word >>> 15), word | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** Ranks in lock step with random failed copies, saves and deaths in mid-copy; returns the newest common state. */
+function commonState(books: readonly SlotBook[]): StateName | null {
+  const [first, ...others] = books;
+  const all = first!.slots.flatMap((slot) => slot.state ?? []);
+  const common = all.filter((one) => others.every((book) => book.find(one) !== null));
+  return common.sort((a, b) => b.step - a.step)[0] ?? null;
+}
+
+test("SlotBook: whenever ranks stop, in whatever order they copied, some state is whole on all (300 seeds)", () => {
+  for (let seed = 1; seed <= 300; seed++) {
+    const chance = random(seed);
+    const books = Array.from({ length: 3 }, empty);
+    for (const book of books) {
+      book.restoredTo(state(0));
+      book.written(book.take()!, state(0));
+    }
+    let newestAgreed = 0;
+    for (let step = 1; step <= 40; step++) {
+      const flags = books.map((book) => book.flags);
+      const whole = flags.every((flag) => flag.snapshotWhole);
+      const free = flags.every((flag) => flag.slotFree);
+      for (const book of books) book.voted(whole);
+      const agreed = commonState(books)!;
+      assert.ok(agreed.step >= newestAgreed, `seed ${seed} step ${step}: agreed state went back`);
+      newestAgreed = agreed.step;
+      for (const book of free ? books : []) {
+        const slot = book.take();
+        assert.ok(slot, `seed ${seed} step ${step}: the vote promised a slot`);
+        // Here a rank may die: its slot holds nothing, the others may or may not have copied.
+        assert.ok(commonState(books), `seed ${seed} step ${step}: nothing common in mid-copy`);
+        if (chance() < 0.1) book.failed();
+        else book.written(slot, state(step));
+      }
+      assert.ok(commonState(books), `seed ${seed} step ${step}: nothing common after the copies`);
+      if (free && chance() < 0.3) for (const book of books) book.pin(state(step));
+      for (const book of books) {
+        for (const slot of book.slots) if (slot.pins > 0 && chance() < 0.3) book.unpin(slot.state!);
+      }
+    }
+    assert.ok(newestAgreed > 10, `seed ${seed}: snapshots stopped at ${newestAgreed}`);
+    assert.ok(stateKey(commonState(books)!));
+  }
+});
