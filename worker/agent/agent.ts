@@ -107,19 +107,26 @@ export class Agent {
     this.link.start();
   }
 
-  /** Lets the ranks save, ends them, leaves the controller. Snapshots stay for the next incarnation. */
+  /**
+   * Lets the ranks save, ends them, leaves the controller. Snapshots stay for the next incarnation, unless their state is
+   * committed: then its memory is of no further use.
+   */
   close(): Promise<void> {
     this.closing ??= this.end();
     return this.closing;
   }
 
   private async end(): Promise<void> {
-    await this.supervisor.lastSave(LAST_SAVE_MS);
+    const durable = await this.supervisor.lastSave(LAST_SAVE_MS);
     if (this.heartbeat) clearInterval(this.heartbeat);
     this.forwarder.flush();
     await this.supervisor.close();
     this.link.close();
     await this.writer.abandon();
+    if (durable) {
+      this.store.removeOthers(null);
+      this.remember({ ...this.record, jobId: null });
+    }
     this.logFile.close();
   }
 

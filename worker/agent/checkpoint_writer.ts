@@ -58,8 +58,9 @@ interface Saving {
 export class CheckpointWriter {
   private readonly events: CheckpointWriterEvents;
   private readonly saving = new Map<string, Saving>();
-  /** Saves begun so far. */
+  /** Saves begun so far, and the newest of them. */
   begunCount = 0;
+  private last: SaveOrder | null = null;
 
   constructor(events: CheckpointWriterEvents) {
     this.events = events;
@@ -74,6 +75,7 @@ export class CheckpointWriter {
    */
   save(order: SaveOrder, released: () => void): void {
     this.begunCount++;
+    this.last = order;
     const key = savingKey(order);
     const current = this.saving.get(key);
     if (current && current.order.generation === order.generation && (current.order.final || !order.final)) {
@@ -105,6 +107,18 @@ export class CheckpointWriter {
 
   get idle(): boolean {
     return this.saving.size === 0;
+  }
+
+  /** Whether the newest save begun here is committed, by whichever agent, within `timeoutMs`. */
+  async untilLastCommitted(timeoutMs: number): Promise<boolean> {
+    if (this.last === null || timeoutMs <= 0) return false;
+    const signal = AbortSignal.timeout(timeoutMs);
+    try {
+      await untilCommitted(this.last.job.checkpoint.uri, this.last.state, signal);
+    } catch {
+      return false; // unreadable counts as not committed: memory is kept
+    }
+    return !signal.aborted;
   }
 
   /** Gives up everything under way: the job is over here, or the agent ends. Resolves when no file is touched any more. */

@@ -167,28 +167,35 @@ export class RankSupervisor {
 
   /** Ends the ranks of a job and frees its snapshots. */
   async release(jobId: string): Promise<void> {
-    if (this.place?.jobId === jobId) this.place = null;
-    this.dismiss(this.living().filter((process) => process.rank !== null));
-    await Promise.all([this.options.writer.abandon(), this.gone((process) => process.rank !== null)]);
-    this.options.store.removeJob(jobId);
-    this.options.onReleased(jobId);
-    this.options.report({ $case: "nodeReleased", value: { jobId } });
+    const { store, writer, onReleased, report } = this.options;
+    if (this.place?.jobId === jobId) {
+      this.place = null;
+      this.dismiss(this.ranks());
+      await Promise.all([writer.abandon(), this.gone((process) => process.rank !== null)]);
+    }
+    store.removeJob(jobId);
+    onReleased(jobId);
+    report({ $case: "nodeReleased", value: { jobId } });
     this.startSpares(SPARES);
   }
 
   // -------------------------------------------------------------------------------------------------------------------
   // The end
 
-  /** Asks running ranks for a durable save and waits for what this node writes of it, at most `timeoutMs`. */
-  async lastSave(timeoutMs: number): Promise<void> {
+  /**
+   * Asks running ranks for a durable save and waits for it, at most `timeoutMs`. True: the newest state of the job is
+   * committed, so that nothing is lost with this node's memory.
+   */
+  async lastSave(timeoutMs: number): Promise<boolean> {
     const { writer } = this.options;
     const before = writer.begunCount;
-    const running = () => this.ranks().some((process) => process.stage === "running");
-    if (running()) this.request("save");
-    const waiting = () => !writer.idle || (running() && writer.begunCount === before);
-    for (const end = performance.now() + timeoutMs; waiting() && performance.now() < end; ) {
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
+    const end = performance.now() + timeoutMs;
+    const stages = () => this.ranks().map((process) => process.stage);
+    if (stages().includes("running")) this.request("save");
+    const waiting = () => !writer.idle || (stages().includes("running") && writer.begunCount === before);
+    while (waiting() && performance.now() < end) await new Promise((resolve) => setTimeout(resolve, 20));
+    if (stages().length > 0 && stages().every((stage) => stage === "finished")) return true;
+    return writer.begunCount > before && writer.untilLastCommitted(end - performance.now());
   }
 
   /** Ends all processes and waits until they have gone. */
