@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { GokuError } from "../job/errors.js";
+import { GokuError, toGokuError } from "../job/errors.js";
 import type { Layout } from "../job/layout.js";
 import type { FlatUnit } from "../job/sharding.js";
 import { digestOf } from "./digest.js";
-import type { SaveHook } from "./hooks.js";
+import type { SaveHook, SavePoint } from "./hooks.js";
 import {
   type CommitRecord,
   decodeWriterManifest,
@@ -80,11 +80,23 @@ export async function commitCheckpoint(options: CommitOptions): Promise<CommitRe
   await requireDataFiles(storage, folder, writers);
   const record = commitRecord(writers, options);
   const detail = { writer: -1, step: meta.state.step, bytes: record.bytes };
-  await options.hook?.("save.commit", detail);
+  await announce(options, "save.commit", detail);
   const rival = await createRecord(storage, folder, record);
   if (rival !== null) return result(rival, false);
-  await options.hook?.("save.committed", detail);
+  await announce(options, "save.committed", detail);
   return result(record, true);
+}
+
+async function announce(
+  { hook }: CommitOptions,
+  point: SavePoint,
+  detail: Parameters<SaveHook>[1],
+): Promise<void> {
+  try {
+    await hook?.(point, detail);
+  } catch (error) {
+    throw toGokuError(error, "STORAGE_FAILED");
+  }
 }
 
 /** The record of this very state, or null. Throws where the step belongs to a higher generation or to another run. */

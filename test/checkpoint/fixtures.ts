@@ -1,0 +1,212 @@
+import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { after } from "node:test";
+import type { Checkpoint } from "../../checkpoint/load.js";
+import { type CommitOptions, type CommitResult, commitCheckpoint, saveShard } from "../../checkpoint/save.js";
+import { beginSnapshot, sealSnapshot, snapshotLayout } from "../../checkpoint/snapshot.js";
+import { STATE_KINDS, type StateMeta, type StateName } from "../../checkpoint/state.js";
+import { FileStorage } from "../../checkpoint/storage/file.js";
+import type { Storage } from "../../checkpoint/storage/storage.js";
+import { type ErrorCode, GokuError } from "../../job/errors.js";
+import { Layout } from "../../job/layout.js";
+import type { ParameterSpec } from "../../job/parameters.js";
+import { type FlatUnit, flatUnits } from "../../job/sharding.js";
+import { LoggedDisk } from "./logged_disk.js";
+
+/** Mulberry32: seeded, so that a failing case replays. */
+export class Random {
+  #state: number;
+  constructor(seed: number) {
+    this.#state = seed >>> 0;
+  }
+  word(): number {
+    this.#state = (this.#state + 0x6d2b79f5) >>> 0;
+    let t = this.#state;
+    t = Math.imul(t ^ (t >>> 15), t | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return (t ^ (t >>> 14)) >>> 0;
+  }
+  /** A whole number in [0, limit). */
+  below(limit: number): number {
+    return Math.floor((this.word() / 2 ** 32) * limit);
+  }
+  pick<T>(items: readonly T[]): T {
+    return items[this.below(items.length)]!;
+  }
+}
+
+export interface TestModel {
+  specs: ParameterSpec[];
+  units: FlatUnit[];
+}
+
+export function modelOf(shapes: Record<string, number[]>): TestModel {
+  const specs = Object.entries(shapes).map(([name, shape]) => ({
+    name,
+    shape,
+    count: shape.reduce((a, b) => a * b, 1),
+  }));
+  return { specs, units: flatUnits(specs) };
+}
+
+/** Small, and awkward: a tensor of one element, tensors smaller than the world, sizes that no grain divides. */
+export const AWKWARD = modelOf({
+  "patch_embed.weight": [7, 5],
+  "patch_embed.bias": [1],
+  "blocks.0.attn1.q_proj.weight": [13, 11],
+  "blocks.0.norm2.weight": [3],
+  "blocks.1.mlp.fc1.weight": [2, 3, 17],
+  "final_proj.bias": [19],
+});
+
+/** One f32 bit pattern (any: negative zeros and NaNs with payloads too) for an element of a state. */
+export function elementBits(state: StateName, tensor: string, element: number): number {
+  let hash = 2166136261 ^ Number(BigInt(state.generation) & 0xffffn) ^ Math.imul(state.step, 2654435761);
+  for (let i = 0; i < tensor.length; i++) hash = Math.imul(hash ^ tensor.charCodeAt(i), 16777619);
+  hash = Math.imul(hash ^ element, 2246822519);
+  hash ^= hash >>> 15;
+  hash = Math.imul(hash, 3266489917);
+  return (hash ^ (hash >>> 13)) >>> 0;
+}
+
+export function metaOf(state: StateName, layout: Layout, more: Partial<StateMeta> = {}): StateMeta {
+  return {
+    state,
+    parent: null,
+    job: { name: "test", seed: 1 },
+    layout: layout.size,
+    adamStep: state.step,
+    dataDigest: "d".repeat(64),
+    codec: { mean: [0.25], std: [1.5] },
+    exclusions: [{ step: 1, sample: "broken.png" }],
+    version: "0.1.0",
+    ...more,
+  };
+}
+
+/** A folder that goes away with the test file; in memory where the machine has such a place. */
+export function scratchFolder(): string {
+  const folder = mkdtempSync(path.join(tmpdir(), "goku-checkpoint-"));
+  after(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+/** A sealed page that holds one rank's part of a state. */
+export function snapshotPage(
+  model: TestModel,
+  layout: Layout,
+  rank: number,
+  meta: StateMeta,
+  checksum = true,
+): Uint8Array {
+  const plan = snapshotLayout(model.units, layout, rank);
+  const page = new Uint8Array(plan.bytes);
+  const view = new DataView(page.buffer);
+  beginSnapshot(page);
+  for (const { kind, unit, byteOffset } of plan.entries) {
+    for (const piece of plan.pieces.filter((each) => each.unit === unit)) {
+      for (let i = 0; i < piece.length; i++) {
+        const bits = elementBits(meta.state, `${kind}/${piece.parameter}`, piece.start + i);
+        view.setUint32(byteOffset + 4 * (piece.shardOffset + i), bits, true);
+      }
+    }
+  }
+  sealSnapshot(page, { meta, rank, checksum });
+  return page;
+}
+
+export interface SaveSetup {
+  storage: Storage | string;
+  model: TestModel;
+  layout: Layout;
+  meta: StateMeta;
+  /** The generation that saves; the state's own unless given. */
+  generation?: string;
+  /** Where the slots are written. */
+  slots: string;
+}
+
+export function writeSlots(setup: SaveSetup): string[] {
+  mkdirSync(setup.slots, { recursive: true });
+  return Array.from({ length: setup.layout.worldSize }, (_, rank) => {
+    const slot = path.join(setup.slots, `slot-${rank}`);
+    writeFileSync(slot, snapshotPage(setup.model, setup.layout, rank, setup.meta));
+    return slot;
+  });
+}
+
+export async function saveAll(setup: SaveSetup, only: readonly number[] | null = null): Promise<void> {
+  const { storage: uri, layout, model, meta } = setup;
+  const slots = writeSlots(setup);
+  for (const [rank, slotPath] of slots.entries()) {
+    if (only !== null && !only.includes(rank)) continue;
+    await saveShard({
+      uri,
+      slotPath,
+      rank,
+      layout,
+      units: model.units,
+      generation: setup.generation ?? meta.state.generation,
+    });
+  }
+}
+
+export function commitOf(setup: SaveSetup, more: Partial<CommitOptions> = {}): Promise<CommitResult> {
+  const { storage: uri, layout, model, meta } = setup;
+  return commitCheckpoint({
+    uri,
+    meta,
+    units: model.units,
+    layout,
+    generation: setup.generation ?? meta.state.generation,
+    waitMs: 0,
+    ...more,
+  });
+}
+
+export async function saveAndCommit(setup: SaveSetup): Promise<CommitResult> {
+  await saveAll(setup);
+  return commitOf(setup);
+}
+
+/** Reads every tensor and compares every bit with what the state must hold. */
+export async function requireState(
+  checkpoint: Checkpoint,
+  model: TestModel,
+  state: StateName,
+): Promise<void> {
+  assert.deepEqual(checkpoint.meta.state, state);
+  for (const kind of STATE_KINDS) {
+    for (const { name, count } of model.specs) {
+      const tensor = `${kind}/${name}`;
+      const bits = new Uint32Array((await checkpoint.readTensor(tensor)).buffer);
+      assert.equal(bits.length, count, tensor);
+      for (let i = 0; i < count; i++)
+        if (bits[i] !== elementBits(state, tensor, i)) assert.fail(`${tensor}[${i}] differs`);
+    }
+  }
+}
+
+/** Storage on a disk in memory, at a root that exists. */
+export function memoryStorage(disk = new LoggedDisk()): { storage: FileStorage; disk: LoggedDisk } {
+  return { storage: new FileStorage("/run", "file:///run", disk), disk };
+}
+
+export function state(generation: number, step: number): StateName {
+  return { generation: String(generation), step };
+}
+
+/** Expects a GokuError of that code whose message matches. */
+export function refuses(code: ErrorCode, pattern: RegExp): (error: unknown) => boolean {
+  return (error) => {
+    assert.ok(error instanceof GokuError, String(error));
+    assert.equal(error.code, code, error.message);
+    assert.match(error.message, pattern);
+    assert.ok(!error.message.includes("\n"), "one line");
+    return true;
+  };
+}
+
+export const layoutOf = (text: string) => Layout.parse(text);

@@ -1,0 +1,169 @@
+import assert from "node:assert/strict";
+import { writeFileSync } from "node:fs";
+import path from "node:path";
+import { test } from "node:test";
+import {
+  beginSnapshot,
+  readSnapshotHeader,
+  sealSnapshot,
+  snapshotLayout,
+  verifySnapshot,
+} from "../../checkpoint/snapshot.js";
+import { STATE_KINDS } from "../../checkpoint/state.js";
+import { shardRange } from "../../job/sharding.js";
+import {
+  AWKWARD,
+  layoutOf,
+  metaOf,
+  Random,
+  refuses,
+  scratchFolder,
+  snapshotPage,
+  state,
+} from "./fixtures.js";
+
+const scratch = scratchFolder();
+const layout = layoutOf("1x2x1");
+const file = path.join(scratch, "slot");
+
+function headerOf(page: Uint8Array) {
+  writeFileSync(file, page);
+  return readSnapshotHeader(file);
+}
+
+test("snapshotLayout() gives every kind and unit its place, aligned, without overlap", () => {
+  for (const text of ["1x1x1", "2x3x2", "1x40x1"]) {
+    const wide = layoutOf(text);
+    for (let rank = 0; rank < wide.worldSize; rank++) {
+      const plan = snapshotLayout(AWKWARD.units, wide, rank);
+      assert.equal(plan.entries.length, STATE_KINDS.length * AWKWARD.units.length);
+      let end = 65_536;
+      for (const { byteOffset, count, unit } of plan.entries) {
+        assert.ok(byteOffset >= end && byteOffset % 64 === 0);
+        const elements = AWKWARD.units.find((each) => each.name === unit)!.count;
+        assert.equal(
+          count,
+          shardRange({ count: elements, parts: wide.shardGroupSize, index: rank % wide.shardGroupSize })
+            .length,
+        );
+        end = byteOffset + 4 * count;
+      }
+      assert.ok(plan.bytes >= end);
+    }
+  }
+});
+
+test("readSnapshotHeader() returns what was sealed", () => {
+  const meta = metaOf(state(7, 12), layout, {
+    parent: state(6, 3),
+    exclusions: [{ step: 2, sample: "ä/ö.png" }],
+  });
+  const header = headerOf(snapshotPage(AWKWARD, layout, 1, meta))!;
+  assert.deepEqual(header.meta, meta);
+  assert.equal(header.rank, 1);
+  assert.equal(header.bytes, snapshotLayout(AWKWARD.units, layout, 1).bytes);
+  assert.equal(header.sequence, 1n);
+  assert.equal(header.checksums?.length, 1);
+  assert.equal(headerOf(snapshotPage(AWKWARD, layout, 1, meta, false))!.checksums, null);
+});
+
+/** Copies of the page after each store that begin and seal make, as a process killed there would leave it. */
+function everyStore(page: Uint8Array, work: () => void): Uint8Array[] {
+  const copies: Uint8Array[] = [];
+  const places: [object, string][] = [
+    [DataView.prototype, "setUint32"],
+    [DataView.prototype, "setBigUint64"],
+    [Uint8Array.prototype, "set"],
+    [Atomics, "store"],
+  ];
+  const originals = places.map(
+    ([object, name]) => Reflect.get(object, name) as (...args: unknown[]) => unknown,
+  );
+  for (const [i, [object, name]] of places.entries()) {
+    Reflect.set(object, name, function (this: unknown, ...args: unknown[]) {
+      const result = originals[i]!.apply(this, args);
+      copies.push(page.slice());
+      return result;
+    });
+  }
+  try {
+    work();
+  } finally {
+    for (const [i, [object, name]] of places.entries()) Reflect.set(object, name, originals[i]);
+  }
+  return copies;
+}
+
+test("a rank killed after any store of begin or seal leaves a page that is not whole, until the last", () => {
+  const page = snapshotPage(AWKWARD, layout, 0, metaOf(state(1, 1), layout));
+  const copies = everyStore(page, () => {
+    beginSnapshot(page);
+    page.fill(0xab, 1_048_576);
+    sealSnapshot(page, { meta: metaOf(state(1, 2), layout), rank: 0 });
+  });
+  assert.ok(copies.length >= 12, `${copies.length} stores`);
+  for (const [i, copy] of copies.entries()) {
+    const header = headerOf(copy);
+    if (i < copies.length - 1) assert.equal(header, null, `after store ${i + 1} of ${copies.length}`);
+    else assert.equal(header?.meta.state.step, 2);
+  }
+});
+
+test("a copy of a page that stopped anywhere, over another whole one or over nothing, is not whole or fails its checksums", async () => {
+  const older = snapshotPage(AWKWARD, layout, 0, metaOf(state(1, 1), layout));
+  const newer = snapshotPage(AWKWARD, layout, 0, metaOf(state(1, 2), layout));
+  const random = new Random(2);
+  const cuts = [1, 11, 13, 20, 95, 97, 4096, 4200, 524_289, 1_048_576, 1_048_580, older.byteLength - 1];
+  for (const cut of [...cuts, ...Array.from({ length: 30 }, () => random.below(older.byteLength))]) {
+    const mixed = older.slice();
+    mixed.set(newer.subarray(0, cut));
+    for (const page of [mixed, newer.slice(0, cut)]) {
+      const header = headerOf(page);
+      const same = Buffer.from(page).equals(older) || Buffer.from(page).equals(newer);
+      if (header !== null && !same)
+        assert.match((await verifySnapshot(file)) ?? "nothing", /differs from its checksum/, `cut at ${cut}`);
+    }
+    assert.equal(headerOf(newer.slice(0, cut)), null);
+  }
+});
+
+test("a flipped bit in the header is not whole, one in the data fails its checksum", async () => {
+  const page = snapshotPage(AWKWARD, layout, 0, metaOf(state(1, 1), layout));
+  const jsonBytes = new DataView(page.buffer).getUint32(56, true);
+  const random = new Random(8);
+  const places = [
+    ...Array.from({ length: 96 }, (_, i) => i),
+    ...Array.from({ length: 40 }, () => 4096 + random.below(jsonBytes)),
+    ...[0, 1, 2, 3].map((i) => 524_288 + i),
+  ];
+  for (const at of places) {
+    assert.equal(headerOf(page.with(at, page[at]! ^ (1 << random.below(8)))), null, `byte ${at}`);
+  }
+  for (let i = 0; i < 40; i++) {
+    const at = 1_048_576 + random.below(page.byteLength - 1_048_576);
+    writeFileSync(file, page.with(at, page[at]! ^ 16));
+    assert.match((await verifySnapshot(file)) ?? "nothing", /MiB 0 of its data differs/);
+  }
+  writeFileSync(file, page);
+  assert.equal(await verifySnapshot(file), null);
+});
+
+test("readSnapshotHeader() returns null for files that are no snapshots, and verifySnapshot() says so", async () => {
+  assert.equal(readSnapshotHeader(path.join(scratch, "none")), null);
+  assert.equal(readSnapshotHeader(path.join(file, "below a file")), null);
+  for (const bytes of [new Uint8Array(0), new Uint8Array(2_000_000), Buffer.from("GOKUSNAP")])
+    assert.equal(headerOf(bytes), null);
+  assert.match((await verifySnapshot(file)) ?? "nothing", /missing or not whole/);
+});
+
+test("sealSnapshot() needs a begin, and refuses a meta that does not fit", () => {
+  const page = snapshotPage(AWKWARD, layout, 0, metaOf(state(1, 1), layout));
+  assert.throws(() => sealSnapshot(page, { meta: metaOf(state(1, 2), layout), rank: 0 }), TypeError);
+  beginSnapshot(page);
+  const exclusions = Array.from({ length: 20_000 }, (_, step) => ({ step, sample: "unreadable.png" }));
+  assert.throws(
+    () => sealSnapshot(page, { meta: metaOf(state(1, 2), layout, { exclusions }), rank: 0 }),
+    refuses("INTERNAL", /20000 are excluded/),
+  );
+  assert.equal(headerOf(page), null);
+});
