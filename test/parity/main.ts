@@ -9,7 +9,7 @@
 import { parseArgs } from "node:util";
 import { ERRORS, GokuError, toGokuError } from "../../job/errors.js";
 import { Layout } from "../../job/layout.js";
-import type { ParityOptions } from "./parity_rank.js";
+import type { ParityRun, ParityWorld } from "./parity_rank.js";
 import { runParity } from "./run_parity.js";
 
 function choice<T extends string>(name: string, value: string, allowed: readonly T[]): T {
@@ -22,7 +22,7 @@ function choice<T extends string>(name: string, value: string, allowed: readonly
   return found;
 }
 
-function readArguments(): { cases: string[]; options: ParityOptions } {
+function readArguments(): { runs: ParityRun[]; world: ParityWorld } {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
@@ -39,28 +39,38 @@ function readArguments(): { cases: string[]; options: ParityOptions } {
       "Cannot compare: no case given, name at least one CASE.safetensors",
     );
   }
-  const options: ParityOptions = {
-    layout: Layout.parse(values.layout).toString(),
+  const run = {
     packs: choice("packs", values.packs, ["one", "each"]),
     bf16: values.bf16,
     recompute: choice("recompute", values.recompute, ["none", "full"]),
-    transport: choice("transport", values.transport, ["auto", "tcp"]),
+  } as const;
+  return {
+    runs: positionals.map((path) => ({ path, ...run })),
+    world: {
+      layout: Layout.parse(values.layout).toString(),
+      transport: choice("transport", values.transport, ["auto", "tcp"]),
+    },
   };
-  return { cases: positionals, options };
 }
 
 async function main(): Promise<number> {
-  const { cases, options } = readArguments();
+  const { runs, world } = readArguments();
+  const lines = await runParity(runs, world);
   let failed = 0;
-  for (const path of cases) {
+  for (const [i, { path, bf16, packs, recompute }] of runs.entries()) {
     console.log(
-      `${path}: ${options.bf16 ? "bf16" : "fp32"}, layout ${options.layout}, packs ${options.packs}, recompute ${options.recompute}`,
+      `${path}: ${bf16 ? "bf16" : "fp32"}, layout ${world.layout}, packs ${packs}, recompute ${recompute}`,
     );
-    for (const { quantity, error, limit, ok } of await runParity(path, options)) {
-      const judged = limit === null ? "" : `  limit ${limit.toExponential(1)}  ${ok ? "ok" : "ABOVE LIMIT"}`;
-      console.log(
-        `  ${quantity.padEnd(64)} ${error.toExponential(3)}${ok || limit !== null ? judged : "  NOT A NUMBER"}`,
-      );
+    for (const { quantity, error, limit, ok } of lines[i]!) {
+      const judged = limit === null ? "" : `  limit ${limit.toExponential(1)}`;
+      const verdict = ok
+        ? limit === null
+          ? ""
+          : "  ok"
+        : Number.isFinite(error)
+          ? "  ABOVE LIMIT"
+          : "  NOT A NUMBER";
+      console.log(`  ${quantity.padEnd(64)} ${error.toExponential(3)}${judged}${verdict}`);
       if (!ok) failed++;
     }
   }

@@ -1,6 +1,5 @@
 /** One rank of a parity run: a process of its own, forked by run_parity.ts. */
 import path from "node:path";
-import type { Job } from "../../job/job.js";
 import { Layout } from "../../job/layout.js";
 import { patchSize } from "../../job/parameters.js";
 import { shardPieces } from "../../job/sharding.js";
@@ -17,18 +16,24 @@ import { type RankPlace, serveRank } from "../support/rank_process.js";
 import { PARITY_STEPS, type ParityCase, parityJob, readParityCase } from "./parity_case.js";
 
 /** How a case is to be computed. */
-export interface ParityOptions {
-  /** "RxSxU". */
-  layout: string;
+export interface ParityRun {
+  /** CASE.safetensors. */
+  path: string;
   /** All samples in one pack, or every sample its own. */
   packs: "one" | "each";
   bf16: boolean;
   recompute: "none" | "full";
+}
+
+/** The ranks that compute, one case after another. */
+export interface ParityWorld {
+  /** "RxSxU". */
+  layout: string;
   transport: "auto" | "tcp";
 }
 
-export interface ParityTask extends ParityOptions {
-  path: string;
+export interface ParityTask extends ParityWorld {
+  runs: readonly ParityRun[];
   /** Folder for the shared pages. */
   folder: string;
 }
@@ -36,7 +41,7 @@ export interface ParityTask extends ParityOptions {
 /** The packs of a step as the data side would give them: all samples in one pack, or each its own. */
 function stepPacks(
   parityCase: ParityCase,
-  packs: ParityTask["packs"],
+  packs: ParityRun["packs"],
 ): { batches: PackBatch[]; firstTokens: number[] } {
   const { grids, textLengths, model } = parityCase;
   const P = patchSize(model);
@@ -150,10 +155,8 @@ export interface ParityResult {
   leakedBytes: number;
 }
 
-async function train(task: ParityTask, { native, rank, members }: RankPlace): Promise<ParityResult> {
+async function train(task: ParityTask, { native, rank, members }: RankPlace): Promise<ParityResult[]> {
   const layout = Layout.parse(task.layout);
-  const parityCase = await readParityCase(task.path);
-  const job = parityJob(parityCase, task);
   const pages = ["control", "progress"].map((name) =>
     native.pageMap(path.join(task.folder, `${name}.${rank}`), PAGE_BYTES),
   ) as [Uint8Array, Uint8Array];
@@ -168,41 +171,42 @@ async function train(task: ParityTask, { native, rank, members }: RankPlace): Pr
     timeoutMs: 60_000,
     transport: task.transport,
   });
-  const result = trainSteps(native, {
-    task,
-    parityCase,
-    job,
-    layout,
-    rank,
-    groups,
-    progress: new Progress(pages[1]),
-  });
+  const results: ParityResult[] = [];
+  for (const run of task.runs) {
+    const parityCase = await readParityCase(run.path);
+    results.push(
+      trainCase(native, { run, parityCase, layout, rank, groups, progress: new Progress(pages[1]) }),
+    );
+  }
   closeGroups(native, groups);
   for (const page of pages) native.pageUnmap(page);
-  return result;
+  return results;
 }
 
-interface RankRun {
-  task: ParityTask;
+interface CaseRun {
+  run: ParityRun;
   parityCase: ParityCase;
-  job: Job;
   layout: Layout;
   rank: number;
   groups: Groups;
   progress: Progress;
 }
 
-function trainSteps(native: Native, run: RankRun): ParityResult {
-  const { task, parityCase, layout, rank } = run;
+function trainCase(native: Native, options: CaseRun): ParityResult {
+  const { run, parityCase, layout, rank, groups, progress } = options;
   const { model } = parityCase;
   const P = patchSize(model);
-  const { batches, firstTokens } = stepPacks(parityCase, task.packs);
+  const { batches, firstTokens } = stepPacks(parityCase, run.packs);
   const result: ParityResult = { losses: [], norms: [], pieces: [], leakedBytes: 0 };
   const sequence = { parts: layout.sp, index: layout.coordinates(rank).sequence };
   const trainer = new Trainer({
-    ...run,
     native,
+    job: parityJob(parityCase, run),
     model,
+    layout,
+    rank,
+    groups,
+    progress,
     emptyText: { length: 1, data: new Float32Array(model.text_width) },
     numbers: caseNumbers(parityCase, firstTokens),
     onVelocity: (slot, values) => {

@@ -9,7 +9,7 @@ import { sampleLatents } from "../../worker/model/sampler.js";
 import { WholeWeights } from "../../worker/model/whole_weights.js";
 import { runRanks } from "../support/rank_process.js";
 import { type ParityCase, readParityCase } from "./parity_case.js";
-import type { ParityOptions, ParityResult, ParityTask, Piece } from "./parity_rank.js";
+import type { ParityResult, ParityRun, ParityTask, ParityWorld, Piece } from "./parity_rank.js";
 
 /** One compared quantity. */
 export interface ParityLine {
@@ -34,11 +34,18 @@ const LIMITS: Record<"fp32" | "bf16", Limits> = {
   bf16: { velocity: 1.5e-2, loss: 1e-3, norms: 3e-3, gradient: 4e-2, parameter: null, sample: null },
 };
 
-/** Computes a case on real rank processes and compares every quantity with the golden values. */
-export async function runParity(casePath: string, options: ParityOptions): Promise<ParityLine[]> {
-  const parityCase = await readParityCase(casePath);
-  const trained = await trainOnRanks(casePath, options);
-  const limits = options.bf16 ? LIMITS.bf16 : LIMITS.fp32;
+/** Computes cases on real rank processes and compares every quantity with the golden values; one list per run. */
+export async function runParity(runs: readonly ParityRun[], world: ParityWorld): Promise<ParityLine[][]> {
+  for (const run of runs) await readParityCase(run.path);
+  const trained = await trainOnRanks(runs, world);
+  const lines: ParityLine[][] = [];
+  for (const [i, run] of runs.entries()) lines.push(await compareRun(run, trained[i]!));
+  return lines;
+}
+
+async function compareRun(run: ParityRun, trained: Trained): Promise<ParityLine[]> {
+  const parityCase = await readParityCase(run.path);
+  const limits = run.bf16 ? LIMITS.bf16 : LIMITS.fp32;
   const line = (quantity: string, error: number, limit: number | null): ParityLine => ({
     quantity,
     error,
@@ -67,7 +74,7 @@ export async function runParity(casePath: string, options: ParityOptions): Promi
     worst("worst parameter after three steps", "after", limits.parameter),
     worst("worst ema after three steps", "ema", limits.parameter),
   ];
-  for (const { name, values } of await drawSamples(parityCase, options)) {
+  for (const { name, values } of await drawSamples(parityCase, run.bf16)) {
     lines.push(compare(name, values, name, limits.sample));
   }
   lines.push(line("bytes leaked by the steps", trained.leakedBytes, 0));
@@ -86,14 +93,18 @@ export function relativeError(a: ArrayLike<number>, b: ArrayLike<number>): numbe
   return Math.sqrt(difference) / (size > 0 ? Math.sqrt(size) : 1);
 }
 
+/** What all ranks together made of a case. */
 class Trained {
-  losses: number[] = [];
-  norms: number[] = [];
-  leakedBytes = 0;
+  readonly losses: number[];
+  readonly norms: number[];
+  readonly leakedBytes: number;
   private readonly pieces = new Map<string, Piece[]>();
 
-  add(pieces: readonly Piece[]): void {
-    for (const piece of pieces) {
+  constructor(results: readonly ParityResult[]) {
+    this.losses = results[0]!.losses;
+    this.norms = results[0]!.norms;
+    this.leakedBytes = Math.max(...results.map((result) => Math.abs(result.leakedBytes)));
+    for (const piece of results.flatMap((result) => result.pieces)) {
       const known = this.pieces.get(piece.name);
       if (known) known.push(piece);
       else this.pieces.set(piece.name, [piece]);
@@ -108,20 +119,17 @@ class Trained {
   }
 }
 
-async function trainOnRanks(casePath: string, options: ParityOptions): Promise<Trained> {
+async function trainOnRanks(runs: readonly ParityRun[], world: ParityWorld): Promise<Trained[]> {
   const folder = await mkdtemp(path.join(tmpdir(), "goku-parity-"));
   try {
-    const task: ParityTask = { ...options, path: path.resolve(casePath), folder };
-    const { worldSize } = Layout.parse(options.layout);
-    const results = await runRanks<ParityTask, ParityResult>(RANK_MODULE, worldSize, task);
-    const trained = new Trained();
-    for (const { pieces, leakedBytes } of results) {
-      trained.add(pieces);
-      trained.leakedBytes = Math.max(trained.leakedBytes, Math.abs(leakedBytes));
-    }
-    trained.losses = results[0]!.losses;
-    trained.norms = results[0]!.norms;
-    return trained;
+    const { worldSize } = Layout.parse(world.layout);
+    const task: ParityTask = {
+      ...world,
+      runs: runs.map((run) => ({ ...run, path: path.resolve(run.path) })),
+      folder,
+    };
+    const ranks = await runRanks<ParityTask, ParityResult[]>(RANK_MODULE, worldSize, task);
+    return runs.map((_, i) => new Trained(ranks.map((results) => results[i]!)));
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
@@ -132,11 +140,11 @@ const RANK_MODULE = new URL("./parity_rank.js", import.meta.url);
 /** Both samplers, from the parameters before training, in this process. */
 async function drawSamples(
   parityCase: ParityCase,
-  options: ParityOptions,
+  bf16: boolean,
 ): Promise<{ name: string; values: Float32Array }[]> {
   const { model, sampler } = parityCase;
   const arena = new Arena(loadNative());
-  const dtype = options.bf16 ? "bf16" : "f32";
+  const dtype = bf16 ? "bf16" : "f32";
   const weights = new WholeWeights(arena, model, dtype, ({ name }) => parityCase.tensor(`param.${name}`));
   const samples: { name: string; values: Float32Array }[] = [];
   for (const guidance of sampler.guidance) {
