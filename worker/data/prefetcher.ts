@@ -7,6 +7,7 @@ import type { PrefetchReply, PrefetchRequest, PrefetchThreadOptions } from "./pr
 const PACKS_MAX = 64;
 
 interface Waiter {
+  promise: Promise<AssembledPack>;
   resolve: (pack: AssembledPack) => void;
   reject: (error: Error) => void;
 }
@@ -49,22 +50,31 @@ export class Prefetcher {
 
   /** A pack that was started; each is handed out once. */
   async finish(id: number): Promise<AssembledPack> {
+    const asked = this.waiters.get(id); // by someone else before: both get the same pack
     for (;;) {
       const arrived = receiveMessageOnPort(this.port) as { message: PrefetchReply } | undefined;
       if (!arrived) break;
       this.receive(arrived.message);
     }
+    if (asked) return asked.promise;
     const reply = this.ready.get(id);
     if (reply) {
       this.forget(id);
       return unpack(reply);
     }
     if (this.failure) throw this.failure;
-    return new Promise((resolve, reject) => {
-      this.waiters.set(id, { resolve, reject });
-      this.port.ref();
-      this.worker.ref();
+    return this.wait(id);
+  }
+
+  private wait(id: number): Promise<AssembledPack> {
+    let settle!: Omit<Waiter, "promise">;
+    const promise = new Promise<AssembledPack>((resolve, reject) => {
+      settle = { resolve, reject };
     });
+    this.waiters.set(id, { promise, ...settle });
+    this.port.ref();
+    this.worker.ref();
+    return promise;
   }
 
   async close(): Promise<void> {

@@ -1,0 +1,233 @@
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { mkdtemp, rm, utimes, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, describe, it } from "node:test";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { type Job, modelConfig } from "../../../job/job.js";
+import { decodeLatents } from "../../../worker/data/latents.js";
+import type { PackBatch } from "../../../worker/data/pack_batch.js";
+import { type MediaPackSource, openPackSource, reportData } from "../../../worker/data/pack_source.js";
+import { LruCache } from "../../../worker/data/sample_reader.js";
+import { makeScene, renderScene } from "../../../worker/data/shapes/scene.js";
+import { smallJob, writePicture, writeSmallDataSet } from "./small_data_set.js";
+import { temporaryFolder } from "./temporary.js";
+
+const CACHE_BYTES = 1 << 20;
+
+async function open(job: Job, cacheBytes = CACHE_BYTES): Promise<MediaPackSource> {
+  const source = await openPackSource({ job, model: modelConfig(job), cacheBytes });
+  after(() => source.close());
+  return source;
+}
+
+/** Patches of sample i of a pack. */
+function patchesOf(batch: PackBatch, i: number): Float32Array {
+  const tokens = batch.grids.map(([t, y, x]) => t * y * x);
+  const start = tokens.slice(0, i).reduce((sum, count) => sum + count, 0);
+  return batch.data.subarray(start * 192, (start + tokens[i]!) * 192);
+}
+
+describe("openPackSource()", () => {
+  let folder: string;
+  after(() => rm(folder, { recursive: true, force: true }));
+  before(async () => {
+    folder = await mkdtemp(join(tmpdir(), "goku-test-"));
+    await writeSmallDataSet(folder); // 2 clips of 80 tokens, 6 pictures of 16: 3 packs of at most 112
+  });
+
+  it("plans steps from sizes alone: each sample once an epoch, steps run on over its end", async () => {
+    const source = await open(smallJob(folder));
+    assert.deepEqual(
+      [source.report.packsPerEpoch, source.report.images, source.report.videos, source.report.samplesPacked],
+      [3, 6, 2, 8],
+    );
+    const plans = [1, 2, 3].map((step) => source.plan(step));
+    assert.deepEqual(
+      plans.flatMap(({ packs }) => packs.map(({ packIndex }) => packIndex)),
+      [0, 1, 2, 3, 4, 5],
+    );
+    const samples = plans.flatMap(({ packs }) => packs.map((pack) => pack.samples));
+    for (const epoch of [samples.slice(0, 3), samples.slice(3)]) {
+      assert.deepEqual(epoch.flat().sort(), [
+        "clips/0.mp4",
+        "clips/1.mp4",
+        ...[0, 1, 2, 3, 4, 5].map((n) => `pictures/${n}.png`),
+      ]);
+    }
+    for (const plan of plans) {
+      assert.equal(plan.images + plan.videos, plan.sampleCount);
+      assert.equal(plan.tokens, plan.images * 16 + plan.videos * 80);
+      assert.equal(plan.fill, plan.tokens / 224);
+    }
+    assert.ok(plans.some(({ videos }) => videos > 0));
+  });
+
+  it("hands out packs whose patches decode to the media, with text and places", async () => {
+    const source = await open(smallJob(folder));
+    const plan = source.plan(1);
+    const batches = [await source.pack(1, 0), await source.pack(1, 1)];
+    assert.deepEqual(
+      batches.flatMap(({ places }) => places),
+      Array.from({ length: plan.sampleCount }, (_, i) => i),
+    );
+    for (const [index, batch] of batches.entries()) {
+      assert.equal(batch.packIndex, index);
+      assert.deepEqual(batch.samples, plan.packs[index]!.samples);
+      assert.equal(batch.data.length, plan.packs[index]!.tokens * 192);
+      assert.equal(batch.text.length, 64 * batch.textLengths.reduce((sum, length) => sum + length, 0));
+      assert.ok(batch.weights.every((weight) => weight === 1));
+      for (const [i, name] of batch.samples.entries()) {
+        const number = Number(/(\d+)\.png/.exec(name)?.[1] ?? Number.NaN);
+        if (Number.isNaN(number)) continue;
+        const scene = makeScene({ kind: "single", number, seed: 1, size: 32, frames: 1 });
+        assert.equal(batch.textLengths[i], scene.caption.split(" ").length + 1); // the end token
+        const picture = renderScene(scene);
+        assert.deepEqual(decodeLatents(patchesOf(batch, i), batch.grids[i]!, source.codec), picture);
+      }
+    }
+    assert.equal(source.emptyText.length, 1);
+  });
+
+  it("gives the same pack from the store, from memory and decoded anew, in any order", async () => {
+    const stored = await open(smallJob(folder));
+    const decoded = await open(smallJob(folder, { store_mib: 0 }), 0);
+    stored.announce([
+      { step: 4, index: 1 },
+      { step: 2, index: 0 },
+    ]);
+    const later = await stored.pack(4, 1);
+    const first = await stored.pack(2, 0);
+    assert.deepEqual(await stored.pack(2, 0), first, "asked for again");
+    assert.deepEqual(await decoded.pack(2, 0), first);
+    assert.deepEqual(await decoded.pack(4, 1), later);
+    assert.equal(decoded.digest, stored.digest);
+  });
+
+  it("hands out an announced pack without a turn of the event loop", async () => {
+    const source = await open(smallJob(folder));
+    await source.pack(1, 0); // the thread runs
+    source.announce([{ step: 1, index: 1 }]);
+    let turns = 0;
+    const immediate = setImmediate(() => {
+      turns += 1;
+    });
+    // as native code does: blocked, with no turn of the loop between looks at the port
+    const found: PackBatch[] = [];
+    const deadline = Date.now() + 20_000;
+    while (found.length === 0 && Date.now() < deadline) {
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
+      void source.pack(1, 1).then((batch) => found.push(batch));
+      for (let i = 0; i < 100; i++) await Promise.resolve(); // chains of promises finish, the loop does not turn
+    }
+    assert.equal(turns, 0);
+    assert.equal(found[0]?.packIndex, 1, "the pack came only with a turn of the event loop");
+    clearImmediate(immediate);
+  });
+
+  it("keeps the place of a sample that cannot be read any more: zeros with weight 0, and the reason", async () => {
+    const own = await temporaryFolder();
+    for (let number = 0; number < 4; number++) await writePicture(join(own, `${number}.png`), { number });
+    const source = await open(smallJob(own));
+    await rm(join(own, "1.png"));
+    await utimes(join(own, "2.png"), 1, 1);
+    const plan = source.plan(1);
+    const batch = await source.pack(1, 0);
+    assert.equal(plan.sampleCount, 8); // two epochs of four
+    assert.deepEqual(batch.samples.map((name, i) => [name, batch.weights[i]]).sort(), [
+      ["0.png", 1],
+      ["1.png", 0],
+      ["2.png", 0],
+      ["3.png", 1],
+    ]);
+    for (const [i, weight] of batch.weights.entries())
+      assert.equal(
+        patchesOf(batch, i).every((value) => value === 0),
+        weight === 0,
+      );
+    assert.deepEqual([...source.unreadable].sort(), [
+      ["1.png", "the file is gone since it was indexed"],
+      ["2.png", "the file has changed since it was indexed"],
+    ]);
+  });
+
+  it("uses statistics pinned by a checkpoint in place of the index's", async () => {
+    const job = smallJob(folder);
+    const own = await open(job);
+    const codec = structuredClone(own.codec);
+    codec.first.deviation = codec.first.deviation.map((value) => value * 2);
+    codec.later.deviation = codec.later.deviation.map((value) => value * 2);
+    const pinned = await openPackSource({ job, model: modelConfig(job), cacheBytes: 0, codec });
+    after(() => pinned.close());
+    const [a, b] = [await own.pack(1, 0), await pinned.pack(1, 0)];
+    for (const [i, value] of a.data.entries()) assert.equal(b.data[i], value / 2);
+  });
+
+  it("reports what was left out, of files and of samples longer than a pack", async () => {
+    const own = await temporaryFolder();
+    await writeSmallDataSet(own);
+    await writeFile(join(own, "broken.png"), "x");
+    const job = { ...smallJob(own), train: { steps: 1, packs_per_step: 1, tokens_per_pack: 64 } };
+    const report = await reportData({ job, model: modelConfig(job) });
+    assert.deepEqual(
+      report.leftOut.map(({ sample, reason }) => `${sample}: ${reason}`),
+      [
+        "broken.png: no caption: want broken.txt, or a line in captions.jsonl",
+        "clips/0.mp4: 80 tokens do not fit a pack of 64",
+        "clips/1.mp4: 80 tokens do not fit a pack of 64",
+      ],
+    );
+    const none = { ...job, train: { ...job.train, tokens_per_pack: 15 } };
+    await assert.rejects(openPackSource({ job: none, model: modelConfig(none), cacheBytes: 0 }), {
+      code: "DATA_EMPTY",
+      message: /all 8 samples are longer than train\.tokens_per_pack 15, raise it to 16 or more/,
+    });
+  });
+
+  it("refuses steps and packs that do not exist, and anything once closed", async () => {
+    const job = smallJob(folder);
+    const source = await openPackSource({ job, model: modelConfig(job), cacheBytes: 0 });
+    for (const [step, index] of [
+      [0, 0],
+      [1, 2],
+      [1, -1],
+      [1.5, 0],
+    ] as const)
+      await assert.rejects(source.pack(step, index), RangeError);
+    const waiting = source.pack(9, 0);
+    const refused = assert.rejects(waiting, { code: "INTERNAL", message: /closed/ });
+    await source.close();
+    await refused;
+    await assert.rejects(source.pack(1, 0), /closed/);
+  });
+
+  it("lets a process end that drops a source without closing it", async () => {
+    const entry = fileURLToPath(new URL("./source_in_child.js", import.meta.url));
+    const { stdout } = await promisify(execFile)(process.execPath, [entry, folder], { timeout: 60_000 });
+    assert.equal(stdout.trim(), "got 1 pack");
+  });
+});
+
+describe("LruCache", () => {
+  it("drops the least recently used when its bytes pass the limit", () => {
+    const cache = new LruCache(100);
+    for (const name of ["a", "b"]) cache.set(name, new Float32Array(10));
+    assert.ok(cache.get("a"));
+    cache.set("c", new Float32Array(10));
+    assert.deepEqual(
+      ["a", "b", "c"].map((name) => cache.get(name) !== null),
+      [true, false, true],
+    );
+    assert.equal(cache.bytesHeld, 80);
+    cache.set("a", new Float32Array(20)); // replaced by a larger one: the other must go
+    assert.deepEqual(
+      ["a", "c"].map((name) => cache.get(name) !== null),
+      [true, false],
+    );
+    cache.set("huge", new Float32Array(26));
+    assert.equal(cache.get("huge"), null);
+    assert.equal(cache.bytesHeld, 80);
+  });
+});
