@@ -32,7 +32,13 @@ export function table(headings: string[], rows: (string | number)[][]): string {
   const made = new Table({
     head: headings,
     chars: plain,
-    style: { head: ["bold"], "padding-left": 0, "padding-right": 0, compact: true },
+    style: {
+      head: process.stdout.isTTY ? ["bold"] : [],
+      border: [],
+      "padding-left": 0,
+      "padding-right": 0,
+      compact: true,
+    },
   });
   for (const row of rows) made.push(row.map(String));
   return made
