@@ -1,11 +1,16 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 import { pathToFileURL } from "node:url";
-import { matchFailpoint, parseFailpoints } from "../../worker/failpoints.js";
+import {
+  FAILPOINT_ACTIONS,
+  FAILPOINT_NAMES,
+  matchFailpoint,
+  parseFailpoints,
+} from "../../worker/failpoints.js";
 
 const MODULE = pathToFileURL(path.join(import.meta.dirname, "../../worker/failpoints.js")).href;
 
@@ -41,7 +46,7 @@ test("parseFailpoints() reads name, step, rank and action, each of the two numbe
 });
 
 test("parseFailpoints() refuses an unknown name, an unknown action and a missing action", () => {
-  for (const text of ["vote.after@1:kill", "vote.before@1:explode", "vote.before@1"]) {
+  for (const text of ["vote.after@1:kill", "vote.before@1:explode", "vote.before@1", "data.before:nan"]) {
     assert.throws(() => parseFailpoints(text), { code: "ARGUMENT_INVALID" }, text);
   }
 });
@@ -71,11 +76,23 @@ test("failpoint() kills its process at the step and rank it names, and not again
 test("failpoint() throws a full disk for enospc, an error for throw, and returns nan for nan", () => {
   withFolder((folder) => {
     const code = `const seen = [];
-      for (const name of ["save.write", "vote.before", "forward.block", "forward.block"]) {
+      for (const name of ["save.write", "data.before", "vote.before", "vote.before"]) {
         try { seen.push(failpoint(name, { step: 1, rank: 0 })); } catch (error) { seen.push(error.code); }
       }
       console.log(JSON.stringify(seen));`;
-    const done = pass("save.write:enospc,vote.before:throw,forward.block:nan", code, folder);
+    const done = pass("save.write:enospc,data.before:throw,vote.before:nan", code, folder);
     assert.equal(done.stdout, '["ENOSPC","INTERNAL","nan",null]\n');
   });
 });
+
+test("docs/failpoints.md lists exactly the names and actions there are", () => {
+  const text = readFileSync(path.join(repositoryRoot(), "docs/failpoints.md"), "utf8");
+  const documented = [...text.matchAll(/^\| `([a-z.]+)` \|/gm)].map((match) => match[1]!);
+  assert.deepEqual(documented.sort(), [...FAILPOINT_NAMES, ...FAILPOINT_ACTIONS].sort());
+});
+
+function repositoryRoot(): string {
+  for (let folder = import.meta.dirname; ; folder = path.dirname(folder)) {
+    if (existsSync(path.join(folder, "package.json"))) return folder;
+  }
+}

@@ -69,7 +69,7 @@ export class ProgressReader {
   /** @param nowMs milliseconds of the system-wide monotonic clock (process.hrtime) */
   read(place: { rank: number; pid: number }, nowMs: bigint): RankProgress {
     readSync(this.file, this.bytes, 0, READ_BYTES, 0);
-    const { generation: _, changedMs, ...content } = decodePage(this.bytes);
+    const { changedMs, ...content } = decodePage(this.bytes);
     const text = Object.values(content).join(" ");
     if (text !== this.lastText) this.changedMs = nowMs;
     this.lastText = text;

@@ -51,6 +51,7 @@ test("ProgressReader shows what Progress and the collectives write, and since wh
     assert.deepEqual(read(1_200n), {
       rank: 5,
       pid: 77,
+      generation: 4n,
       step: 11n,
       microStep: 2,
       phase: "backward",

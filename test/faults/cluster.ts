@@ -1,0 +1,192 @@
+import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { stringify } from "yaml";
+import { ControllerClient } from "../../cli/client.js";
+import { LocalCluster } from "../../cli/local_cluster.js";
+import { JobPhase, type WatchEventsResponse } from "../../gen/goku/v1/controller.pb.js";
+import type { Job } from "../../job/job.js";
+import { loadJob } from "../../job/load_job.js";
+import { writeShapes } from "../../worker/data/shapes/write_shapes.js";
+
+export interface TestClusterOptions {
+  nodes?: number;
+  slots?: number;
+  /** GOKU_FAILPOINTS of every process. */
+  failpoints?: string;
+}
+
+/** What a job did, gathered from the controller's events. */
+export interface RunRecord {
+  /** Loss of every step; one that was computed again counts once, and must have given the same bits. */
+  losses: Map<number, number>;
+  /** Steps in the order told, repeats included. */
+  steps: { generation: number; step: number; applied: boolean; atMs: number }[];
+  /** Kind and text of all other events. */
+  events: { kind: string; message: string }[];
+  phase: string;
+}
+
+const BASE = path.join(tmpdir(), "goku-faults");
+
+/** A small data set, written once for all tests of a process. */
+let media: Promise<string> | null = null;
+export function testMedia(): Promise<string> {
+  media ??= (async () => {
+    const directory = path.join(BASE, "shapes-48");
+    await writeShapes({ directory, singles: 48, pairs: 12, clips: 6 });
+    return directory;
+  })();
+  return media;
+}
+
+/** A job of seconds: a tiny model, a snapshot after every step, a checkpoint every 10. */
+export async function testJob(folder: string, overrides: readonly string[] = []): Promise<Job> {
+  const text = stringify({
+    name: "faults",
+    seed: 7,
+    model: { preset: "goku-nano", depth: 2, width: 64, heads: 2, text_width: 32 },
+    data: { media: await testMedia() },
+    layout: { dp_replicate: 1, dp_shard: 2, sp: 2 },
+    train: { steps: 30, packs_per_step: 3, tokens_per_pack: 256 },
+    optimizer: { lr: 1e-3, warmup_steps: 5 },
+    checkpoint: { uri: `file://${path.join(folder, "run")}`, every_steps: 10, keep_last: 2 },
+    recovery: { max_attempts: 5, stall_seconds: 1 },
+  });
+  return loadJob(text, overrides, { file: "test job" });
+}
+
+/**
+ * A controller and agents as processes on loopback, each started again when it dies; for tests that harm them. All of its
+ * files live in one folder, and its shared memory in another, which must be empty in the end.
+ */
+export class TestCluster {
+  readonly folder: string;
+  readonly stateDir: string;
+  readonly local: LocalCluster;
+  readonly client: ControllerClient;
+  readonly record: RunRecord = { losses: new Map(), steps: [], events: [], phase: "" };
+  private readonly watching = new AbortController();
+  private job = "";
+  private eventLast = 0n;
+
+  private constructor(folder: string, stateDir: string, local: LocalCluster) {
+    this.folder = folder;
+    this.stateDir = stateDir;
+    this.local = local;
+    this.client = new ControllerClient(local.controller);
+  }
+
+  static async start(options: TestClusterOptions = {}): Promise<TestCluster> {
+    mkdirSync(BASE, { recursive: true });
+    const folder = mkdtempSync(path.join(BASE, "cluster-"));
+    const stateDir = mkdtempSync("/dev/shm/goku-faults-");
+    const env: Record<string, string> = { GOKU_FAILPOINT_DIR: path.join(folder, "fired") };
+    if (options.failpoints) env.GOKU_FAILPOINTS = options.failpoints;
+    const local = await LocalCluster.start({
+      nodes: options.nodes ?? 2,
+      slotsPerNode: options.slots ?? 2,
+      folder,
+      stateDir,
+      env,
+    });
+    return new TestCluster(folder, stateDir, local);
+  }
+
+  async submit(job: Job): Promise<void> {
+    this.job = job.name;
+    await this.client.call("submitJob", {
+      job: job as unknown as { [key: string]: unknown },
+      resumeUri: undefined,
+    });
+  }
+
+  /** Follows the events until `done` says so, or the job has ended. Survives a controller that goes and comes back. */
+  async follow(done: (record: RunRecord) => boolean = () => false): Promise<RunRecord> {
+    while (!done(this.record) && !isOver(this.record.phase)) {
+      try {
+        const request = { job: this.job, afterId: this.eventLast, follow: true };
+        for await (const event of this.client.events(request, this.watching.signal)) {
+          this.eventLast = event.id;
+          this.take(event);
+          if (done(this.record) || isOver(this.record.phase)) break;
+        }
+      } catch {
+        await new Promise((resolve) => setTimeout(resolve, 50)); // the controller is away
+      }
+      await this.askPhase();
+    }
+    return this.record;
+  }
+
+  /** Process of a rank, from its agent's heartbeats; waits until there is one. */
+  async rankPid(rank: number): Promise<number> {
+    for (;;) {
+      const { nodes } = await this.client.call("listNodes", {});
+      const page = nodes.flatMap((node) => node.ranks).find((one) => one.rank === rank && one.pid > 0);
+      if (page) return page.pid;
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+
+  /** Names of failpoints that have fired, as in their markers. */
+  get fired(): string[] {
+    try {
+      return readdirSync(path.join(this.folder, "fired")).sort();
+    } catch {
+      return [];
+    }
+  }
+
+  /** Text of the logs of all members, for the message of a failed test. */
+  get logs(): string {
+    const files = readdirSync(this.folder).filter((name) => name.endsWith(".log"));
+    return files
+      .map((name) => `--- ${name}\n${readFileSync(path.join(this.folder, name), "utf8").slice(-6_000)}`)
+      .join("\n");
+  }
+
+  /** Ends all processes; fails when shared memory of a finished job is left. */
+  async stop(): Promise<void> {
+    this.watching.abort();
+    this.client.close();
+    await this.local.stop();
+    const left = readdirSync(this.stateDir, { recursive: true, encoding: "utf8" }).filter((name) =>
+      /slot-\d+$/.test(name),
+    );
+    rmSync(this.stateDir, { recursive: true, force: true });
+    if (isOver(this.record.phase)) assert.deepEqual(left, [], "snapshots left in shared memory");
+  }
+
+  private async askPhase(): Promise<void> {
+    try {
+      const { job } = await this.client.call("getJob", { name: this.job });
+      this.record.phase = JobPhase[job?.phase ?? JobPhase.UNSPECIFIED];
+    } catch {
+      // Asked again at the next turn.
+    }
+  }
+
+  private take(event: WatchEventsResponse): void {
+    if (event.step) {
+      const { generation, step, loss, applied } = event.step;
+      const number = Number(step);
+      const before = this.record.losses.get(number);
+      if (before !== undefined) assert.equal(loss, before, `loss of step ${number} when computed again`);
+      this.record.losses.set(number, loss);
+      this.record.steps.push({
+        generation: Number(generation),
+        step: number,
+        applied,
+        atMs: performance.now(),
+      });
+      return;
+    }
+    this.record.events.push({ kind: event.kind, message: event.message });
+  }
+}
+
+function isOver(phase: string): boolean {
+  return /COMPLETED|STOPPED|FAILED/.test(phase);
+}

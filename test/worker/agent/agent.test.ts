@@ -1,0 +1,242 @@
+import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { after, test } from "node:test";
+import { pino } from "pino";
+import type { Job } from "../../../job/job.js";
+import { startTicks } from "../../../worker/agent/process_records.js";
+import { type AgentOptions, type RunningAgent, runAgent } from "../../../worker/agent/run_agent.js";
+import { testJob } from "../../faults/cluster.js";
+import { type Command, ScriptedController } from "./scripted_controller.js";
+
+const scratch = mkdtempSync(path.join(tmpdir(), "goku-agent-"));
+const memory = mkdtempSync("/dev/shm/goku-agent-");
+after(() => {
+  rmSync(scratch, { recursive: true, force: true });
+  rmSync(memory, { recursive: true, force: true });
+});
+
+/** One node with two slots under a controller that says what the test says; everything ends with the test. */
+async function withAgent(
+  name: string,
+  body: (controller: ScriptedController, start: () => Promise<RunningAgent>) => Promise<void>,
+): Promise<void> {
+  const controller = await ScriptedController.start();
+  const agents: RunningAgent[] = [];
+  const options: AgentOptions = {
+    controllers: [controller.address],
+    node: name,
+    slots: 2,
+    host: "127.0.0.1",
+    stateDir: memory,
+    logDir: scratch,
+  };
+  try {
+    await body(controller, async () => {
+      const agent = await runAgent(options, pino({ level: "silent" }));
+      agents.push(agent);
+      return agent;
+    });
+  } finally {
+    for (const agent of agents) await agent.close();
+    controller.close();
+  }
+}
+
+function prepare(job: Job, generation: bigint, ranks = [0, 1]): Command {
+  const layout = { dpReplicate: 1, dpShard: 2, sp: 1 };
+  const plain = job as unknown as { [key: string]: unknown };
+  return { $case: "prepare", value: { generation, jobId: "job-1", job: plain, layout, ranks } };
+}
+
+/** PREPARE to RUN on one node; returns the pids by rank. */
+async function form(
+  controller: ScriptedController,
+  node: string,
+  job: Job,
+  generation: bigint,
+): Promise<number[]> {
+  controller.send(node, prepare(job, generation));
+  const ofThis = (value: { generation: bigint }) => value.generation === generation;
+  const ready = [
+    await controller.next(node, "rankReady", ofThis),
+    await controller.next(node, "rankReady", ofThis),
+  ].sort((a, b) => a.rank - b.rank);
+  const members = ready.map(({ rank, pid, port }) => ({ rank, nodeId: node, host: "127.0.0.1", port, pid }));
+  controller.send(node, { $case: "connect", value: { generation, members } });
+  for (const _ of members) await controller.next(node, "rankConnected", ofThis);
+  const [first, second] = ready.map((one) => one.heldStates);
+  const common = first!.filter((a) =>
+    second!.some((b) => a.step === b.step && a.generation === b.generation),
+  );
+  const newest = common.sort((a, b) => Number(b.step - a.step))[0];
+  controller.send(node, {
+    $case: "restore",
+    value: {
+      generation,
+      source: newest ? { $case: "snapshot", value: newest } : { $case: "initial", value: true },
+    },
+  });
+  for (const _ of members) await controller.next(node, "rankRestored", ofThis);
+  controller.send(node, { $case: "run", value: { generation } });
+  return ready.map((one) => one.pid);
+}
+
+async function losses(controller: ScriptedController, node: string, steps: number): Promise<number[]> {
+  const values: number[] = [];
+  for (let step = 1; step <= steps; step++) {
+    values.push((await controller.next(node, "stepCompleted", (value) => value.step === BigInt(step))).loss);
+  }
+  return values;
+}
+
+const OVERRIDES = ["layout.dp_shard=2", "layout.sp=1", "train.steps=12", "checkpoint.every_steps=5"];
+let undisturbed: number[] = [];
+
+test("agent: a run from Prepare to Release: steps, commits and ends are told, memory is freed", async () => {
+  const node = "node-plain";
+  const job = await testJob(path.join(scratch, "plain"), OVERRIDES);
+  await withAgent(node, async (controller, start) => {
+    await start();
+    const hello = await controller.hello(node);
+    assert.deepEqual([hello.jobId, hello.generation, hello.slots], ["", 0n, 2]);
+    await form(controller, node, job, 1n);
+    undisturbed = await losses(controller, node, 12);
+    assert.equal(new Set(undisturbed).size, 12);
+    const finished = [
+      await controller.next(node, "rankFinished"),
+      await controller.next(node, "rankFinished"),
+    ];
+    assert.deepEqual(finished.map(({ rank }) => rank).sort(), [0, 1]);
+    assert.deepEqual(finished[0]!.state, { generation: 1n, step: 12n });
+    for (const step of [5n, 10n, 12n]) {
+      const { uri } = await controller.next(
+        node,
+        "checkpointCommitted",
+        (value) => value.state!.step === step,
+      );
+      assert.ok(uri.endsWith(`checkpoint-${step}`));
+    }
+    const kept = readdirSync(path.join(scratch, "plain", "run")).filter((name) =>
+      name.startsWith("checkpoint"),
+    );
+    assert.deepEqual(kept.sort(), ["checkpoint-10", "checkpoint-12"], "keep_last 2");
+    controller.send(node, { $case: "release", value: { jobId: "job-1" } });
+    await controller.next(node, "nodeReleased");
+    assert.deepEqual(readdirSync(path.join(memory, node, "snapshots")), []);
+  });
+});
+
+test("agent: a killed rank is told at once, its place goes to a spare, the survivor's process stays", async () => {
+  const node = "node-killed";
+  const job = await testJob(path.join(scratch, "killed"), OVERRIDES);
+  await withAgent(node, async (controller, start) => {
+    await start();
+    const pids = await form(controller, node, job, 1n);
+    const before = await losses(controller, node, 4);
+    process.kill(pids[1]!, "SIGKILL");
+    const exited = await controller.next(node, "rankExited");
+    assert.deepEqual([exited.rank, exited.pid, exited.signal, exited.exitCode], [1, pids[1], "SIGKILL", -1]);
+    const failed = await controller.next(node, "rankFailed");
+    assert.equal(failed.rank, 0);
+    assert.ok(["COMM_ABORTED", "COMM_PEER_DIED"].includes(failed.error!.code), failed.error!.code);
+    assert.equal(failed.error!.peer, 1, "the survivor names the dead rank");
+    const again = await form(controller, node, job, 2n);
+    assert.equal(again[0], pids[0], "the survivor's process");
+    assert.notEqual(startTicks(again[1]!), null);
+    const told = controller
+      .untaken("stepCompleted")
+      .map((report) => report.value as { loss: number; step: bigint });
+    for (const { loss, step } of told) before[Number(step) - 1] = loss;
+    const { step: first } = await controller.next(node, "stepCompleted", (value) => value.generation === 2n);
+    for (let step = Number(first) + 1; step <= 12; step++) {
+      const next = await controller.next(node, "stepCompleted", (value) => value.generation === 2n);
+      before[Number(next.step) - 1] = next.loss;
+    }
+    for (const [i, loss] of before.entries()) assert.equal(loss, undisturbed[i], `loss of step ${i + 1}`);
+  });
+});
+
+test("agent: stale and repeated commands change nothing, and training goes on while the controller is away", async () => {
+  const node = "node-away";
+  const job = await testJob(path.join(scratch, "away"), OVERRIDES);
+  await withAgent(node, async (controller, start) => {
+    await start();
+    const pids = await form(controller, node, job, 5n);
+    const kill: Command = { $case: "killRank", value: { generation: 5n, rank: 0, reason: "a test" } };
+    controller.send(node, kill, { term: 0n, commandId: 1_000n });
+    controller.send(node, kill, { commandId: 1n });
+    controller.send(node, { ...kill, value: { ...kill.value, generation: 4n } } as Command);
+    controller.send(node, prepare(job, 3n));
+    await losses(controller, node, 2);
+    const { port } = controller;
+    controller.close();
+    const successor = await ScriptedController.start({ port, term: 2n });
+    try {
+      const hello = await successor.hello(node);
+      assert.deepEqual([hello.jobId, hello.generation, hello.term], ["job-1", 5n, 1n]);
+      assert.deepEqual(hello.ranks.map(({ rank, pid }) => [rank, pid]).sort(), [
+        [0, pids[0]],
+        [1, pids[1]],
+      ]);
+      for (const kind of ["rankReady", "rankConnected", "rankRestored"] as const) {
+        const repeated = [await successor.next(node, kind), await successor.next(node, kind)];
+        assert.deepEqual(repeated.map(({ rank }) => rank).sort(), [0, 1], kind);
+      }
+      for (let step = 3; step <= 12; step++) {
+        const { loss } = await successor.next(node, "stepCompleted", (value) => value.step === BigInt(step));
+        assert.equal(loss, undisturbed[step - 1], `loss of step ${step}`);
+      }
+      await successor.next(node, "rankFinished");
+    } finally {
+      successor.close();
+    }
+  });
+});
+
+test("agent: a Prepare that cannot be obeyed is refused with its reason", async () => {
+  const node = "node-refuses";
+  const job = await testJob(path.join(scratch, "refused"), OVERRIDES);
+  const empty = { ...job, data: { ...job.data, media: path.join(scratch, "nothing-here") } };
+  await withAgent(node, async (controller, start) => {
+    await start();
+    await controller.hello(node);
+    controller.send(node, prepare(job, 1n, [0, 1, 2]));
+    const slots = await controller.next(node, "prepareRefused");
+    assert.deepEqual([slots.generation, slots.error!.code], [1n, "STATE_INVALID"]);
+    controller.send(node, prepare({ ...job, seed: -1 }, 2n));
+    const seed = await controller.next(node, "prepareRefused");
+    assert.deepEqual([seed.generation, seed.error!.code], [2n, "JOB_INVALID"]);
+    assert.match(seed.error!.message, /seed/);
+    controller.send(node, prepare(empty, 3n));
+    const data = await controller.next(node, "prepareRefused");
+    assert.deepEqual([data.generation, data.error!.code], [3n, "NOT_FOUND"]);
+  });
+});
+
+test("runAgent() refuses a second agent of the same node, and bad options, each in one line", async () => {
+  const node = "node-twice";
+  await withAgent(node, async (controller, start) => {
+    await start();
+    const options = {
+      controllers: [controller.address],
+      slots: 1,
+      host: "127.0.0.1",
+      stateDir: memory,
+      logDir: scratch,
+    };
+    // A living process of another pid holds the lock, as a second agent would find it.
+    const lock = path.join(memory, "node-other", "agent.json");
+    mkdirSync(path.dirname(lock));
+    writeFileSync(lock, JSON.stringify({ pid: process.ppid, startTicks: startTicks(process.ppid) }));
+    await assert.rejects(runAgent({ ...options, node: "node-other" }), { code: "CONFLICT" });
+    for (const wrong of [
+      { node: "../up" },
+      { node: "a", slots: 0 },
+      { node: "a", controllers: ["nowhere"] },
+    ]) {
+      await assert.rejects(runAgent({ ...options, ...wrong } as AgentOptions), { code: "ARGUMENT_INVALID" });
+    }
+  });
+});
