@@ -32,7 +32,7 @@ export function adoptMember(turn: Turn, job: JobState, node: NodeState, hello: N
     return;
   }
   generation.incarnations.set(node.nodeId, node.incarnation);
-  if (hello.pages.some(isTraining)) {
+  if (hello.pages.some((page) => isTraining(page, generation.number))) {
     adoptRunning(turn, job);
     return;
   }
@@ -81,11 +81,14 @@ function abandon(turn: Turn, job: JobState, silent: readonly string[]): void {
   );
 }
 
-function isTraining(page: RankPage): boolean {
-  return TRAINING.has(page.phase);
+/** A rank that is still leaving older work shows that work's page: it proves nothing about this generation. */
+function isTraining(page: RankPage, generation: number): boolean {
+  return page.generation === generation && TRAINING.has(page.phase);
 }
 
 /** A later heartbeat shows what Hello did not. */
 export function onAdoptedPages(turn: Turn, job: JobState, pages: readonly RankPage[]): void {
-  if (job.generation!.stage === "adopt" && pages.some(isTraining)) adoptRunning(turn, job);
+  const generation = job.generation!;
+  if (generation.stage !== "adopt" || (job.stage !== "forming" && job.stage !== "running")) return;
+  if (pages.some((page) => isTraining(page, generation.number))) adoptRunning(turn, job);
 }

@@ -48,7 +48,7 @@ export function onPages(turn: Turn, job: JobState, node: NodeState, pages: reado
   const generation = job.generation!;
   let step = generation.step;
   for (const page of pages) {
-    if (generation.rankNodes[page.rank] !== node.nodeId) continue;
+    if (generation.rankNodes[page.rank] !== node.nodeId || page.generation !== generation.number) continue;
     const before = generation.pages[page.rank] ?? null;
     if (before === null || !samePlace(before, page)) {
       const changedMs = Math.max(generation.changedMs[page.rank]!, turn.nowMs - page.unchangedMs);

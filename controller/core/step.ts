@@ -262,7 +262,8 @@ function onGenerationReport(turn: Turn, node: NodeState, report: GenerationRepor
     return;
   }
   if (report.kind === "step" || report.kind === "finished") {
-    if (generation.stage === "adopt") adoptRunning(turn, job);
+    const found = generation.stage === "adopt" && (job.stage === "forming" || job.stage === "running");
+    if (found) adoptRunning(turn, job);
     if (job.stage !== "running") return;
     report.kind === "step" ? onStep(turn, job, report) : onRankFinished(turn, job, report);
     return;

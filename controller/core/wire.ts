@@ -21,6 +21,8 @@ export interface RankPage {
   collective: string;
   group: string;
   unchangedMs: number;
+  /** Generation that the page is about. */
+  generation: number;
 }
 
 /** A whole snapshot of one rank; `layout` as text, for example 1x2x2. */
@@ -98,7 +100,7 @@ function convert(message: AgentMessage): Report {
     case "heartbeat": {
       const { generation, ranks, heldStates, heldStatesChanged } = message.value;
       const held = heldStatesChanged ? heldStates.map(readHeld) : null;
-      return { kind: "heartbeat", generation: count(generation), pages: ranks.map(readPage), held };
+      return { kind: "heartbeat", generation: count(generation), pages: readPages(ranks, generation), held };
     }
     case "rankReady": {
       const { generation, rank, pid, port, heldStates } = message.value;
@@ -148,7 +150,7 @@ function convertEnding(message: EndingMessage): Report {
   switch (message.$case) {
     case "rankExited": {
       const { rank, exitCode, signal, lastLines, progress } = message.value;
-      const page = progress === undefined ? null : readPage(progress);
+      const page = progress === undefined ? null : readPage(progress, message.value.generation);
       return { kind: "exited", generation, rank, exitCode, signal, lastLines, page };
     }
     case "rankFailed": {
@@ -185,13 +187,18 @@ function readHello(hello: Hello): NodeHello {
     labels: hello.labels,
     jobId: hello.jobId === "" ? null : hello.jobId,
     generation: count(hello.generation),
-    pages: hello.ranks.map(readPage),
+    pages: readPages(hello.ranks, hello.generation),
     held: hello.heldStates.map(readHeld),
     term: count(hello.term),
   };
 }
 
-function readPage(page: RankProgress): RankPage {
+function readPages(pages: readonly RankProgress[], generation: bigint): RankPage[] {
+  return pages.map((page) => readPage(page, generation));
+}
+
+/** @param generation of the message, for agents that do not say which generation a page is about */
+function readPage(page: RankProgress, generation: bigint): RankPage {
   return {
     rank: page.rank,
     pid: page.pid,
@@ -204,6 +211,7 @@ function readPage(page: RankProgress): RankPage {
     collective: page.collective,
     group: page.group,
     unchangedMs: count(page.unchangedMs),
+    generation: count(page.generation === 0n ? generation : page.generation),
   };
 }
 
