@@ -93,6 +93,9 @@ class TensorTable {
     return &s.tensor;
   }
 
+  /// For scratch memory of kernels, given back before they return.
+  Allocator& allocator() { return *allocator_; }
+
   int64_t liveTensors() const { return liveTensors_; }
   AllocatorStats stats() const { return allocator_->stats(); }
   void resetPeak() { allocator_->resetPeak(); }

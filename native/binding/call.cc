@@ -155,6 +155,14 @@ std::span<std::byte> Call::bytes(size_t index) const {
   return typedArray(index, napi_uint8_array, 1, "Uint8Array");
 }
 
+std::shared_ptr<Page> Call::page(size_t index) const {
+  const std::span<std::byte> view = bytes(index);
+  auto found = context_.service<PageTable>().find(view.data());
+  if (found == nullptr || found->bytes() != view.size())
+    reject(index, "no mapped page (unmapped already?), want one that pageMap returned");
+  return found;
+}
+
 std::span<int32_t> Call::int32s(size_t index) const {
   const auto raw = typedArray(index, napi_int32_array, 4, "Int32Array");
   return {reinterpret_cast<int32_t*>(raw.data()), raw.size() / 4};

@@ -22,6 +22,7 @@
 #include <typeindex>
 #include <unordered_map>
 
+#include "native/page.h"
 #include "native/tensor.h"
 
 namespace goku {
@@ -84,6 +85,10 @@ class Call {
   std::span<double> doubles(size_t index) const;
   /// Int32Array of row offsets: starts at 0, never falls, at least one entry. Returns it; samples = size - 1.
   std::span<const int32_t> offsets(size_t index) const;
+
+  /// The page that pageMap returned as this argument. Keep the pointer where native threads use its memory:
+  /// the mapping then outlives pageUnmap.
+  std::shared_ptr<Page> page(size_t index) const;
 
   // The result; undefined when none is set.
   void returns(double number);

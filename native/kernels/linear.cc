@@ -1,0 +1,111 @@
+#include "native/kernels/linear.h"
+
+#include "native/kernels/gemm.h"
+#include "native/parallel.h"
+#include "native/simd.h"
+
+namespace goku {
+namespace {
+
+void checkMatrix(const char* name, const Tensor& x, int64_t rows, int64_t columns) {
+  GOKU_CHECK(x.isFloat(), name, " is ", dtypeName(x.dtype), ", want f32 or bf16");
+  // In 128 bits: the caller's numbers may multiply beyond 64.
+  GOKU_CHECK(static_cast<__int128>(rows) * columns == x.count, name, " has ", x.count, " elements, want ",
+             rows, " x ", columns);
+}
+
+MatrixView rowMajor(const Tensor& x, int64_t columns) { return {x.data, x.dtype, columns, 1}; }
+MatrixOut out(const Tensor* x) { return x == nullptr ? MatrixOut{} : MatrixOut{x->data, x->dtype}; }
+
+/// Columns of dy that one thread sums, and rows it sums in f32 before going on in f64.
+constexpr int64_t kBiasColumns = 64;
+constexpr int64_t kBiasRows = 128;
+
+/// to[j] = (or +=) sums over the rows of columns [begin, end) of dy.
+template <class T>
+void sumColumns(float* to, const T* dy, int64_t rows, int64_t stride, int64_t begin, int64_t end,
+                bool accumulate) {
+  double total[kBiasColumns] = {};
+  for (int64_t first = 0; first < rows; first += kBiasRows) {
+    float partial[kBiasColumns] = {};
+    const int64_t last = std::min(rows, first + kBiasRows);
+    for (int64_t r = first; r < last; r++) {
+      const T* row = dy + r * stride + begin;
+      forLanes(end - begin, [&](int64_t j, int64_t lanes) {
+        store(partial + j, load(partial + j) + loadLanes(row + j, lanes));
+      });
+    }
+    for (int64_t j = 0; j < end - begin; j++) total[j] += static_cast<double>(partial[j]);
+  }
+  for (int64_t j = begin; j < end; j++)
+    to[j] = static_cast<float>((accumulate ? static_cast<double>(to[j]) : 0.0) + total[j - begin]);
+}
+
+void biasGradient(const Tensor& dbias, const Tensor& dy, int64_t N, int64_t F, bool accumulate) {
+  visitFloat(dy.dtype, "linearBackwardWeight: dy", [&](auto tag) {
+    const auto* from = dy.as<decltype(tag)>();
+    parallelFor(F, kBiasColumns, [&](int64_t begin, int64_t end) {
+      sumColumns(dbias.as<float>(), from, N, F, begin, end, accumulate);
+    });
+  });
+}
+
+}  // namespace
+
+void linearForward(const ProductResources& resources, const Tensor& y, const Tensor& x, const Tensor& w,
+                   const Tensor* bias, const LinearShape& shape, const Tensor* preActivation) {
+  const auto [N, K, F] = shape;
+  checkMatrix("linearForward: y", y, N, F);
+  checkMatrix("linearForward: x", x, N, K);
+  checkMatrix("linearForward: w", w, F, K);
+  if (bias != nullptr) checkMatrix("linearForward: bias", *bias, 1, F);
+  if (preActivation != nullptr) checkMatrix("linearForward: preActivation", *preActivation, N, F);
+  gemm({.M = N,
+        .N = F,
+        .K = K,
+        .a = rowMajor(x, K),
+        .b = rowMajor(w, K).transposed(),
+        .c = out(&y),
+        .bias = bias,
+        .gelu = preActivation != nullptr,
+        .preActivation = out(preActivation)},
+       resources.scratch);
+}
+
+void linearBackwardInput(const ProductResources& resources, const Tensor& dx, const Tensor& dy,
+                         const Tensor& w, const LinearShape& shape, bool accumulate) {
+  const auto [N, K, F] = shape;
+  checkMatrix("linearBackwardInput: dx", dx, N, K);
+  checkMatrix("linearBackwardInput: dy", dy, N, F);
+  checkMatrix("linearBackwardInput: w", w, F, K);
+  gemm({.M = N,
+        .N = K,
+        .K = F,
+        .a = rowMajor(dy, F),
+        .b = rowMajor(w, K),
+        .c = out(&dx),
+        .accumulate = accumulate},
+       resources.scratch);
+}
+
+void linearBackwardWeight(const ProductResources& resources, const Tensor& dw, const Tensor* dbias,
+                          const Tensor& dy, const Tensor& x, const LinearShape& shape, bool accumulate) {
+  const auto [N, K, F] = shape;
+  checkMatrix("linearBackwardWeight: dw", dw, F, K);
+  checkMatrix("linearBackwardWeight: dy", dy, N, F);
+  checkMatrix("linearBackwardWeight: x", x, N, K);
+  if (dbias != nullptr) {
+    checkMatrix("linearBackwardWeight: dbias", *dbias, 1, F);
+    biasGradient(*dbias, dy, N, F, accumulate);
+  }
+  gemm({.M = F,
+        .N = K,
+        .K = N,
+        .a = rowMajor(dy, F).transposed(),
+        .b = rowMajor(x, K),
+        .c = out(&dw),
+        .accumulate = accumulate},
+       resources.scratch);
+}
+
+}  // namespace goku

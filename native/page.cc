@@ -1,0 +1,70 @@
+#include "native/page.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "native/error.h"
+
+namespace goku {
+namespace {
+
+[[noreturn]] void fail(const std::string& path, size_t bytes, const std::string& why) {
+  throw NativeError(ErrorCode::kIo, concat("Cannot map ", bytes, " bytes of ", path, ": ", why));
+}
+
+class File {
+ public:
+  explicit File(const std::string& path) : fd_(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)) {}
+  ~File() {
+    if (fd_ >= 0) close(fd_);
+  }
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  int fd() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+}  // namespace
+
+std::shared_ptr<Page> Page::map(const std::string& path, size_t bytes) {
+  GOKU_CHECK(bytes > 0, "pageMap: 0 bytes of ", path, ", want 1 or more");
+  const File file(path);
+  if (file.fd() < 0) fail(path, bytes, std::strerror(errno));
+  struct stat info;
+  if (fstat(file.fd(), &info) != 0) fail(path, bytes, std::strerror(errno));
+  if (info.st_size == 0) {
+    // Never shrinks: another process may be doing the same.
+    const int error = posix_fallocate(file.fd(), 0, static_cast<off_t>(bytes));
+    if (error != 0) fail(path, bytes, std::strerror(error));
+  } else if (static_cast<size_t>(info.st_size) < bytes) {
+    fail(path, bytes, concat("the file has ", info.st_size, " bytes, remove it"));
+  }
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.fd(), 0);
+  if (memory == MAP_FAILED) fail(path, bytes, std::strerror(errno));
+  return std::shared_ptr<Page>(new Page(static_cast<std::byte*>(memory), bytes));
+}
+
+Page::~Page() { munmap(data_, bytes_); }
+
+std::shared_ptr<Page> PageTable::find(const std::byte* data) const {
+  const auto found = holders_.find(data);
+  const auto holder = found == holders_.end() ? nullptr : found->second.lock();
+  return holder ? holder->page : nullptr;
+}
+
+void PageTable::remove(const std::byte* data) {
+  const auto found = holders_.find(data);
+  if (found == holders_.end()) return;
+  if (const auto holder = found->second.lock()) holder->page.reset();
+  holders_.erase(found);
+}
+
+}  // namespace goku

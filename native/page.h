@@ -1,0 +1,50 @@
+// Files mapped into memory and shared between processes: control and progress pages, snapshots.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <unordered_map>
+
+namespace goku {
+
+/// A shared, writable mapping; unmapped with its last holder.
+class Page {
+ public:
+  /// Maps the first `bytes` of the file, which is made (zero bytes, space reserved) if absent or empty.
+  /// Throws NATIVE_IO. Space is reserved at once: on a full tmpfs a write to the mapping would kill the
+  /// process.
+  static std::shared_ptr<Page> map(const std::string& path, size_t bytes);
+  ~Page();
+  Page(const Page&) = delete;
+  Page& operator=(const Page&) = delete;
+
+  std::byte* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  Page(std::byte* data, size_t bytes) : data_(data), bytes_(bytes) {}
+  std::byte* data_;
+  size_t bytes_;
+};
+
+/// What JavaScript's ArrayBuffer holds; emptied by pageUnmap.
+struct PageHolder {
+  std::shared_ptr<Page> page;
+};
+
+/// The mappings that JavaScript holds, by address. One per environment.
+class PageTable {
+ public:
+  void add(const std::shared_ptr<PageHolder>& holder) { holders_[holder->page->data()] = holder; }
+  /// The page at this address, or null; whoever keeps it outlives pageUnmap.
+  std::shared_ptr<Page> find(const std::byte* data) const;
+  /// JavaScript lets go of it: unmapped now, unless somebody keeps it.
+  void remove(const std::byte* data);
+
+ private:
+  // Weak: a page dropped without pageUnmap goes with its ArrayBuffer.
+  std::unordered_map<const std::byte*, std::weak_ptr<PageHolder>> holders_;
+};
+
+}  // namespace goku

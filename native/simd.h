@@ -1,0 +1,163 @@
+// Vectors of floats, as wide as the machine that is compiled for (8 with AVX2, 16 with AVX-512). Ordinary
+// operators work on them lane by lane. Loads and stores take float or bf16 and need no alignment.
+//
+// Kernels treat the tail of a run as a partly filled vector (loadPart, storePart), never with scalar code: an
+// element gets the same bits wherever it lies.
+#pragma once
+
+#include <immintrin.h>
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+
+#include "native/bf16.h"
+
+#if !defined(__AVX2__) || !defined(__FMA__)
+#error \
+    "native kernels need AVX2 and FMA: build with -DGOKU_MARCH=x86-64-v3 or native on a CPU of 2013 or newer"
+#endif
+
+namespace goku {
+
+#if defined(__AVX512F__)
+inline constexpr int64_t kLanes = 16;
+#else
+inline constexpr int64_t kLanes = 8;
+#endif
+
+typedef float Vec __attribute__((vector_size(4 * kLanes)));
+typedef int32_t VecInt __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t VecBits __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t HalfBits __attribute__((vector_size(2 * kLanes)));
+
+inline Vec broadcast(float x) {
+#if defined(__AVX512F__)
+  return _mm512_set1_ps(x);
+#else
+  return _mm256_set1_ps(x);
+#endif
+}
+inline VecBits bitsOf(Vec v) { return std::bit_cast<VecBits>(v); }
+inline Vec fromBits(VecBits v) { return std::bit_cast<Vec>(v); }
+
+inline Vec load(const float* from) {
+  Vec v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+inline Vec load(const bf16* from) {
+  HalfBits half;
+  std::memcpy(&half, from, sizeof half);
+  return fromBits(__builtin_convertvector(half, VecBits) << 16);
+}
+inline void store(float* to, Vec v) { std::memcpy(to, &v, sizeof v); }
+/// Rounds to nearest, ties to even; NaN stays NaN.
+inline void store(bf16* to, Vec v) {
+  const VecBits bits = bitsOf(v);
+  const VecBits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const VecBits nan = (bits >> 16) | 0x40u;
+  const HalfBits half = __builtin_convertvector(v != v ? nan : rounded, HalfBits);
+  std::memcpy(to, &half, sizeof half);
+}
+
+/// The first `count` lanes (0 <= count < kLanes) from memory, the others 0.
+template <class T>
+inline Vec loadPart(const T* from, int64_t count) {
+  T lanes[kLanes] = {};
+  std::memcpy(lanes, from, sizeof(T) * static_cast<size_t>(count));
+  return load(lanes);
+}
+template <class T>
+inline void storePart(T* to, Vec v, int64_t count) {
+  T lanes[kLanes];
+  store(lanes, v);
+  std::memcpy(to, lanes, sizeof(T) * static_cast<size_t>(count));
+}
+
+/// a * b + c, rounded once.
+inline Vec fma(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#else
+  return _mm256_fmadd_ps(a, b, c);
+#endif
+}
+/// The larger; b where either is NaN.
+inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
+inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
+inline Vec sqrt(Vec v) {
+#if defined(__AVX512F__)
+  return _mm512_sqrt_ps(v);
+#else
+  return _mm256_sqrt_ps(v);
+#endif
+}
+inline Vec round(Vec v) {
+#if defined(__AVX512F__)
+  return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#endif
+}
+
+/// Sum of the lanes, always in the same order: halves added until one is left.
+inline float sum(Vec v) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int64_t width = kLanes / 2; width > 0; width /= 2)
+    for (int64_t i = 0; i < width; i++) lanes[i] += lanes[i + width];
+  return lanes[0];
+}
+inline float largest(Vec v) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int64_t width = kLanes / 2; width > 0; width /= 2)
+    for (int64_t i = 0; i < width; i++) lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
+  return lanes[0];
+}
+
+/// e^x within 2 units in the last place for -87.3 <= x <= 88.37; 0 below (also for -inf), e^88.37 above, NaN
+/// for NaN.
+inline Vec exp(Vec x) {
+  const Vec low = broadcast(-87.3f);
+  const Vec high = broadcast(88.37f);
+  const Vec clamped = x > high ? high : x;
+  const Vec n = round(clamped * 1.44269504f);
+  // ln 2 in two parts, the first with few bits, so that n * part is exact.
+  Vec r = fma(n, broadcast(-0.693359375f), clamped);
+  r = fma(n, broadcast(2.12194440e-4f), r);
+  Vec p = broadcast(1.9875691500e-4f);
+  p = fma(p, r, broadcast(1.3981999507e-3f));
+  p = fma(p, r, broadcast(8.3334519073e-3f));
+  p = fma(p, r, broadcast(4.1665795894e-2f));
+  p = fma(p, r, broadcast(1.6666665459e-1f));
+  p = fma(p, r, broadcast(5.0000001201e-1f));
+  p = fma(p, r * r, r) + 1.0f;
+  const VecInt exponent = __builtin_convertvector(n, VecInt) + 127;
+  const Vec scaled = p * fromBits(std::bit_cast<VecBits>(exponent) << 23);
+  return x < low ? Vec{} : scaled;
+}
+
+/// Calls body(index, lanes) for 0, kLanes, ... below count; lanes < kLanes only in the last call. Use with
+/// loadLanes and storeLanes.
+template <class T>
+inline Vec loadLanes(const T* from, int64_t lanes) {
+  return lanes == kLanes ? load(from) : loadPart(from, lanes);
+}
+template <class T>
+inline void storeLanes(T* to, Vec v, int64_t lanes) {
+  if (lanes == kLanes) {
+    store(to, v);
+  } else {
+    storePart(to, v, lanes);
+  }
+}
+template <class Body>
+inline void forLanes(int64_t count, const Body& body) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) body(i, kLanes);
+  if (i < count) body(i, count - i);
+}
+
+}  // namespace goku
