@@ -99,6 +99,9 @@ function hueDegrees(red: number, green: number, blue: number): number {
   return (sixth * 60 + 360) % 360;
 }
 
+/** No shape reaches farther than this many radii from its centre along an axis. */
+const REACH = 1.35;
+
 /** Greatest overlap (shared area over joint area) of the figure with a shape, over place and size: a search that halves its steps. */
 function bestOverlap(figure: FoundFigure, shape: ShapeName, width: number): number {
   let place = { x: figure.centreX, y: figure.centreY, radius: Math.sqrt(figure.area / unitArea(shape)) };
@@ -135,17 +138,22 @@ function overlapAt(
   place: { x: number; y: number; radius: number },
   width: number,
 ): number {
+  const height = figure.alpha.length / width;
+  const reach = REACH * place.radius + 1;
   let shared = 0;
-  let joint = 0;
-  for (let i = 0; i < figure.alpha.length; i++) {
-    const x = (i % width) + 0.5 - place.x;
-    const y = Math.floor(i / width) + 0.5 - place.y;
-    const drawn = coverage(shapeDistance(shape, x, y, place.radius));
-    const seen = figure.alpha[i]!;
-    shared += Math.min(drawn, seen);
-    joint += Math.max(drawn, seen);
+  let drawnArea = 0;
+  for (let row = Math.max(0, Math.floor(place.y - reach)); row < Math.min(height, place.y + reach); row++) {
+    for (
+      let column = Math.max(0, Math.floor(place.x - reach));
+      column < Math.min(width, place.x + reach);
+      column++
+    ) {
+      const drawn = coverage(shapeDistance(shape, column + 0.5 - place.x, row + 0.5 - place.y, place.radius));
+      drawnArea += drawn;
+      shared += Math.min(drawn, figure.alpha[row * width + column]!);
+    }
   }
-  return shared / joint;
+  return shared / (drawnArea + figure.area - shared);
 }
 
 /** Area of a shape of radius 1, measured on a fine grid. */
