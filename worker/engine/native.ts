@@ -344,6 +344,15 @@ export interface CommOptions {
   transport: "auto" | "tcp"; // tcp: even within a node (benchmarks, tests)
 }
 export type CommId = number;
+/** Connections at the listening socket since commListen. */
+export interface CommListenStats {
+  accepted: number;
+  parked: number; // now: their group has not been created here yet
+  refusedStale: number; // of an older generation than the newest created here
+  refusedUnknown: number; // their group never came, or too many were parked
+  refusedMismatch: number; // the group has other members here, or that member is connected
+  refusedMalformed: number; // spoke another protocol, or nothing
+}
 /** One collective in flight. Wait exactly once; buffers must stay alive until then. */
 export type Ticket = number;
 
@@ -351,6 +360,7 @@ export interface NativeCollectives {
   /** Opens the one listening socket of this process (port 0: any) and returns its port. Idempotent. */
   commListen(host: string): number;
   commUnlisten(): void;
+  commListenStats(): CommListenStats;
   /** Connects the group; resolves when every member is there. Rejects with a Comm error. Runs on the comm's own thread. */
   commCreate(options: CommOptions): Promise<CommId>;
   /** Idempotent; may be called while a collective runs; waits of the group fail with COMM_ABORTED. */

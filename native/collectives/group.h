@@ -1,0 +1,68 @@
+// One communicator: its thread, its queue of collectives, its connections.
+//
+// Callers start operations and wait for them; the group's thread forms the connections first and then runs
+// the operations one by one in the order of their start. The first fault ends the group: peers are told with
+// the culprit's name, and every operation after it fails with the same error. Other groups are not touched.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "native/collectives/listener.h"
+#include "native/collectives/mesh.h"
+#include "native/collectives/operation.h"
+#include "native/collectives/options.h"
+#include "native/collectives/progress.h"
+#include "native/collectives/waiter.h"
+
+namespace goku::collectives {
+
+struct Lines;
+
+class Group {
+ public:
+  /// `formed` is called once, on the group's thread: with nullopt when all members are connected.
+  using Formed = std::function<void(std::optional<NativeError>)>;
+  Group(GroupOptions options, std::shared_ptr<Listener> listener, std::shared_ptr<Progress> progress,
+        Formed formed);
+  /// As close().
+  ~Group();
+
+  const GroupOptions& options() const { return options_; }
+  void start(std::shared_ptr<Operation> operation);
+  /// Idempotent, from any thread.
+  void abort();
+  /// Says goodbye where all operations are done, else aborts; then ends the thread. Idempotent.
+  void close();
+
+ private:
+  void main();
+  bool form(Lines& lines);
+  void run(Lines& lines, Operation& operation);
+  /// Ends the group: tells the peers, keeps the first fault.
+  void fail(const Fault& fault);
+  NativeError errorOf(Kind kind, const Fault& fault) const;
+  std::shared_ptr<Operation> next();
+
+  const GroupOptions options_;
+  std::shared_ptr<Listener> listener_;
+  std::shared_ptr<Progress> progress_;
+  Formed formed_;
+  Mesh mesh_;
+  uint64_t sequence_ = 0;       // group's thread
+  std::optional<Fault> fault_;  // group's thread
+
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  std::deque<std::shared_ptr<Operation>> queue_;
+  size_t unfinished_ = 0;  // queued or running
+  bool closing_ = false;
+  bool aborting_ = false;
+  Waiter* waiter_ = nullptr;  // while lines exist, for waking the thread
+  std::thread thread_;
+};
+
+}  // namespace goku::collectives

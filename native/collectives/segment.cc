@@ -1,0 +1,249 @@
+#include "native/collectives/segment.h"
+
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+
+#include "native/collectives/fault.h"
+#include "native/collectives/unique_fd.h"
+
+namespace goku::collectives {
+
+struct SegmentCell {
+  alignas(64) std::atomic<uint32_t> bell;
+  std::atomic<uint64_t> sleep;  // 0 awake, else the bell that the sleeper has seen << 32 | Sleep
+  // Entries alternate: a member enters collective n+2 only after all have entered n+1, so after all have left
+  // n.
+  struct alignas(64) Entry {
+    std::atomic<uint64_t> sequence;
+    uint32_t signature;
+    uint64_t bytesTo[kLocalMembersMax];
+  } entries[2];
+};
+
+namespace {
+
+static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<uint32_t>::is_always_lock_free);
+
+constexpr size_t kPage = 4096;
+size_t roundUp(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
+
+// All pair rings together should stay in a last-level cache of a few MiB; below 32 KiB a slot costs more in
+// hand-overs than it saves in memory traffic.
+constexpr size_t kPairBudget = 3 << 20;
+constexpr uint32_t kSlotBytesMin = 32 << 10;
+constexpr uint32_t kSlotBytesMax = 128 << 10;
+
+std::string systemError(const char* what, const std::string& name) {
+  return std::string(what) + " shared memory " + name + " failed (" + std::strerror(errno) + ")";
+}
+
+std::byte* mapWhole(int fd, size_t bytes, const std::string& name) {
+  void* base = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+  if (base == MAP_FAILED) throw FaultError(ErrorCode::kIo, -1, systemError("mapping", name));
+  return static_cast<std::byte*>(base);
+}
+
+}  // namespace
+
+SegmentShape::SegmentShape(int count) : members(count) {
+  const size_t pairs = static_cast<size_t>(count) * count;
+  pairSlots = 2;
+  const size_t share = kPairBudget / pairSlots / std::max<size_t>(1, pairs - count);
+  pairSlotBytes =
+      std::clamp<uint32_t>(std::bit_floor(static_cast<uint32_t>(share)), kSlotBytesMin, kSlotBytesMax);
+  sharedSlots = 4;
+  sharedSlotBytes = kSlotBytesMax;
+  cells = kPage;
+  pairLines = cells + roundUp(count * sizeof(SegmentCell), kPage);
+  sharedLines = pairLines + roundUp(pairs * (sizeof(RingLine) + sizeof(Cursor)), kPage);
+  pairData = sharedLines + roundUp(count * (sizeof(RingLine) + count * sizeof(Cursor)), kPage);
+  sharedData = pairData + pairs * pairSlots * pairSlotBytes;
+  bytes = sharedData + static_cast<size_t>(count) * sharedSlots * sharedSlotBytes;
+}
+
+std::span<std::byte> RingWriter::reserve() {
+  if (written_ - takenByAll_ >= slotCount_) {
+    uint64_t least = written_;
+    for (int r = 0; r < readers_; ++r)
+      least = std::min(least, taken_[r].value.load(std::memory_order_acquire));
+    takenByAll_ = least;
+    if (written_ - least >= slotCount_) return {};
+  }
+  return {slots_ + written_ % slotCount_ * slotBytes_, slotBytes_};
+}
+
+void RingWriter::publish(uint32_t bytes) {
+  line_->lengths[written_ % slotCount_] = bytes;
+  line_->written.store(++written_, std::memory_order_release);
+}
+
+std::span<const std::byte> RingReader::front() {
+  if (line_->written.load(std::memory_order_acquire) == takenSlots_) return {};
+  const size_t slot = takenSlots_ % slotCount_;
+  const size_t length = std::min(line_->lengths[slot], slotBytes_);
+  return {slots_ + slot * slotBytes_ + offset_, length - offset_};
+}
+
+bool RingReader::consume(size_t bytes) {
+  offset_ += bytes;
+  if (offset_ < line_->lengths[takenSlots_ % slotCount_]) return false;
+  offset_ = 0;
+  taken_->value.store(++takenSlots_, std::memory_order_release);
+  return true;
+}
+
+Segment Segment::create(const std::string& name, int members) {
+  UniqueFd fd(::shm_open(name.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600));
+  if (!fd && errno == EEXIST) {
+    ::shm_unlink(name.c_str());
+    fd.reset(::shm_open(name.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600));
+  }
+  if (!fd) throw FaultError(ErrorCode::kIo, -1, systemError("creating", name));
+  const SegmentShape shape(members);
+  // Allocated now: a page that tmpfs cannot give later would be a SIGBUS in the middle of a collective.
+  const int failed = ::posix_fallocate(fd.get(), 0, static_cast<off_t>(shape.bytes));
+  if (failed != 0) {
+    errno = failed;
+    const std::string reason = systemError("allocating", name) + ", " + std::to_string(shape.bytes >> 10) +
+                               " KiB wanted, give /dev/shm more room";
+    ::shm_unlink(name.c_str());
+    throw FaultError(failed == ENOSPC ? ErrorCode::kOutOfMemory : ErrorCode::kIo, -1, reason);
+  }
+  Segment segment(members, mapWhole(fd.get(), shape.bytes, name));
+  uint64_t* nonce = reinterpret_cast<uint64_t*>(segment.base_);
+  if (::getrandom(nonce, sizeof(*nonce), 0) != sizeof(*nonce)) *nonce = static_cast<uint64_t>(::getpid());
+  return segment;
+}
+
+Segment Segment::open(const std::string& name, int members, uint64_t nonce) {
+  UniqueFd fd(::shm_open(name.c_str(), O_RDWR | O_CLOEXEC, 0));
+  if (!fd) {
+    throw FaultError(ErrorCode::kIo, -1,
+                     systemError("opening", name) + ", members of one nodeId must share /dev/shm");
+  }
+  const SegmentShape shape(members);
+  struct stat info {};
+  if (::fstat(fd.get(), &info) != 0 || info.st_size != static_cast<off_t>(shape.bytes)) {
+    throw FaultError(ErrorCode::kIo, -1,
+                     "shared memory " + name + " has " + std::to_string(info.st_size) + " bytes, want " +
+                         std::to_string(shape.bytes));
+  }
+  Segment segment(members, mapWhole(fd.get(), shape.bytes, name));
+  if (segment.nonce() != nonce) {
+    throw FaultError(ErrorCode::kIo, -1,
+                     "shared memory " + name + " is not the one that its creator announced");
+  }
+  return segment;
+}
+
+void Segment::unlink(const std::string& name) { ::shm_unlink(name.c_str()); }
+
+Segment::Segment(Segment&& other) noexcept
+    : shape_(other.shape_), base_(std::exchange(other.base_, nullptr)) {}
+
+Segment::~Segment() {
+  if (base_ != nullptr) ::munmap(base_, shape_.bytes);
+}
+
+uint64_t Segment::nonce() const { return *reinterpret_cast<const uint64_t*>(base_); }
+
+SegmentCell& Segment::cell(int member) const {
+  return reinterpret_cast<SegmentCell*>(base_ + shape_.cells)[member];
+}
+
+void Segment::enter(int self, uint64_t sequence, uint32_t signature, std::span<const uint64_t> bytesTo) {
+  SegmentCell::Entry& entry = cell(self).entries[sequence % 2];
+  entry.signature = signature;
+  std::copy(bytesTo.begin(), bytesTo.end(), entry.bytesTo);
+  entry.sequence.store(sequence, std::memory_order_release);
+}
+
+bool Segment::entered(int member, int self, uint64_t sequence, Announcement* announcement) const {
+  const SegmentCell::Entry& entry = cell(member).entries[sequence % 2];
+  if (entry.sequence.load(std::memory_order_acquire) != sequence) return false;
+  *announcement = {sequence, entry.signature, entry.bytesTo[self]};
+  return true;
+}
+
+RingWriter Segment::pairWriter(int from, int to) const {
+  const size_t index = static_cast<size_t>(from) * shape_.members + to;
+  std::byte* line = base_ + shape_.pairLines + index * (sizeof(RingLine) + sizeof(Cursor));
+  return RingWriter(reinterpret_cast<RingLine*>(line), reinterpret_cast<Cursor*>(line + sizeof(RingLine)), 1,
+                    base_ + shape_.pairData + index * shape_.pairSlots * shape_.pairSlotBytes,
+                    shape_.pairSlots, shape_.pairSlotBytes);
+}
+
+RingReader Segment::pairReader(int from, int to) const {
+  const size_t index = static_cast<size_t>(from) * shape_.members + to;
+  std::byte* line = base_ + shape_.pairLines + index * (sizeof(RingLine) + sizeof(Cursor));
+  return RingReader(reinterpret_cast<RingLine*>(line), reinterpret_cast<Cursor*>(line + sizeof(RingLine)),
+                    base_ + shape_.pairData + index * shape_.pairSlots * shape_.pairSlotBytes,
+                    shape_.pairSlots, shape_.pairSlotBytes);
+}
+
+// The readers of member w's shared ring are all members but w, in order.
+RingWriter Segment::sharedWriter(int from) const {
+  std::byte* line = base_ + shape_.sharedLines + from * (sizeof(RingLine) + shape_.members * sizeof(Cursor));
+  return RingWriter(
+      reinterpret_cast<RingLine*>(line), reinterpret_cast<Cursor*>(line + sizeof(RingLine)),
+      shape_.members - 1,
+      base_ + shape_.sharedData + static_cast<size_t>(from) * shape_.sharedSlots * shape_.sharedSlotBytes,
+      shape_.sharedSlots, shape_.sharedSlotBytes);
+}
+
+RingReader Segment::sharedReader(int from, int to) const {
+  std::byte* line = base_ + shape_.sharedLines + from * (sizeof(RingLine) + shape_.members * sizeof(Cursor));
+  Cursor* cursors = reinterpret_cast<Cursor*>(line + sizeof(RingLine));
+  return RingReader(
+      reinterpret_cast<RingLine*>(line), cursors + (to < from ? to : to - 1),
+      base_ + shape_.sharedData + static_cast<size_t>(from) * shape_.sharedSlots * shape_.sharedSlotBytes,
+      shape_.sharedSlots, shape_.sharedSlotBytes);
+}
+
+uint32_t Segment::bell(int member) const { return cell(member).bell.load(std::memory_order_seq_cst); }
+
+// Either the ringer sees the sleep, or the sleeper sees the bell: both sides write first and read second, in
+// one total order. A ringer clears only the sleep of someone who has not seen its ring: a late one that
+// cleared a newer sleep would let the next ring go unheard.
+Segment::Sleep Segment::ring(int member) const {
+  SegmentCell& target = cell(member);
+  const uint32_t rung = target.bell.fetch_add(1, std::memory_order_seq_cst) + 1;
+  uint64_t sleep = target.sleep.load(std::memory_order_seq_cst);
+  if (sleep == 0 || static_cast<int32_t>(static_cast<uint32_t>(sleep >> 32) - rung) >= 0)
+    return Sleep::kAwake;
+  if (!target.sleep.compare_exchange_strong(sleep, 0, std::memory_order_seq_cst)) return Sleep::kAwake;
+  const Sleep how = static_cast<Sleep>(static_cast<uint32_t>(sleep));
+  if (how == Sleep::kFutex) {
+    ::syscall(SYS_futex, reinterpret_cast<uint32_t*>(&target.bell), FUTEX_WAKE, 1, nullptr, nullptr, 0);
+  }
+  return how;
+}
+
+bool Segment::fallAsleep(int member, uint32_t seen, Sleep how) const {
+  SegmentCell& self = cell(member);
+  self.sleep.store(static_cast<uint64_t>(seen) << 32 | static_cast<uint32_t>(how), std::memory_order_seq_cst);
+  if (self.bell.load(std::memory_order_seq_cst) == seen) return true;
+  self.sleep.store(0, std::memory_order_relaxed);
+  return false;
+}
+
+void Segment::futexWait(int member, uint32_t seen, int timeoutMs) const {
+  const timespec timeout{timeoutMs / 1000, timeoutMs % 1000 * 1'000'000L};
+  ::syscall(SYS_futex, reinterpret_cast<uint32_t*>(&cell(member).bell), FUTEX_WAIT, seen, &timeout, nullptr,
+            0);
+}
+
+void Segment::wakeUp(int member) const { cell(member).sleep.store(0, std::memory_order_relaxed); }
+
+}  // namespace goku::collectives
