@@ -66,6 +66,7 @@ export function nodeStatus(node: NodeView, jobName: string): NodeStatus {
       collective: page.collective,
       group: page.group,
       unchangedMs: BigInt(page.unchangedMs),
+      generation: 0n,
     })),
     silentSeconds: node.silentMs / 1000,
     heldStates: node.held.map((held) => {
