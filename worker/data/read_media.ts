@@ -59,7 +59,15 @@ export async function readMedia(path: string, kind: MediaKind, limits: MediaLimi
  */
 export async function readClips(paths: readonly string[], limits: MediaLimits): Promise<MediaResult[]> {
   const filters = `fps=${limits.fps},scale=${scaleExpression(limits)}:flags=lanczos+accurate_rnd,setsar=1`;
-  const inputs = paths.flatMap((path) => ["-threads", "1", "-i", `file:${path}`]);
+  // the container is named, not guessed: a playlist called a.mp4 must not make ffmpeg open what it lists
+  const inputs = paths.flatMap((path) => [
+    "-threads",
+    "1",
+    "-f",
+    /\.webm$/i.test(path) ? "matroska" : "mov",
+    "-i",
+    `file:${path}`,
+  ]);
   // each frame as a PPM: its header tells the size, which saves asking ffprobe first
   const outputs = paths.flatMap((_, i) => [
     ...[

@@ -127,6 +127,8 @@ describe("readMedia()", () => {
       await reason(await write("text.mp4", "this is no clip")),
       /moov atom not found|Invalid data/,
     );
+    const playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\na.mp4\n#EXT-X-ENDLIST\n";
+    assert.match(await reason(await write("playlist.mp4", playlist)), /moov atom not found|Invalid data/);
     assert.match(await reason(await write("empty.webm", "")), /Invalid data|End of file|EBML/i);
     const whole = await sharp({
       create: {
