@@ -138,8 +138,14 @@ export class Checkpoint {
       this.#content.requireFile(file),
     );
     const target = new Uint8Array(4 * length);
-    await mapLimit(tasks, READS_AT_ONCE, async ({ extent, chunk, from, to, target: at }) => {
-      target.set((await this.#content.readChunk(extent, chunk)).subarray(from, to), at);
+    await mapLimit(tasks, READS_AT_ONCE, async (task) => {
+      const { extent, chunk, from, to } = task;
+      const place = target.subarray(task.target, task.target + to - from);
+      // A chunk that is wanted whole goes straight to its place; the array is not handed out unless all are good.
+      const bytes = this.#content.chunkLength(extent, chunk);
+      const into = place.byteLength === bytes ? place : new Uint8Array(bytes);
+      await this.#content.readChunk(extent, chunk, into);
+      if (into !== place) place.set(into.subarray(from, to));
     });
     return new Float32Array(target.buffer);
   }

@@ -71,7 +71,8 @@ export class CheckpointContent {
     const found = (await this.#storage.stat(key))?.bytes ?? null;
     if (found === null) throw corrupt(key, "the file is missing, though it was committed");
     if (found !== file.bytes) throw corrupt(key, `the file has ${found} bytes, want ${file.bytes}`);
-    const header = await this.#storage.read(key, { offset: 0, length: file.headerBytes });
+    const header = new Uint8Array(file.headerBytes);
+    await this.#storage.read(key, 0, header);
     if (digestOf(header) !== file.headerDigest) throw corrupt(key, "its header differs from its digest");
   }
 
@@ -83,16 +84,15 @@ export class CheckpointContent {
     return Math.min(CHUNK_BYTES, extent.bytes - chunk * CHUNK_BYTES);
   }
 
-  /** MiB `chunk` of an extent; CHECKPOINT_CORRUPT names file, tensor and chunk. */
-  async readChunk(extent: StoredExtent, chunk: number): Promise<Uint8Array> {
+  /** Fills `into` (of chunkLength bytes) with MiB `chunk` of an extent; CHECKPOINT_CORRUPT names file, tensor and chunk. */
+  async readChunk(extent: StoredExtent, chunk: number, into: Uint8Array): Promise<void> {
     const key = `${this.folder}/${extent.file.name}`;
     const offset = this.chunkOffset(extent, chunk);
-    const length = this.chunkLength(extent, chunk);
-    const bytes = await this.#storage.read(key, { offset, length });
-    if (digestOf(bytes) === extent.digests[chunk]) return bytes;
+    await this.#storage.read(key, offset, into);
+    if (digestOf(into) === extent.digests[chunk]) return;
     throw corrupt(
       key,
-      `MiB ${chunk} of ${extent.tensor} (bytes ${offset} to ${offset + length}) differs from its digest`,
+      `MiB ${chunk} of ${extent.tensor} (bytes ${offset} to ${offset + into.byteLength}) differs from its digest`,
     );
   }
 }

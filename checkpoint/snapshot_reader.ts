@@ -13,6 +13,8 @@ export class SnapshotReader {
   readonly #file: FileHandle;
   #chunk: { index: number; bytes: Promise<Uint8Array> } | null = null;
   #next: { index: number; bytes: Promise<Uint8Array> } | null = null;
+  /** Chunks take turns in these: one is being used, one being read. */
+  readonly #buffers = [new Uint8Array(CHUNK_BYTES), new Uint8Array(CHUNK_BYTES)];
 
   private constructor(header: SnapshotHeader, file: FileHandle) {
     this.header = header;
@@ -27,7 +29,10 @@ export class SnapshotReader {
     return new SnapshotReader(header, await open(path, "r"));
   }
 
-  /** Bytes [byteOffset, byteOffset+length) of the file, in parts of at most 1 MiB that lie inside one chunk. */
+  /**
+   * Bytes [byteOffset, byteOffset+length) of the file, in parts of at most 1 MiB that lie inside one chunk. A part is
+   * overwritten once another chunk is asked for.
+   */
   async *read(byteOffset: number, length: number): AsyncGenerator<Uint8Array> {
     const end = byteOffset + length;
     for (let at = byteOffset; at < end; ) {
@@ -56,8 +61,10 @@ export class SnapshotReader {
   }
 
   /** Reads one chunk, and starts the next, so that reading overlaps with whatever the caller does with this one. */
-  #load(index: number): Promise<Uint8Array> {
+  async #load(index: number): Promise<Uint8Array> {
     if (this.#chunk?.index !== index) {
+      // A read ahead that turns out not to be wanted still owns its buffer until it ends.
+      if (this.#next?.index !== index) await this.#next?.bytes.catch(() => {});
       this.#chunk = this.#next?.index === index ? this.#next : { index, bytes: this.#readChunk(index) };
       const ahead = index + 1;
       if (ahead < chunkCount(this.header.bytes - SNAPSHOT_DATA_OFFSET)) {
@@ -71,7 +78,7 @@ export class SnapshotReader {
   async #readChunk(index: number): Promise<Uint8Array> {
     const { path, bytes: fileBytes, checksums } = this.header;
     const start = SNAPSHOT_DATA_OFFSET + index * CHUNK_BYTES;
-    const bytes = new Uint8Array(Math.min(CHUNK_BYTES, fileBytes - start));
+    const bytes = this.#buffers[index % 2]!.subarray(0, Math.min(CHUNK_BYTES, fileBytes - start));
     for (let done = 0; done < bytes.byteLength; ) {
       const { bytesRead } = await this.#file.read(bytes, done, bytes.byteLength - done, start + done);
       if (bytesRead === 0)

@@ -1,6 +1,6 @@
 import { GokuError } from "../job/errors.js";
 import { CheckpointContent, indexExtents, type StoredExtent } from "./content.js";
-import { chunkCount } from "./digest.js";
+import { CHUNK_BYTES, chunkCount } from "./digest.js";
 import { findCheckpoint, newestStep, openRoot } from "./load.js";
 import type { CommitRecord, WriterManifest } from "./manifest.js";
 import { mapLimit, READS_AT_ONCE } from "./map_limit.js";
@@ -61,6 +61,8 @@ class Verification {
   readonly #content: CheckpointContent;
   readonly #onProgress: VerifyProgress;
   readonly #bad: BadChunk[];
+  /** Not in use at the moment. */
+  readonly #buffers: Uint8Array[] = [];
   #bytesDone = 0;
   #bytesGood = 0;
   #chunkCount = 0;
@@ -118,18 +120,15 @@ class Verification {
   }
 
   async #verifyChunk(extent: StoredExtent, chunk: number): Promise<void> {
-    let length = 0;
-    const offset = this.#content.chunkOffset(extent, chunk);
-    await this.#collect(
-      extent.file.name,
-      async () => {
-        length = (await this.#content.readChunk(extent, chunk)).byteLength;
-      },
-      { tensor: extent.tensor, chunk, offset },
-    );
+    const length = this.#content.chunkLength(extent, chunk);
+    const place = { tensor: extent.tensor, chunk, offset: this.#content.chunkOffset(extent, chunk) };
+    const buffer = this.#buffers.pop() ?? new Uint8Array(CHUNK_BYTES);
+    const read = () => this.#content.readChunk(extent, chunk, buffer.subarray(0, length));
+    const fault = await this.#collect(extent.file.name, read, place);
+    this.#buffers.push(buffer);
     this.#chunkCount++;
-    this.#bytesGood += length;
-    this.#bytesDone += length || this.#content.chunkLength(extent, chunk);
+    if (fault === null) this.#bytesGood += length;
+    this.#bytesDone += length;
     this.#onProgress({ bytesDone: this.#bytesDone, bytesTotal: this.#record.bytes });
   }
 

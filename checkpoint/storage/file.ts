@@ -7,6 +7,9 @@ import { isKeySegment, keySegments, type Storage, type StorageEntry } from "./st
 /** Names of unfinished writes: ".<target>.<unique>.tmp". Keys never begin with a dot. */
 const UNFINISHED = /^\.(.+)\.[0-9a-f]+\.tmp$/;
 
+/** What link() answers where there are no hard links, for example on FAT. */
+const NO_LINKS = new Set(["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EMLINK"]);
+
 /**
  * Storage in a folder of a local or shared file system. A key is written under an unfinished name, synced, and then
  * renamed (writeFile) or linked (createExclusive, because link refuses a taken name and rename does not); the folder is
@@ -61,17 +64,12 @@ export class FileStorage implements Storage {
     });
   }
 
-  async read(key: string, range: { offset: number; length: number }): Promise<Uint8Array> {
-    return this.#withFile(key, async (file) => {
-      const bytes = new Uint8Array(range.length);
-      const count = await file.read(bytes, range.offset);
-      if (count < range.length) {
-        throw new GokuError(
-          "STORAGE_FAILED",
-          `Cannot read ${key} under ${this.uri}: it ends at byte ${range.offset + count}, want ${range.offset + range.length}`,
-        );
-      }
-      return bytes;
+  async read(key: string, offset: number, into: Uint8Array): Promise<void> {
+    await this.#withFile(key, async (file) => {
+      const count = await file.read(into, offset);
+      if (count === into.byteLength) return;
+      const ends = `it ends at byte ${offset + count}, want ${offset + into.byteLength}`;
+      throw new GokuError("STORAGE_FAILED", `Cannot read ${key} under ${this.uri}: ${ends}`);
     });
   }
 
@@ -84,7 +82,9 @@ export class FileStorage implements Storage {
         `Cannot read ${key} under ${this.uri}: ${found.bytes} bytes, want at most ${bytesMax}`,
       );
     }
-    return this.read(key, { offset: 0, length: found.bytes });
+    const bytes = new Uint8Array(found.bytes);
+    await this.read(key, 0, bytes);
+    return bytes;
   }
 
   async list(prefix: string): Promise<StorageEntry[]> {
@@ -224,6 +224,11 @@ export class FileStorage implements Storage {
       await this.#disk.link(unfinished, target);
       return true;
     } catch (error) {
+      if (NO_LINKS.has(errno(error))) {
+        const doing = `Cannot commit under ${this.uri}`;
+        const what = `its file system has no hard links (${errno(error)}), put checkpoint.uri on one that has`;
+        throw new GokuError("STORAGE_FAILED", `${doing}: ${what}`, { cause: error });
+      }
       if (errno(error) !== "EEXIST") throw error;
       const [ours, theirs] = await Promise.all([this.#disk.stat(unfinished), this.#disk.stat(target)]);
       return ours !== null && theirs !== null && ours.links > 1 && ours.inode === theirs.inode;

@@ -26,8 +26,8 @@ export interface Storage {
    * that could be seen before the call is durable before this one appears. The folder must exist.
    */
   createExclusive(key: string, bytes: Uint8Array): Promise<boolean>;
-  /** Bytes [offset, offset+length); STORAGE_FAILED when the key ends earlier. */
-  read(key: string, range: { offset: number; length: number }): Promise<Uint8Array>;
+  /** Fills `into` with the bytes from `offset` on; STORAGE_FAILED when the key ends earlier. */
+  read(key: string, offset: number, into: Uint8Array): Promise<void>;
   /** The whole of a small key; STORAGE_FAILED when it is larger than `bytesMax`. */
   readFile(key: string, bytesMax: number): Promise<Uint8Array>;
   /** Keys that begin with `prefix`, which is "" or ends with "/"; sorted; unfinished writes are left out. */

@@ -5,6 +5,7 @@ import { test } from "node:test";
 import {
   beginSnapshot,
   readSnapshotHeader,
+  SnapshotReader,
   sealSnapshot,
   snapshotLayout,
   verifySnapshot,
@@ -15,6 +16,7 @@ import {
   AWKWARD,
   layoutOf,
   metaOf,
+  modelOf,
   Random,
   refuses,
   scratchFolder,
@@ -146,6 +148,25 @@ test("a flipped bit in the header is not whole, one in the data fails its checks
   }
   writeFileSync(file, page);
   assert.equal(await verifySnapshot(file), null);
+});
+
+test("SnapshotReader reads any ranges in any order, each chunk checked first", async () => {
+  const model = modelOf({ "patch_embed.weight": [500, 800] });
+  const single = layoutOf("1x1x1");
+  const page = snapshotPage(model, single, 0, metaOf(state(1, 1), single));
+  writeFileSync(file, page);
+  const random = new Random(13);
+  const reader = await SnapshotReader.open(file);
+  const data = page.byteLength - 1_048_576;
+  for (let i = 0; i < 60; i++) {
+    const at = 1_048_576 + random.below(data);
+    const length = random.below(Math.min(2_500_000, page.byteLength - at));
+    const parts: Buffer[] = [];
+    for await (const part of reader.read(at, length)) parts.push(Buffer.from(part));
+    assert.ok(Buffer.concat(parts).equals(page.subarray(at, at + length)), `${length} bytes at ${at}`);
+  }
+  reader.requireUnchanged();
+  await reader.close();
 });
 
 test("readSnapshotHeader() returns null for files that are no snapshots, and verifySnapshot() says so", async () => {

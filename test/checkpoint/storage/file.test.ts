@@ -4,13 +4,19 @@ import path from "node:path";
 import { test } from "node:test";
 import { type Disk, nodeDisk } from "../../../checkpoint/storage/disk.js";
 import { FileStorage } from "../../../checkpoint/storage/file.js";
-import { openStorage } from "../../../checkpoint/storage/storage.js";
+import { openStorage, type Storage } from "../../../checkpoint/storage/storage.js";
 import { refuses, scratchFolder } from "../fixtures.js";
 import { LoggedDisk } from "../logged_disk.js";
 
 const scratch = scratchFolder();
 const bytes = (text: string) => new TextEncoder().encode(text);
 const text = (data: Uint8Array) => new TextDecoder().decode(data);
+
+async function part(storage: Storage, key: string, offset: number, length: number): Promise<Uint8Array> {
+  const into = new Uint8Array(length);
+  await storage.read(key, offset, into);
+  return into;
+}
 
 const DISKS: [string, () => { disk: Disk; root: string }][] = [
   [
@@ -50,7 +56,7 @@ for (const [name, make] of DISKS) {
     }
     assert.deepEqual(await storage.writeFile("c-1/x", chunks()), { key: "c-1/x", bytes: 5 });
     assert.equal(text(await storage.readFile("c-1/x", 5)), "abcde");
-    assert.equal(text(await storage.read("c-1/x", { offset: 1, length: 3 })), "bcd");
+    assert.equal(text(await part(storage, "c-1/x", 1, 3)), "bcd");
     await storage.writeFile("c-1/x", [bytes("z")]);
     assert.deepEqual(await storage.stat("c-1/x"), { key: "c-1/x", bytes: 1 });
     assert.deepEqual(
@@ -89,12 +95,9 @@ for (const [name, make] of DISKS) {
   test(`${name}: read() and readFile() refuse more than there is, or than is allowed`, async () => {
     const { storage } = fresh();
     await storage.writeFile("x", [bytes("12345")]);
-    await assert.rejects(
-      storage.read("x", { offset: 3, length: 3 }),
-      refuses("STORAGE_FAILED", /ends at byte 5, want 6/),
-    );
+    await assert.rejects(part(storage, "x", 3, 3), refuses("STORAGE_FAILED", /ends at byte 5, want 6/));
     await assert.rejects(storage.readFile("x", 4), refuses("STORAGE_FAILED", /5 bytes, want at most 4/));
-    assert.equal((await storage.read("x", { offset: 5, length: 0 })).byteLength, 0);
+    assert.equal((await part(storage, "x", 5, 0)).byteLength, 0);
   });
 
   test(`${name}: list(), folders() and the deletions`, async () => {
@@ -178,4 +181,27 @@ test("a root that cannot be written is told with its cause", async (t) => {
     openStorage(root).writeFile("x", []),
     refuses("STORAGE_FAILED", /not permitted \(EACCES\), check the owner/),
   );
+});
+
+test("a file system without hard links is told so, and nothing becomes visible", async () => {
+  const root = mkdtempSync(path.join(scratch, "fat-"));
+  const link = () => Promise.reject(Object.assign(new Error("link"), { code: "EPERM" }));
+  const storage = new FileStorage(root, root, { ...nodeDisk, link });
+  await assert.rejects(
+    storage.createExclusive("m", bytes("1")),
+    refuses("STORAGE_FAILED", /no hard links \(EPERM\), put checkpoint.uri on one that has/),
+  );
+  assert.deepEqual(readdirSync(root), []);
+});
+
+test("a link request repeated by the network counts as made when the file is ours", async () => {
+  const root = mkdtempSync(path.join(scratch, "nfs-"));
+  const link = async (from: string, to: string) => {
+    await nodeDisk.link(from, to);
+    await nodeDisk.link(from, to);
+  };
+  const storage = new FileStorage(root, root, { ...nodeDisk, link });
+  assert.equal(await storage.createExclusive("m", bytes("1")), true);
+  assert.equal(await storage.createExclusive("m", bytes("2")), false);
+  assert.equal(text(await storage.readFile("m", 9)), "1");
 });
