@@ -22,11 +22,11 @@ enum class DType : uint8_t { kF32 = 0, kBf16 = 1, kF64 = 2, kU8 = 3 };
 
 inline size_t dtypeBytes(DType dtype) {
   constexpr size_t kBytes[] = {4, 2, 8, 1};
-  return kBytes[static_cast<size_t>(dtype)];
+  return kBytes[static_cast<size_t>(dtype) & 3];
 }
 inline const char* dtypeName(DType dtype) {
   constexpr const char* kNames[] = {"f32", "bf16", "f64", "u8"};
-  return kNames[static_cast<size_t>(dtype)];
+  return kNames[static_cast<size_t>(dtype) & 3];
 }
 
 template <class T>

@@ -6,32 +6,23 @@
 namespace goku {
 namespace {
 
-struct Entry {
-  const char* name;
-  Registry::Operation operation;
-  Context* context;
-};
-
-/// Entries live as long as their environment: functions may be called until its very end.
-struct Entries {
-  std::deque<Entry> list;
+/// Exports live as long as their environment: functions may be called until its very end.
+struct Exports {
+  std::deque<Export> list;
 };
 
 napi_value trampoline(napi_env env, napi_callback_info info) {
-  void* data = nullptr;
-  napi_get_cb_info(env, info, nullptr, nullptr, nullptr, &data);
-  const Entry& entry = *static_cast<const Entry*>(data);
+  Call call(env, info);
   try {
-    Call call(env, info, *entry.context, entry.name);
-    entry.operation(call);
+    call.run();
     return call.result();
   } catch (const NativeError& error) {
     throwError(env, error);
   } catch (const std::bad_alloc&) {
-    throwError(env,
-               NativeError(ErrorCode::kOutOfMemory, concat(entry.name, ": the system gives no more memory")));
+    throwError(
+        env, NativeError(ErrorCode::kOutOfMemory, concat(call.name(), ": the system gives no more memory")));
   } catch (const std::exception& error) {
-    throwError(env, NativeError(ErrorCode::kArgument, concat(entry.name, ": ", error.what())));
+    throwError(env, NativeError(ErrorCode::kArgument, concat(call.name(), ": ", error.what())));
   }
   return nullptr;
 }
@@ -59,9 +50,10 @@ napi_value makeError(napi_env env, const NativeError& error) {
 
 void throwError(napi_env env, const NativeError& error) { napi_throw(env, makeError(env, error)); }
 
-Call::Call(napi_env env, napi_callback_info info, Context& context, const char* name)
-    : env_(env), context_(context), name_(name) {
-  napi_get_cb_info(env, info, &argumentCount_, arguments_, nullptr, nullptr);
+Call::Call(napi_env env, napi_callback_info info) : env_(env) {
+  void* data = nullptr;
+  napi_get_cb_info(env, info, &argumentCount_, arguments_, nullptr, &data);
+  export_ = static_cast<const Export*>(data);
 }
 
 napi_value Call::value(size_t index) const {
@@ -126,7 +118,7 @@ TensorId Call::tensorId(size_t index) const {
 
 Tensor& Call::tensor(size_t index) const {
   const TensorId id = tensorId(index);
-  Tensor* found = context_.tensors.find(id);
+  Tensor* found = context().tensors.find(id);
   if (found == nullptr) reject(index, "tensor ", id, " is freed or unknown, want a live one");
   return *found;
 }
@@ -157,7 +149,7 @@ std::span<std::byte> Call::bytes(size_t index) const {
 
 std::shared_ptr<Page> Call::page(size_t index) const {
   const std::span<std::byte> view = bytes(index);
-  auto found = context_.service<PageTable>().find(view.data());
+  auto found = context().service<PageTable>().find(view.data());
   if (found == nullptr || found->bytes() != view.size())
     reject(index, "no mapped page (unmapped already?), want one that pageMap returned");
   return found;
@@ -188,17 +180,17 @@ std::span<const int32_t> Call::offsets(size_t index) const {
   return offsets;
 }
 
-void Call::returns(double number) { checkNapi(napi_create_double(env_, number, &result_), name_); }
-void Call::returns(bool flag) { checkNapi(napi_get_boolean(env_, flag, &result_), name_); }
+void Call::returns(double number) { checkNapi(napi_create_double(env_, number, &result_), name()); }
+void Call::returns(bool flag) { checkNapi(napi_get_boolean(env_, flag, &result_), name()); }
 void Call::returns(const std::string& text) {
-  checkNapi(napi_create_string_utf8(env_, text.data(), text.size(), &result_), name_);
+  checkNapi(napi_create_string_utf8(env_, text.data(), text.size(), &result_), name());
 }
 
 void Registry::add(const char* name, Operation operation) {
-  std::deque<Entry>& entries = context_.service<Entries>().list;
-  entries.push_back({name, operation, &context_});
+  std::deque<Export>& exports = context_.service<Exports>().list;
+  exports.push_back({name, operation, &context_});
   napi_value function;
-  checkNapi(napi_create_function(env_, name, NAPI_AUTO_LENGTH, trampoline, &entries.back(), &function), name);
+  checkNapi(napi_create_function(env_, name, NAPI_AUTO_LENGTH, trampoline, &exports.back(), &function), name);
   checkNapi(napi_set_named_property(env_, exports_, name, function), name);
 }
 

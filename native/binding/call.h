@@ -48,15 +48,25 @@ class Context {
 void throwError(napi_env env, const NativeError& error);
 napi_value makeError(napi_env env, const NativeError& error);
 
+class Call;
+
+/// An exported function.
+struct Export {
+  const char* name;
+  void (*operation)(Call&);
+  Context* context;
+};
+
 class Call {
  public:
   static constexpr size_t kMaxArguments = 20;
 
-  Call(napi_env env, napi_callback_info info, Context& context, const char* name);
+  Call(napi_env env, napi_callback_info info);
 
+  void run() { export_->operation(*this); }
   napi_env env() const { return env_; }
-  Context& context() const { return context_; }
-  const char* name() const { return name_; }
+  Context& context() const { return *export_->context; }
+  const char* name() const { return export_->name; }
   /// The raw value; throws where it is undefined.
   napi_value value(size_t index) const;
 
@@ -100,7 +110,7 @@ class Call {
   /// Throws NATIVE_ARGUMENT: `<name>.args[<index>]: <parts>`.
   template <class... Parts>
   [[noreturn]] void reject(size_t index, const Parts&... parts) const {
-    throw NativeError(ErrorCode::kArgument, concat(name_, ".args[", index, "]: ", parts...));
+    throw NativeError(ErrorCode::kArgument, concat(name(), ".args[", index, "]: ", parts...));
   }
 
  private:
@@ -109,8 +119,7 @@ class Call {
   [[noreturn]] void wrongKind(size_t index, const char* wanted) const;
 
   napi_env env_;
-  Context& context_;
-  const char* name_;
+  const Export* export_ = nullptr;
   size_t argumentCount_ = kMaxArguments;
   napi_value arguments_[kMaxArguments];
   napi_value result_ = nullptr;
