@@ -37,7 +37,7 @@ export interface ParityCase {
   textLengths: number[];
   optimizer: z.infer<typeof caseSchema>["optimizer"];
   sampler: { steps: number; shift: number; guidance: number[]; emptyLengths: number[] };
-  /** Every tensor of the file, as float32. */
+  /** A tensor of the file, as float32; not to be written to. */
   tensor(name: string): Float32Array;
 }
 
@@ -56,6 +56,7 @@ export async function readParityCase(path: string): Promise<ParityCase> {
     throw new GokuError("ARGUMENT_INVALID", `Cannot read case ${jsonPath}: ${z.prettifyError(parsed.error)}`);
   }
   const { config, grids, text_lengths, optimizer, sampler } = parsed.data;
+  const known = new Map<string, Float32Array>();
   const parityCase: ParityCase = {
     model: config,
     grids,
@@ -63,10 +64,19 @@ export async function readParityCase(path: string): Promise<ParityCase> {
     optimizer,
     sampler: { ...sampler, emptyLengths: sampler.empty_lengths },
     tensor(name) {
+      let values = known.get(name);
+      if (values) return values;
       const tensor = tensors.get(name);
-      if (!tensor)
+      if (!tensor) {
         throw new GokuError("ARGUMENT_INVALID", `Cannot read case ${path}: it has no tensor ${name}`);
-      return Float32Array.from(safetensorsNumbers(tensor));
+      }
+      const { data } = tensor;
+      values =
+        tensor.dtype === "F32"
+          ? new Float32Array(data.buffer, data.byteOffset, data.byteLength / 4)
+          : Float32Array.from(safetensorsNumbers(tensor));
+      known.set(name, values);
+      return values;
     },
   };
   checkSizes(path, parityCase);
