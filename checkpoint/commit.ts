@@ -73,7 +73,7 @@ export async function commitCheckpoint(options: CommitOptions): Promise<CommitRe
     bytes: record.bytes,
     created,
   });
-  const earlier = await findCommitted(storage, meta);
+  const earlier = await findCommitted(storage, options);
   if (earlier !== null) return result(earlier, false);
   const writers = await waitForWriters(storage, folder, options);
   requireCoverage(writers, options);
@@ -100,12 +100,16 @@ async function announce(
 }
 
 /** The record of this very state, or null. Throws where the step belongs to a higher generation or to another run. */
-async function findCommitted(storage: Storage, meta: StateMeta): Promise<CommitRecord | null> {
+async function findCommitted(
+  storage: Storage,
+  { meta, generation }: Pick<CommitOptions, "meta" | "generation">,
+): Promise<CommitRecord | null> {
   const { state } = meta;
   const doing = `Cannot commit checkpoint ${state.step} of generation ${state.generation} under ${storage.uri}`;
   const records = (await readCommitRecords(storage, state.step)).map((found) => found.record);
   const same = records.find((record) => sameState(record.meta.state, state)) ?? null;
-  if (same !== null && metaDigest(same.meta) !== metaDigest(meta)) {
+  // One generation of one run gives a state one meta. A later one may have restored it into another layout.
+  if (same !== null && same.generation === generation && metaDigest(same.meta) !== metaDigest(meta)) {
     throw new GokuError(
       "CONFLICT",
       `${doing}: another run has committed a state of that name there, give this job its own checkpoint.uri`,
@@ -268,11 +272,11 @@ async function createRecord(
 ): Promise<CommitRecord | null> {
   const bytes = encodeCommitRecord(record);
   if (await createOrUndo(storage, `${folder}/${COMMIT_NAME}`, bytes)) return null;
-  const rival = await findCommitted(storage, record.meta);
+  const rival = await findCommitted(storage, record);
   if (rival !== null) return rival;
   if (await createOrUndo(storage, `${folder}/${laterCommitName(record.meta.state.generation)}`, bytes))
     return null;
-  const again = await findCommitted(storage, record.meta);
+  const again = await findCommitted(storage, record);
   if (again !== null) return again;
   throw new GokuError(
     "CONFLICT",

@@ -116,9 +116,11 @@ class ShardWriter {
     const { state, meta, generation } = this.#base;
     for (const { name, record } of await readCommitRecords(this.#storage, state.step)) {
       const same = sameState(record.meta.state, state);
-      if (same && metaDigest(record.meta) === meta) return this.#result(null, true);
+      // Restored, perhaps into another layout, and saved again: the name says that it is the same.
+      if (same && (record.generation !== generation || metaDigest(record.meta) === meta))
+        return this.#result(null, true);
       // Writing on would replace files of a committed checkpoint.
-      if (same || record.generation === generation) {
+      if (record.generation === generation) {
         throw new GokuError(
           "CONFLICT",
           `Cannot write ${this.#dataKey} under ${this.#storage.uri}: ${name} is of another run, give this job its own checkpoint.uri`,

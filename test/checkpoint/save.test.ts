@@ -114,6 +114,17 @@ test("a state restored in a later generation and another layout is saved under i
   await requireState(checkpoint, AWKWARD, state(3, 40));
 });
 
+test("a committed state restored into another layout and saved again is the same checkpoint", async () => {
+  const { storage, disk } = memoryStorage();
+  await saveAndCommit(setup({ storage }));
+  const files = new Map(disk.files());
+  const layout = layoutOf("1x3x1");
+  const again = setup({ storage, layout, meta: metaOf(state(3, 40), layout), generation: "4" });
+  assert.equal((await shard(again, 2)).reused, true);
+  assert.equal((await commitOf(again)).created, false);
+  assert.deepEqual(disk.files(), files);
+});
+
 test("a save that crashed in an older generation is superseded, whatever it left", async () => {
   const { storage, disk } = memoryStorage();
   await saveAll(setup({ storage }), [1]);
