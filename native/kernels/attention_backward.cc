@@ -273,6 +273,7 @@ class Worker {
 void backward(const Gradients& grad, const Outcome& outcome, const Inputs& in, const Shape& shape) {
   const Plan plan = planChunks(shape);
   const int64_t count = static_cast<int64_t>(plan.chunks.size()) * shape.heads;
+  if (count == 0) return;
   const int threads = static_cast<int>(std::min<int64_t>(threadCount(), count));
   std::unique_ptr<std::atomic<int64_t>[]> tilesDone(
       new std::atomic<int64_t>[static_cast<size_t>(plan.turns)]());

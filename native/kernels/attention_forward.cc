@@ -169,6 +169,7 @@ void forward(Target out, float* lse, const Inputs& in, const Shape& shape) {
     tasks = planTasks(shape, size);
   }
   const int64_t count = static_cast<int64_t>(tasks.size()) * shape.heads;
+  if (count == 0) return;
   const int threads = static_cast<int>(std::min<int64_t>(threadCount(), count));
   std::vector<Worker> workers;  // made here: nothing may throw inside the region
   for (int i = 0; i < threads; i++) workers.emplace_back(shape.width);

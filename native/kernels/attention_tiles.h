@@ -1,16 +1,14 @@
-// What both directions of attention share: packed tiles of one head, panels of queries, memory for a thread.
+// What both directions of attention share: packed tiles of one head, panels of queries.
 //
 // Queries lie along the lanes of vectors. A panel is kPanel queries stored channel by channel, [d][kPanel],
 // so scores, softmax and the products around it need no sum across lanes, and d needs no rounding up.
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
-#include <new>
 
 #include "native/kernels/attention_product.h"
 #include "native/kernels/rows.h"
+#include "native/kernels/scratch.h"
 
 namespace goku::attention {
 
@@ -43,41 +41,6 @@ struct Gradients {
 
 void forward(Target out, float* lse, const Inputs& in, const Shape& shape);
 void backward(const Gradients& grad, const Outcome& outcome, const Inputs& in, const Shape& shape);
-
-inline int64_t ceilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t roundUp(int64_t a, int64_t b) { return ceilDivide(a, b) * b; }
-
-/// Numbers for one thread, taken piece by piece, each piece 64-byte aligned: Arena(Arena::room(100, 20)) has
-/// room for take(100) and take(20).
-class Arena {
- public:
-  explicit Arena(int64_t count) : memory_(allocate(count)), next_(memory_.get()) {}
-
-  template <class... Counts>
-  static int64_t room(Counts... counts) {
-    return (roundUp(counts, kAlign) + ... + 0);
-  }
-
-  float* take(int64_t count) {
-    float* piece = next_;
-    next_ += roundUp(count, kAlign);
-    return piece;
-  }
-
- private:
-  static constexpr int64_t kAlign = 16;
-  struct Free {
-    void operator()(float* memory) const { std::free(memory); }
-  };
-  static float* allocate(int64_t count) {
-    void* memory = std::aligned_alloc(64, static_cast<size_t>(roundUp(count + 1, kAlign)) * sizeof(float));
-    if (memory == nullptr) throw std::bad_alloc();
-    return static_cast<float*>(memory);
-  }
-
-  std::unique_ptr<float, Free> memory_;
-  float* next_;
-};
 
 /// Rows [first, first + count) of one head as a dense tile [count][ld]; columns d .. ld-1 are written 0.
 inline void packRows(float* tile, int64_t ld, Source x, int64_t first, int64_t count, int64_t head,

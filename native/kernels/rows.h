@@ -67,6 +67,12 @@ struct Target {
     if (dtype == DType::kBf16) convertRun(static_cast<bf16*>(data) + start, formed, count);
   }
 
+  /// As begin(), but with what is there now, to be added to.
+  float* open(int64_t start, int64_t count, float* scratch) const {
+    if (dtype == DType::kBf16) convertRun(scratch, static_cast<const bf16*>(data) + start, count);
+    return begin(start, scratch);
+  }
+
   void write(int64_t start, const float* from, int64_t count) const {
     if (dtype == DType::kF32) {
       convertRun(static_cast<float*>(data) + start, from, count);
@@ -74,8 +80,6 @@ struct Target {
       convertRun(static_cast<bf16*>(data) + start, from, count);
     }
   }
-
-  Source source() const { return {data, dtype}; }
 };
 
 }  // namespace goku
