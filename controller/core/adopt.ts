@@ -82,7 +82,7 @@ function abandon(turn: Turn, job: JobState, silent: readonly string[]): void {
 }
 
 /** A rank that is still leaving older work shows that work's page: it proves nothing about this generation. */
-function isTraining(page: RankPage, generation: number): boolean {
+export function isTraining(page: RankPage, generation: number): boolean {
   return page.generation === generation && TRAINING.has(page.phase);
 }
 

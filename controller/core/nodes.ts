@@ -1,7 +1,8 @@
 import { admitNode } from "./admit_node.js";
-import { adoptMember } from "./adopt.js";
+import { adoptMember, adoptRunning, isTraining } from "./adopt.js";
 import type { Event, Session } from "./contract.js";
 import { requestStop, sendPhase } from "./form.js";
+import { decide } from "./incident.js";
 import { isOver, reconsider } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
 import { reportFaults, sendKill } from "./recover.js";
@@ -124,6 +125,9 @@ function settleMember(turn: Turn, job: JobState, node: NodeState, hello: NodeHel
     case "reaping":
       resumeReaping(turn, job, node, hello);
       return;
+    case "waiting":
+      readopt(turn, job, node, hello);
+      return;
     default:
       return;
   }
@@ -180,6 +184,19 @@ export function lostRanks(
       const text = `rank ${rank} on ${nodeId} ended while its agent could not report`;
       return faultOf({ ...base, source: "exit", code: "RANK_DIED", rank, text });
     });
+}
+
+/**
+ * Nobody was in sight for so long that the generation was given up, but nobody could be told either: when its nodes
+ * come back training, it goes on as if nothing had been decided.
+ */
+function readopt(turn: Turn, job: JobState, node: NodeState, hello: NodeHello): void {
+  const generation = job.generation!;
+  if (generation.abortSent || lostRanks(turn, job, generation, node, hello).length > 0) return;
+  if (!hello.pages.some((page) => isTraining(page, generation.number))) return;
+  decide(turn, job, `goes on: ${node.nodeId} is back and trains generation ${generation.number}`);
+  job.faults = [];
+  adoptRunning(turn, job);
 }
 
 function resumeReaping(turn: Turn, job: JobState, node: NodeState, hello: NodeHello): void {

@@ -106,6 +106,9 @@ function beginRecovery(
     peer: first.rank ?? first.peer ?? undefined,
     operation: first.operation,
   };
+  generation.abortSent = [...generation.nodeRanks.keys()].some(
+    (nodeId) => turn.state.nodes.get(nodeId)?.session != null,
+  );
   sendAll(turn, generation, { $case: "abort", value: { generation: BigInt(generation.number), reason } });
   arm(turn, jobTimers.stage(job), turn.nowMs + turn.state.config.limits.settleMs);
 }
@@ -158,7 +161,7 @@ function judge(turn: Turn, job: JobState): void {
   }
   const hung = job.faults.flatMap((f) => (f.remedy === "kill" && f.rank !== null ? [f.rank] : []));
   if (hung.length > 0) {
-    orderKills(turn, job, hung, culprit.what);
+    orderKills(turn, job, hung, "it holds up the others");
     return;
   }
   if (job.faults.some((f) => f.remedy === "ask")) {
@@ -213,7 +216,7 @@ function finishAnswering(turn: Turn, job: JobState): void {
     reform(turn, job);
     return;
   }
-  orderKills(turn, job, silent, "the abort was not answered");
+  orderKills(turn, job, silent, "it did not answer the abort");
 }
 
 function orderKills(turn: Turn, job: JobState, ranks: readonly number[], why: string): void {
@@ -230,8 +233,8 @@ function orderKills(turn: Turn, job: JobState, ranks: readonly number[], why: st
     return;
   }
   const names = [...job.kills].map(([rank, nodeId]) => `rank ${rank} on ${nodeId}`).join(", ");
-  decide(turn, job, `kill ${names}: ${why}`);
-  enter(turn, job, "reaping", `ends ${names}: ${why}`);
+  decide(turn, job, `kill ${names}, which ${job.kills.size === 1 ? "hangs" : "hang"} (${why})`);
+  enter(turn, job, "reaping", `ends ${names} (${why})`);
   arm(turn, jobTimers.stage(job), turn.nowMs + turn.state.config.limits.reapMs);
 }
 

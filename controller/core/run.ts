@@ -58,7 +58,7 @@ export function onPages(turn: Turn, job: JobState, node: NodeState, pages: reado
     generation.pages[page.rank] = page;
     step = Math.max(step, page.step);
   }
-  if (generation.stage === "run" && step > generation.step) noteStep(turn, job, step);
+  if (job.stage === "running" && generation.stage === "run") noteStep(turn, job, step);
 }
 
 function samePlace(a: RankPage, b: RankPage): boolean {

@@ -164,8 +164,10 @@ export interface GenerationState {
   /** Last step whose report was passed on. */
   stepReported: number;
   hasStepped: boolean;
-  /** When its abort went out; 0: not aborted. */
+  /** When its abort was decided; 0: not aborted. */
   abortedMs: number;
+  /** Some node was there to be told of the abort: from then on the generation cannot go on. */
+  abortSent: boolean;
   /** Ranks that answered the abort (or ended). */
   answered: Set<number>;
 }
@@ -275,6 +277,7 @@ export function createGeneration(options: {
     stepReported: 0,
     hasStepped: false,
     abortedMs: 0,
+    abortSent: false,
     answered: new Set(),
   };
 }
