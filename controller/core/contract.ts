@@ -47,8 +47,18 @@ export type Event =
   /** A message of an agent. The first of every session is Hello. */
   | { kind: "agentMessage"; from: Session; message: AgentMessage }
   | { kind: "agentDisconnected"; from: Session; reason: string }
-  /** The job is resolved and checked by its schema; `jobId` is new and unique. `source`: checkpoint to continue from. */
-  | { kind: "jobSubmitted"; requestId: string; jobId: string; job: Job; source: CheckpointSource | null }
+  /**
+   * The job is resolved and checked by its schema; `jobId` is new and unique. `source`: checkpoint to continue from.
+   * `found`: committed checkpoints that stand at job.checkpoint.uri already.
+   */
+  | {
+      kind: "jobSubmitted";
+      requestId: string;
+      jobId: string;
+      job: Job;
+      source: CheckpointSource | null;
+      found: { count: number; generationHighest: number };
+    }
   /** Save and stop; `force`: stop at once without saving. */
   | { kind: "stopRequested"; requestId: string; jobId: string; force: boolean }
   | { kind: "saveRequested"; requestId: string; jobId: string }
@@ -174,6 +184,8 @@ export interface JobRecord {
   order: number;
   job: Job;
   source: CheckpointSource | null;
+  /** Highest generation that had written to its checkpoint.uri before: its own are above, so that they supersede. */
+  generationFloor: number;
   submittedAtMs: number;
   stop: { force: boolean; atMs: number } | null;
   outcome: JobOutcome | null;

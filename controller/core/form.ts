@@ -279,7 +279,7 @@ function toldStates(node: NodeState, rank: number, layout: string): StateName[] 
 /** Generation numbers inside state names must not be given out again, wherever the states came from. */
 function newestGenerationKnown(job: JobState): number {
   const known = job.checkpoints.map((entry) => entry.state.generation);
-  return Math.max(0, job.record.source?.state.generation ?? 0, ...known);
+  return Math.max(job.record.generationFloor, job.record.source?.state.generation ?? 0, ...known);
 }
 
 /** Gives the members their places; the nodes that lose theirs, or still hold something of the job. */

@@ -38,6 +38,7 @@ export function submitJob(turn: Turn, event: Submission): void {
     order: turn.state.jobOrderLast,
     job,
     source,
+    generationFloor: event.found.generationHighest,
     submittedAtMs: turn.nowMs,
     stop: null,
     outcome: null,
@@ -67,6 +68,10 @@ function refusalOf(
   const rival = living.find((other) => other.record.job.checkpoint.uri === job.checkpoint.uri);
   if (rival !== undefined) {
     const message = `Cannot submit job ${job.name}: job ${rival.record.job.name} writes to ${job.checkpoint.uri}, choose another checkpoint.uri`;
+    return { code: "CONFLICT", message };
+  }
+  if (event.source === null && event.found.count > 0) {
+    const message = `Cannot submit job ${job.name}: ${job.checkpoint.uri} holds ${event.found.count} checkpoints of an earlier run, continue it with gokuctl resume --ckpt or choose another checkpoint.uri`;
     return { code: "CONFLICT", message };
   }
   return layoutRefusal(job);

@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 import type { Logger } from "pino";
-import { openCheckpoint } from "../../checkpoint/load.js";
+import { listCheckpoints, openCheckpoint } from "../../checkpoint/load.js";
 import type {
   CheckpointRecord,
   Incident,
@@ -113,12 +113,16 @@ export class ControllerShell implements ControllerApi {
   async submitJob(job: unknown, resumeUri: string | null): Promise<JobStatus> {
     const resolved = resolveJob(job);
     const source = resumeUri === null ? null : await checkpointSource(resumeUri);
+    const entries = await listCheckpoints(resolved.checkpoint.uri);
+    const generations = entries.map((entry) => Number(entry.state.generation));
+    const found = { count: entries.length, generationHighest: Math.max(0, ...generations) };
     const reply = await this.#request((requestId) => ({
       kind: "jobSubmitted",
       requestId,
       jobId: randomUUID(),
       job: resolved,
       source,
+      found,
     }));
     return this.#status(jobView(this.#state, reply.jobId)!);
   }
