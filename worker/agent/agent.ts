@@ -7,7 +7,7 @@ import { GokuError } from "../../job/errors.js";
 import { productVersion } from "../../job/version.js";
 import { CheckpointWriter } from "./checkpoint_writer.js";
 import { ControllerLink } from "./controller_link.js";
-import { type FencedCommand, judgeCommand } from "./fence.js";
+import { type Fence, type FencedCommand, judgeCommand } from "./fence.js";
 import { LogForwarder } from "./log_forwarder.js";
 import { type NodeRecord, readNodeRecord, writeNodeRecord } from "./node_record.js";
 import { Outbox, type Report } from "./outbox.js";
@@ -58,6 +58,8 @@ export class Agent {
   private readonly forwarder: LogForwarder;
   private readonly outbox = new Outbox();
   private record: NodeRecord;
+  /** Of this incarnation only: its predecessor's ranks are gone, and with them what its fence protected. */
+  private fence: Fence = { term: 0n, commandId: 0n, generation: 0n };
   private heldSent: string | null = null;
   private heartbeat: NodeJS.Timeout | null = null;
   private closing: Promise<void> | null = null;
@@ -125,7 +127,7 @@ export class Agent {
     await this.writer.abandon();
     if (durable) {
       this.store.removeOthers(null);
-      this.remember({ ...this.record, jobId: null });
+      this.remember({ jobId: null, generation: 0n });
     }
     this.logFile.close();
   }
@@ -167,13 +169,13 @@ export class Agent {
       writer: this.writer,
       log: this.log,
       report: (report) => this.report(report),
-      onPrepared: (jobId) => {
+      onPrepared: (jobId, generation) => {
         this.outbox.prepared();
-        this.remember({ ...this.record, jobId });
+        this.remember({ jobId, generation });
       },
       onReleased: (jobId) => {
         this.outbox.forgetJob();
-        if (this.record.jobId === jobId) this.remember({ ...this.record, jobId: null });
+        if (this.record.jobId === jobId) this.remember({ jobId: null, generation: 0n });
       },
       onLines: (rank, lines) => {
         this.logFile.write(rank === null ? "spare" : `rank ${rank}`, lines);
@@ -194,15 +196,22 @@ export class Agent {
       version: this.version,
       labels: labels ?? {},
       jobId: this.record.jobId ?? "",
-      generation: this.record.jobId === null ? 0n : this.record.fence.generation,
+      generation: this.record.generation,
       ranks: this.supervisor.progress(),
       heldStates: this.supervisor.held(this.record.jobId).map(wireHeld),
-      term: this.record.fence.term,
+      term: this.fence.term,
     };
   }
 
   private welcomed(heartbeatMs: number, { term, address }: { term: bigint; address: string }): boolean {
-    if (term < this.record.fence.term) return false;
+    if (term < this.fence.term) {
+      const obeyed = Number(this.fence.term);
+      this.log.warn(
+        { controller: address, term: Number(term), obeyed },
+        "controller of an older term refused; restart this agent if the controllers' store was replaced",
+      );
+      return false;
+    }
     this.log.info({ controller: address, term: Number(term) }, "controller found");
     for (const report of this.outbox.repeat(performance.now())) this.link.send(report);
     if (this.heartbeat) clearInterval(this.heartbeat);
@@ -242,7 +251,7 @@ export class Agent {
   private command({ message, term, commandId }: SessionResponse): void {
     if (message === undefined) return;
     const fenced: FencedCommand = { term, commandId, ...scopeOf(message) };
-    const verdict = judgeCommand(this.record.fence, fenced);
+    const verdict = judgeCommand(this.fence, fenced);
     const about = {
       command: message.$case,
       commandId: Number(commandId),
@@ -253,7 +262,7 @@ export class Agent {
       return;
     }
     this.log.info(about, "command");
-    this.remember({ ...this.record, fence: verdict.fence });
+    this.fence = verdict.fence;
     this.obey(message);
   }
 

@@ -112,7 +112,7 @@ export class CheckpointWriter {
   /** Whether the newest save begun here is committed, by whichever agent, within `timeoutMs`. */
   async untilLastCommitted(timeoutMs: number): Promise<boolean> {
     if (this.last === null || timeoutMs <= 0) return false;
-    const signal = AbortSignal.timeout(timeoutMs);
+    const signal = AbortSignal.timeout(Math.ceil(timeoutMs));
     try {
       await untilCommitted(this.last.job.checkpoint.uri, this.last.state, signal);
     } catch {

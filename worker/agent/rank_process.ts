@@ -118,9 +118,9 @@ export class RankProcess {
     const end = (result: ProcessEnd) => {
       if (ended) return;
       ended = true;
+      onEnd(result); // still reads the page that the process has left
       this.control.close();
       this.progressReader.close();
-      onEnd(result);
     };
     this.child.on("error", (error) => {
       this.last.push([error.message]);

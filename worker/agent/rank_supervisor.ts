@@ -27,7 +27,7 @@ export interface RankSupervisorOptions {
   log: Logger;
   report: (report: Report) => void;
   /** A generation begins here: reports about older ones are obsolete. */
-  onPrepared: (jobId: string) => void;
+  onPrepared: (jobId: string, generation: bigint) => void;
   /** The job is over here. */
   onReleased: (jobId: string) => void;
   onLines: (rank: number | null, lines: string[]) => void;
@@ -97,7 +97,7 @@ export class RankSupervisor {
       if (this.place && this.place.jobId !== place.jobId) this.forgetJob(this.place.jobId);
       this.place = place;
       this.exits.clear();
-      this.options.onPrepared(place.jobId);
+      this.options.onPrepared(place.jobId, place.generation);
       this.placeRanks(place);
     } catch (error) {
       const detail = wireError(toGokuError(error));

@@ -1,0 +1,155 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { openCheckpoint } from "../../checkpoint/load.js";
+import { STATE_KINDS } from "../../checkpoint/state.js";
+import type { Job } from "../../job/job.js";
+import { type RunRecord, TestCluster, type TestClusterOptions, testJob } from "./cluster.js";
+
+const STEPS = 30;
+
+/** Runs one job on a cluster of its own; `harm` may do things to it meanwhile. */
+async function run(
+  options: TestClusterOptions & { overrides?: string[] },
+  harm: (cluster: TestCluster) => Promise<void> = async () => {},
+): Promise<{ record: RunRecord; cluster: TestCluster; job: Job }> {
+  const cluster = await TestCluster.start(options);
+  let ended = false;
+  try {
+    const job = await testJob(cluster.folder, options.overrides ?? []);
+    await cluster.submit(job);
+    await harm(cluster);
+    const record = await cluster.follow();
+    ended = true;
+    return { record, cluster, job };
+  } catch (error) {
+    throw new Error(`${(error as Error).message}\n${cluster.logs}`, { cause: error });
+  } finally {
+    await cluster.stop().catch((error: unknown) => {
+      if (ended) throw error;
+    });
+  }
+}
+
+/** The run that nothing disturbed; what all others must equal. */
+let undisturbed: Promise<{ record: RunRecord; job: Job }> | null = null;
+function reference(): Promise<{ record: RunRecord; job: Job }> {
+  undisturbed ??= run({});
+  return undisturbed;
+}
+
+/** Same losses at every step, same final state bit for bit. */
+async function assertSameRun(found: { record: RunRecord; cluster: TestCluster; job: Job }): Promise<void> {
+  const wanted = await reference();
+  const { record, cluster, job } = found;
+  const explain = `${record.phase}\n${cluster.logs}`;
+  assert.equal(record.phase, "COMPLETED", explain);
+  assert.deepEqual(
+    [...record.losses].sort(([a], [b]) => a - b),
+    [...wanted.record.losses].sort(([a], [b]) => a - b),
+  );
+  const [a, b] = await Promise.all([job, wanted.job].map((one) => openCheckpoint(one.checkpoint.uri)));
+  assert.equal(a!.meta.state.step, STEPS);
+  assert.equal(a!.meta.adamStep, b!.meta.adamStep);
+  for (const { name } of a!.specs) {
+    for (const kind of STATE_KINDS) {
+      const tensor = `${kind}/${name}`;
+      const [left, right] = [await a!.readTensor(tensor), await b!.readTensor(tensor)];
+      assert.ok(Buffer.from(left.buffer).equals(Buffer.from(right.buffer)), `${tensor} differs`);
+    }
+  }
+}
+
+function generations(record: RunRecord): number {
+  return new Set(record.steps.map((step) => step.generation)).size;
+}
+
+test("faults: nothing: every step once, in one generation, with checkpoints at 10, 20 and 30", async () => {
+  const { record, job } = await reference();
+  assert.equal(record.phase, "COMPLETED");
+  assert.deepEqual(
+    record.steps.map(({ step, applied }) => [step, applied]),
+    Array.from({ length: STEPS }, (_, i) => [i + 1, true]),
+  );
+  assert.equal(generations(record), 1);
+  assert.equal((await openCheckpoint(job.checkpoint.uri)).meta.state.step, STEPS);
+});
+
+test("faults: SIGKILL of a rank in every phase, and of two at once: same losses, same weights", async () => {
+  const failpoints = [
+    "connect.before/1:kill",
+    "restore.before/2:kill",
+    "data.before@3/0:kill",
+    "forward.block@5/1:kill",
+    "collective.entered@7/2:kill",
+    "backward.block@9/3:kill",
+    "vote.before@12/0:kill",
+    "optimizer.before@14/1:kill",
+    "optimizer.after@16/2:kill",
+    "snapshot.copy@18/3:kill",
+    "data.before@23/0:kill",
+    "data.before@23/3:kill",
+    "snapshot.copy@30/1:kill",
+  ];
+  const found = await run({ failpoints: failpoints.join(",") });
+  assert.equal(found.cluster.fired.length, failpoints.length, found.cluster.fired.join(" "));
+  await assertSameRun(found);
+});
+
+test("faults: a rank stopped, one blocked, one with an error of its own: found, replaced, same losses", async () => {
+  const failpoints = ["vote.before@8/2:stop", "data.before@14/1:stall", "backward.block@20/0:throw"];
+  const found = await run({ failpoints: failpoints.join(",") });
+  assert.equal(found.cluster.fired.length, failpoints.length, found.cluster.fired.join(" "));
+  await assertSameRun(found);
+});
+
+test("faults: a loss that is not a number: the step is voted down by all, training goes on in the same generation", async () => {
+  const { record } = await run({ failpoints: "forward.block@6/1:nan,vote.before@9/3:nan" });
+  assert.equal(record.phase, "COMPLETED");
+  assert.equal(generations(record), 1);
+  const down = record.steps.filter(({ applied }) => !applied).map(({ step }) => step);
+  assert.deepEqual(down, [6, 9]);
+});
+
+test("faults: SIGKILL of agents while they save, commit, and between: snapshots are adopted, same losses", async () => {
+  const failpoints = ["save.write@10/0:kill", "save.commit@20/0:kill", "save.committed@30/0:kill"];
+  const found = await run({ failpoints: failpoints.join(",") }, async (cluster) => {
+    await cluster.follow((record) => record.losses.has(25));
+    process.kill(cluster.local.pid("node-b"), "SIGKILL");
+  });
+  assert.equal(found.cluster.fired.length, failpoints.length, found.cluster.fired.join(" "));
+  await assertSameRun(found);
+});
+
+test("faults: SIGTERM of an agent: it saves before it goes, and training goes on from there", async () => {
+  const found = await run({}, async (cluster) => {
+    await cluster.follow((record) => record.losses.has(6));
+    process.kill(cluster.local.pid("node-a"), "SIGTERM");
+  });
+  await assertSameRun(found);
+});
+
+test("faults: SIGKILL of the controller: training does not pause, the next one takes over the same generation", async () => {
+  const found = await run({}, async (cluster) => {
+    await cluster.follow((record) => record.losses.has(5));
+    process.kill(cluster.local.pid("controller"), "SIGKILL");
+  });
+  assert.equal(generations(found.record), 1, "no generation was formed anew");
+  await assertSameRun(found);
+});
+
+test("faults: a full disk during a save: an alarm, training goes on, the next checkpoint is made", async () => {
+  const found = await run({ failpoints: "save.write@10/0:enospc" });
+  assert.equal(generations(found.record), 1);
+  const alarms = found.record.events.filter(({ kind }) => kind === "alarm");
+  assert.ok(
+    alarms.some(({ message }) => /no space left/i.test(message)),
+    JSON.stringify(found.record.events),
+  );
+  await assertSameRun(found);
+});
+
+test("faults: a final save that fails is tried again until the state is durable", async () => {
+  const found = await run({ failpoints: "save.write@30/3:enospc,save.commit@30/0:enospc" });
+  assert.equal(found.cluster.fired.length, 2);
+  await assertSameRun(found);
+});
