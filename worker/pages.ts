@@ -27,7 +27,11 @@ export const PROGRESS = {
   /** u64 monotonic ms of the last change of step, microStep or phase. */
   changedMs: 32,
   lossF64: 40,
-  /** Last collective entered and the last one completed, over all groups of the rank. */
+  /**
+   * Collectives over all groups of the rank, the connecting of a group included. Entered: begun on its group's thread.
+   * Completed: the last one before which all are. Kind, group and bytes describe the oldest one that is not completed,
+   * so that a blocked collective is not hidden by a later one of another group; else the last one.
+   */
   collectiveEntered: 48, // u64 sequence number, counts from 1 in each generation
   collectiveCompleted: 56, // u64
   collectiveKind: 64, // u32: COLLECTIVE

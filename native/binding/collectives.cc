@@ -175,7 +175,7 @@ struct Settlement {
 /// run last in, first out: the group's thread must not call a function that is gone.
 void endForming(void* data) {
   const auto* settlement = static_cast<Settlement*>(data);
-  settlement->groups->close(settlement->comm);
+  settlement->groups->abandon(settlement->comm);
 }
 
 /// On the JavaScript thread. `env` is null while the environment is torn down: nobody waits any more.

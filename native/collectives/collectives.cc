@@ -37,6 +37,13 @@ void Collectives::abort(CommId comm) {
 
 void Collectives::close(CommId comm) { groups_.erase(comm); }
 
+void Collectives::abandon(CommId comm) {
+  const auto found = groups_.find(comm);
+  if (found == groups_.end()) return;
+  found->second->abandon();
+  groups_.erase(found);
+}
+
 const GroupOptions& Collectives::optionsOf(CommId comm) const { return find(comm).options(); }
 
 Ticket Collectives::start(CommId comm, std::shared_ptr<Operation> operation) {
@@ -66,7 +73,7 @@ bool Collectives::done(Ticket ticket) const {
 }
 
 void Collectives::shutdown() {
-  for (const auto& [comm, group] : groups_) group->abort();
+  for (const auto& [comm, group] : groups_) group->abandon();
   groups_.clear();
   tickets_.clear();
   listener_ = nullptr;

@@ -25,6 +25,7 @@ class Collectives {
   CommId create(GroupOptions options, Group::Formed formed);
   void abort(CommId comm);
   void close(CommId comm);
+  void abandon(CommId comm);
   const GroupOptions& optionsOf(CommId comm) const;
 
   Ticket start(CommId comm, std::shared_ptr<Operation> operation);
@@ -32,7 +33,7 @@ class Collectives {
   void wait(Ticket ticket);
   bool done(Ticket ticket) const;
 
-  /// Aborts and ends everything: the environment goes away.
+  /// Abandons all groups: the environment goes away.
   void shutdown();
 
  private:

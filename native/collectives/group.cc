@@ -54,6 +54,12 @@ void Group::close() {
   if (thread_.joinable()) thread_.join();
 }
 
+void Group::abandon() {
+  silent_ = true;
+  abort();
+  close();
+}
+
 void Group::main() {
   ::pthread_setname_np(::pthread_self(), ("comm " + options_.name).substr(0, 15).c_str());
   Lines lines;
@@ -122,6 +128,7 @@ void Group::run(Lines& lines, Operation& operation) {
 
 void Group::fail(const Fault& fault) {
   fault_ = fault;
+  if (silent_) return;
   const auto code =
       std::find(std::begin(kWireCodes), std::end(kWireCodes), fault.code) - std::begin(kWireCodes);
   mesh_.sendAll(ControlFrame{.type = FrameType::kAbort,

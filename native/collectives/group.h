@@ -37,6 +37,8 @@ class Group {
   void abort();
   /// Says goodbye where all operations are done, else aborts; then ends the thread. Idempotent.
   void close();
+  /// Ends the thread without a word, as the end of the process would: to its peers this rank has died.
+  void abandon();
 
  private:
   void main();
@@ -52,6 +54,7 @@ class Group {
   std::shared_ptr<Progress> progress_;
   Formed formed_;
   Mesh mesh_;
+  std::atomic<bool> silent_{false};
   uint64_t sequence_ = 0;       // group's thread
   std::optional<Fault> fault_;  // group's thread
 

@@ -156,6 +156,7 @@ bool Mesh::handle(int member, const ControlFrame& frame) {
       return true;
     case FrameType::kAbort:
       if (frame.code == 0 || frame.code > std::size(kWireCodes) || frame.peer < -1) return false;
+      peer.left = true;  // what ends after its own abort has not died
       if (!told_ || told_->peer < 0) told_ = toldFault(member, frame);
       return true;
   }

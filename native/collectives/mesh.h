@@ -32,7 +32,7 @@ class Mesh {
   struct Peer {
     UniqueFd control;
     UniqueFd process;             // pidfd of a member on this node, where the kernel gives one
-    bool left = false;            // said goodbye
+    bool left = false;            // said goodbye, or why it goes
     const char* death = nullptr;  // how it was seen to die; no death when it had left
     bool ready = false;
     uint64_t segmentNonce = 0;  // of a kSegmentReady or kSegmentMapped frame

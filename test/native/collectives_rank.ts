@@ -89,7 +89,7 @@ function valuesOf(dtype: DTypeName, count: number, seed: number, member: number)
   const real = dtype === "f32" || dtype === "f64";
   for (let i = 0; i < count; i++) {
     const word = mix(seed, member, i);
-    values[i] = real ? (word / 2 ** 31 - 1) * 2 ** (word % 11) : word;
+    values[i] = real ? (word * 2 ** -31 - 1) * (1 << (word & 7)) : word;
   }
   return values;
 }

@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { loadNative } from "../../worker/engine/load_native.js";
 import { CONTROL, PAGE_BYTES, PROGRESS } from "../../worker/pages.js";
@@ -11,6 +12,9 @@ import type { Command, MemberSpec, OperationSpec, RankError, Reply } from "./col
 
 const native = loadNative();
 const helper = fileURLToPath(new URL("./collectives_rank.js", import.meta.url));
+
+/** Unique on the machine, so that a test may look for what it left in shared memory. */
+export const JOB = `test-${process.pid}`;
 
 export type Outcome<T> = { value: T; error: null } | { value: null; error: RankError };
 export interface GroupSpec {
@@ -23,6 +27,8 @@ export interface GroupSpec {
   transport?: "auto" | "tcp";
   timeoutMs?: number;
   job?: string;
+  /** What the rank processes call it, where its name is taken there. */
+  handle?: string;
 }
 
 export class Rank {
@@ -82,7 +88,7 @@ export class Rank {
 
   /** Resolves when the rank's native thread has entered its n-th collective of the generation. */
   async entered(n: number): Promise<void> {
-    while (this.progressWord(PROGRESS.collectiveEntered) < BigInt(n)) await new Promise(setImmediate);
+    while (this.progressWord(PROGRESS.collectiveEntered) < BigInt(n)) await setTimeout(1);
   }
 
   /** Sets the abort word as an agent does: the culprit first. */
@@ -98,6 +104,10 @@ export class Rank {
       await exited;
     }
   }
+}
+
+function handleOf(group: GroupSpec): string {
+  return group.handle ?? group.name;
 }
 
 export function view(page: Uint8Array): DataView {
@@ -136,10 +146,10 @@ export class Ranks {
   join(group: GroupSpec, rank: number): Promise<Outcome<null>> {
     return this.ranks[rank]!.tell<null>({
       kind: "create",
-      group: group.name,
+      group: handleOf(group),
       options: {
         name: group.name,
-        job: group.job ?? "test",
+        job: group.job ?? JOB,
         generation: String(group.generation),
         rank: group.members.indexOf(rank),
         members: this.endpoints(group),
@@ -158,18 +168,18 @@ export class Ranks {
   run(group: GroupSpec, operations: OperationSpec[]): Promise<string[]> {
     return Promise.all(
       group.members.map((rank) =>
-        this.ranks[rank]!.do<string>({ kind: "run", group: group.name, operations }),
+        this.ranks[rank]!.do<string>({ kind: "run", group: handleOf(group), operations }),
       ),
     );
   }
 
   runOn(group: GroupSpec, rank: number, operation: OperationSpec): Promise<Outcome<string>> {
-    return this.ranks[rank]!.tell<string>({ kind: "run", group: group.name, operations: [operation] });
+    return this.ranks[rank]!.tell<string>({ kind: "run", group: handleOf(group), operations: [operation] });
   }
 
   async close(group: GroupSpec): Promise<void> {
     await Promise.all(
-      group.members.map((rank) => this.ranks[rank]!.do({ kind: "close", group: group.name })),
+      group.members.map((rank) => this.ranks[rank]!.do({ kind: "close", group: handleOf(group) })),
     );
   }
 

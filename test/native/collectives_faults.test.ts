@@ -1,0 +1,221 @@
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { readdirSync } from "node:fs";
+import { after, before, describe, it } from "node:test";
+import type { OperationSpec, RankError } from "./collectives_rank.js";
+import { type GroupSpec, JOB, type Outcome, Ranks } from "./collectives_ranks.js";
+
+// Several times what the rings of shared memory hold: a rank in it has payload under way.
+const BIG: OperationSpec = {
+  op: "allReduce",
+  dtype: "f32",
+  count: 600_000,
+  reduction: 0,
+  seed: 1,
+  nanFrom: null,
+};
+const SMALL: OperationSpec = {
+  op: "allReduce",
+  dtype: "f64",
+  count: 3,
+  reduction: 0,
+  seed: 2,
+  nanFrom: null,
+};
+const ARRANGEMENTS: Record<string, string[]> = {
+  shm: ["a", "a", "a", "a"],
+  tcp: ["a", "b", "c", "d"],
+  mixed: ["a", "a", "b", "b"],
+};
+
+let ranks: Ranks;
+let generation = 0;
+before(async () => {
+  ranks = await Ranks.start(4);
+});
+after(() => ranks.stop());
+
+function groupOf(nodes: string[], members = [0, 1, 2, 3], name = "world"): GroupSpec {
+  generation++;
+  return { name, generation, members, nodes };
+}
+
+/** Kills a rank and puts a fresh process in its place. */
+async function replace(index: number): Promise<void> {
+  const fresh = await ranks.add();
+  ranks.ranks[index] = ranks.ranks[fresh]!;
+  ranks.ranks.length = fresh;
+}
+
+function assertFault(outcome: Outcome<unknown>, code: string, peer: number): RankError {
+  assert.notEqual(outcome.error, null, `want ${code} naming ${peer}, found success`);
+  assert.deepEqual(
+    { code: outcome.error!.code, peer: outcome.error!.peer },
+    { code, peer },
+    outcome.error!.message,
+  );
+  return outcome.error!;
+}
+
+describe("a fault in a group", () => {
+  for (const [arrangement, nodes] of Object.entries(ARRANGEMENTS)) {
+    it(`${arrangement}: SIGKILL of a rank in mid-operation is COMM_PEER_DIED naming it on all survivors`, async () => {
+      const group = groupOf(nodes);
+      await ranks.form(group);
+      // Rank 2 holds back, so ranks 0, 1 and 3 are inside with part of the payload under way when 3 is killed.
+      const survivors = [0, 1].map((rank) => ranks.runOn(group, rank, BIG));
+      const victim = ranks.runOn(group, 3, BIG);
+      await Promise.all([0, 1, 3].map((rank) => ranks.ranks[rank]!.entered(2)));
+      await ranks.ranks[3]!.kill("SIGKILL");
+      await victim;
+      for (const outcome of await Promise.all(survivors)) {
+        const error = assertFault(outcome, "COMM_PEER_DIED", 3);
+        assert.equal(error.operation, "allReduce");
+      }
+      // One that was not waiting finds out at its next operation, and every later one fails alike.
+      for (const rank of [2, 0, 2]) assertFault(await ranks.runOn(group, rank, SMALL), "COMM_PEER_DIED", 3);
+      for (const rank of [0, 1, 2]) await ranks.ranks[rank]!.do({ kind: "close", group: group.name });
+
+      // The survivors' processes go on under a new generation, with a new process in the dead one's place.
+      await replace(3);
+      const next = groupOf(nodes);
+      await ranks.form(next);
+      await ranks.run(next, [SMALL, BIG]);
+      await ranks.close(next);
+    });
+
+    it(`${arrangement}: the abort word frees all waiters of a stopped rank with COMM_ABORTED naming its culprit`, async () => {
+      const group = groupOf(nodes);
+      await ranks.form(group);
+      const waiting = [0, 1, 3].map((rank) => ranks.runOn(group, rank, BIG));
+      await Promise.all([0, 1, 3].map((rank) => ranks.ranks[rank]!.entered(2)));
+      ranks.ranks[2]!.process.kill("SIGSTOP");
+      for (const rank of [0, 1, 3]) ranks.ranks[rank]!.abortGeneration(group.generation, 2);
+      for (const outcome of await Promise.all(waiting)) assertFault(outcome, "COMM_ABORTED", 2);
+      ranks.ranks[2]!.process.kill("SIGCONT");
+      assertFault(await ranks.runOn(group, 2, SMALL), "COMM_ABORTED", 2);
+      await ranks.close(group);
+
+      // Generations above the word run on.
+      const next = groupOf(nodes);
+      await ranks.form(next);
+      await ranks.run(next, [SMALL]);
+      await ranks.close(next);
+    });
+
+    it(`${arrangement}: a rank that does not arrive is COMM_TIMEOUT naming it`, async () => {
+      const group: GroupSpec = { ...groupOf(nodes), timeoutMs: 300 };
+      await ranks.form(group);
+      const outcomes = await Promise.all([0, 1, 3].map((rank) => ranks.runOn(group, rank, BIG)));
+      for (const outcome of outcomes) assertFault(outcome, "COMM_TIMEOUT", 2);
+      assertFault(await ranks.runOn(group, 2, SMALL), "COMM_TIMEOUT", 2);
+      await ranks.close(group);
+    });
+  }
+
+  it("spares groups without the dead rank", async () => {
+    const nodes = ["a", "a", "b", "b"];
+    const world = groupOf(nodes);
+    const pair: GroupSpec = { name: "pair", generation, members: [0, 1], nodes: ["a", "a"] };
+    for (const group of [world, pair]) await ranks.form(group);
+    await ranks.ranks[3]!.kill("SIGKILL");
+    assertFault(await ranks.runOn(world, 0, SMALL), "COMM_PEER_DIED", 3);
+    await ranks.run(pair, [SMALL, BIG]);
+    await ranks.close(pair);
+    for (const rank of [0, 1, 2]) await ranks.ranks[rank]!.do({ kind: "close", group: world.name });
+    await replace(3);
+  });
+
+  it("commAbort frees the caller's own wait and the peers', and may be called twice", async () => {
+    for (const nodes of Object.values(ARRANGEMENTS)) {
+      const group = groupOf(nodes);
+      await ranks.form(group);
+      const waiting = [1, 2].map((rank) => ranks.runOn(group, rank, BIG));
+      assertFault(
+        await ranks.ranks[0]!.tell({ kind: "abortThenRun", group: group.name, operation: BIG }),
+        "COMM_ABORTED",
+        -1,
+      );
+      for (const outcome of await Promise.all(waiting)) assertFault(outcome, "COMM_ABORTED", -1);
+      assertFault(await ranks.runOn(group, 3, SMALL), "COMM_ABORTED", -1);
+      await ranks.close(group);
+    }
+  });
+});
+
+describe("the end of a group", () => {
+  it("of a rank that closes first does not look like a death to those still at work", async () => {
+    for (const nodes of Object.values(ARRANGEMENTS)) {
+      const group = groupOf(nodes);
+      await ranks.form(group);
+      for (let round = 0; round < 3; round++) {
+        const last = round === 2;
+        const all = group.members.map(async (rank) => {
+          const outcome = await ranks.runOn(group, rank, round % 2 === 0 ? BIG : SMALL);
+          assert.equal(outcome.error, null);
+          if (last) await ranks.ranks[rank]!.do({ kind: "close", group: group.name });
+        });
+        await Promise.all(all);
+      }
+    }
+  });
+
+  it("is told to those who go on without it", async () => {
+    for (const nodes of Object.values(ARRANGEMENTS)) {
+      const group = groupOf(nodes);
+      await ranks.form(group);
+      await ranks.ranks[1]!.do({ kind: "close", group: group.name });
+      const first = assertFault(await ranks.runOn(group, 0, SMALL), "COMM_PEER_DIED", 1);
+      assert.match(first.message, /closed the group/);
+      for (const rank of [2, 3]) assertFault(await ranks.runOn(group, rank, SMALL), "COMM_PEER_DIED", 1);
+      await ranks.close(group);
+    }
+  });
+
+  it("closed twice, used after close, waited for twice, closed while running: each says so", async () => {
+    const group = groupOf(["a"], [0]);
+    await ranks.form(group);
+    const rank = ranks.ranks[0]!;
+    const twice = await rank.tell({ kind: "waitTwice", group: group.name });
+    assert.equal(twice.error?.code, "NATIVE_ARGUMENT");
+    await rank.do({ kind: "close", group: group.name });
+    await rank.do({ kind: "close", group: group.name });
+    await rank.do({ kind: "abort", group: group.name });
+    assert.equal((await ranks.runOn(group, 0, SMALL)).error?.code, "NATIVE_ARGUMENT");
+
+    const pair = groupOf(["a", "b"], [0, 1]);
+    await ranks.form(pair);
+    assertFault(
+      await rank.tell({ kind: "closeWhileRunning", group: pair.name, operation: BIG }),
+      "COMM_ABORTED",
+      -1,
+    );
+    assertFault(await ranks.runOn(pair, 1, BIG), "COMM_ABORTED", -1);
+    await ranks.close(pair);
+  });
+
+  it("never comes, and the process ends all the same; its peers see a death", async () => {
+    for (const nodes of [
+      ["a", "a"],
+      ["a", "b"],
+    ]) {
+      const group = groupOf(nodes, [2, 3]);
+      await ranks.form(group);
+      const waiting = ranks.runOn(group, 2, BIG);
+      await ranks.ranks[2]!.entered(2);
+      const exited = once(ranks.ranks[3]!.process, "exit");
+      void ranks.ranks[3]!.tell({ kind: "leave" });
+      assert.deepEqual(await exited, [0, null]);
+      assertFault(await waiting, "COMM_PEER_DIED", 3);
+      await ranks.ranks[2]!.do({ kind: "close", group: group.name });
+      await replace(3);
+    }
+  });
+
+  it("leaves no shared memory behind", () => {
+    assert.deepEqual(
+      readdirSync("/dev/shm").filter((name) => name.startsWith(`goku-comm-${JOB}.`)),
+      [],
+    );
+  });
+});
