@@ -121,7 +121,7 @@ inline float largest(Vec v) {
 /// for NaN.
 inline Vec exp(Vec x) {
   const Vec low = broadcast(-87.3f);
-  const Vec high = broadcast(88.37f);
+  const Vec high = broadcast(89.0f);  // 2^128, which is infinity as f32
   const Vec clamped = x > high ? high : x;
   const Vec n = round(clamped * 1.44269504f);
   // ln 2 in two parts, the first with few bits, so that n * part is exact.

@@ -14,8 +14,17 @@ inline Vec geluTanh(Vec x) {
   return x / (1.0f + exp(-u2));
 }
 
+/// Limits x to +-bound, beyond which a slope is 0 or 1 to every digit but its factors would overflow; NaN
+/// stays.
+inline Vec limit(Vec x, float bound) {
+  const Vec low = broadcast(-bound), high = broadcast(bound);
+  x = x < low ? low : x;
+  return x > high ? high : x;
+}
+
 /// d gelu_tanh(x) / dx = s + x s (1 - s) d(2u)/dx with s = sigmoid(2u).
-inline Vec geluTanhSlope(Vec x) {
+inline Vec geluTanhSlope(Vec input) {
+  const Vec x = limit(input, 10.0f);
   constexpr float kScale = 2 * 0.7978845608f;
   const Vec x2 = x * x;
   const Vec u2 = x * fma(x2, broadcast(kScale * 0.044715f), broadcast(kScale));
@@ -29,7 +38,8 @@ inline Vec geluTanhSlope(Vec x) {
 inline Vec silu(Vec x) { return x / (1.0f + exp(-x)); }
 
 /// d silu(x) / dx = s (1 + x (1 - s)).
-inline Vec siluSlope(Vec x) {
+inline Vec siluSlope(Vec input) {
+  const Vec x = limit(input, 88.0f);
   const Vec e = exp(-x);
   const Vec s = 1.0f / (1.0f + e);
   return fma(x * s, e * s, s);
