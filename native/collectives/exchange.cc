@@ -33,18 +33,20 @@ void Exchange::run(const Terms& terms, std::vector<std::unique_ptr<Transfer>>& t
 }
 
 void Exchange::enter(const Terms& terms) {
+  const auto announcement = [&](int member) {
+    return Announcement{terms.sequence, terms.signature, terms.bytesTo[member], terms.bytesFrom[member]};
+  };
   for (int member = 0; member < options_.size(); ++member) {
-    if (lines_.links[member])
-      lines_.links[member]->begin({terms.sequence, terms.signature, terms.bytesTo[member]});
+    if (lines_.links[member]) lines_.links[member]->begin(announcement(member));
   }
   if (!lines_.segment) return;
-  std::vector<uint64_t> bytesTo;
+  std::vector<Announcement> neighbours;
   int self = 0;
   for (size_t i = 0; i < lines_.localMembers.size(); ++i) {
-    bytesTo.push_back(terms.bytesTo[lines_.localMembers[i]]);
+    neighbours.push_back(announcement(lines_.localMembers[i]));
     if (lines_.localMembers[i] == options_.rank) self = static_cast<int>(i);
   }
-  lines_.segment->enter(self, terms.sequence, terms.signature, bytesTo);
+  lines_.segment->enter(self, terms.sequence, neighbours);
   lines_.waiter->ringAll();
 }
 
@@ -72,13 +74,15 @@ bool Exchange::entered(int member) {
   if (entered_[member]) return true;
   const std::optional<Announcement>& theirs = lines_.links[member]->announced();
   if (!theirs) return false;
-  if (theirs->signature != terms_->signature || theirs->bytes != terms_->bytesFrom[member]) {
+  const uint64_t bytesTo = terms_->bytesTo[member];
+  const uint64_t bytesFrom = terms_->bytesFrom[member];
+  if (theirs->signature != terms_->signature || theirs->bytes != bytesFrom || theirs->wanted != bytesTo) {
     const int rank = options_.members[member].rank;
     throw FaultError(ErrorCode::kArgument, rank,
-                     concat("rank ", rank, " runs a collective of kind ", theirs->signature & 0xff, " with ",
-                            theirs->bytes, " bytes for this rank, want kind ", terms_->signature & 0xff,
-                            " with ", terms_->bytesFrom[member],
-                            "; call the same collectives with the same counts on every member"));
+                     concat("rank ", rank, " runs kind ", theirs->signature & 0xff, ", sends ", theirs->bytes,
+                            " bytes and expects ", theirs->wanted, ", want kind ", terms_->signature & 0xff,
+                            ", ", bytesFrom, " and ", bytesTo,
+                            "; call the same collectives with the same types and counts on every member"));
   }
   entered_[member] = true;
   return true;

@@ -26,8 +26,7 @@ struct SegmentCell {
   // n.
   struct alignas(64) Entry {
     std::atomic<uint64_t> sequence;
-    uint32_t signature;
-    uint64_t bytesTo[kLocalMembersMax];
+    Announcement to[kLocalMembersMax];
   } entries[2];
 };
 
@@ -162,17 +161,16 @@ SegmentCell& Segment::cell(int member) const {
   return reinterpret_cast<SegmentCell*>(base_ + shape_.cells)[member];
 }
 
-void Segment::enter(int self, uint64_t sequence, uint32_t signature, std::span<const uint64_t> bytesTo) {
+void Segment::enter(int self, uint64_t sequence, std::span<const Announcement> announcements) {
   SegmentCell::Entry& entry = cell(self).entries[sequence % 2];
-  entry.signature = signature;
-  std::copy(bytesTo.begin(), bytesTo.end(), entry.bytesTo);
+  std::copy(announcements.begin(), announcements.end(), entry.to);
   entry.sequence.store(sequence, std::memory_order_release);
 }
 
 bool Segment::entered(int member, int self, uint64_t sequence, Announcement* announcement) const {
   const SegmentCell::Entry& entry = cell(member).entries[sequence % 2];
   if (entry.sequence.load(std::memory_order_acquire) != sequence) return false;
-  *announcement = {sequence, entry.signature, entry.bytesTo[self]};
+  *announcement = entry.to[self];
   return true;
 }
 

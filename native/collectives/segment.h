@@ -29,7 +29,8 @@ inline constexpr uint32_t kSlotsMax = 8;
 struct Announcement {
   uint64_t sequence = 0;
   uint32_t signature = 0;
-  uint64_t bytes = 0;  // payload for the reader
+  uint64_t bytes = 0;   // payload that it sends to the reader
+  uint64_t wanted = 0;  // payload that it expects of the reader
 };
 
 struct SegmentShape {
@@ -111,7 +112,8 @@ class Segment {
   uint64_t nonce() const;
   size_t bytes() const { return shape_.bytes; }
 
-  void enter(int self, uint64_t sequence, uint32_t signature, std::span<const uint64_t> bytesTo);
+  /// `announcements`: what to tell each member of this node; the one to itself is not read.
+  void enter(int self, uint64_t sequence, std::span<const Announcement> announcements);
   /// Whether `member` has entered that collective; if so, what it announced to `self`.
   bool entered(int member, int self, uint64_t sequence, Announcement* announcement) const;
 

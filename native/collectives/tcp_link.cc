@@ -22,7 +22,8 @@ constexpr size_t kElementBytesMax = 8;
 TcpLink::TcpLink(int member, UniqueFd data) : member_(member), data_(std::move(data)) {}
 
 void TcpLink::begin(const Announcement& mine) {
-  header_ = DataHeader{.signature = mine.signature, .sequence = mine.sequence, .bytes = mine.bytes};
+  header_ = DataHeader{
+      .signature = mine.signature, .sequence = mine.sequence, .bytes = mine.bytes, .wanted = mine.wanted};
   headerSent_ = 0;
   theirsRead_ = 0;
   announced_.reset();
@@ -38,7 +39,7 @@ const std::optional<Announcement>& TcpLink::announced() {
   theirsRead_ += read(reinterpret_cast<std::byte*>(&theirs_) + theirsRead_, sizeof(theirs_) - theirsRead_);
   if (theirsRead_ < sizeof(theirs_)) return announced_;
   if (theirs_.magic != kDataMagic || theirs_.sequence != header_.sequence) throw LinkBroken{member_};
-  announced_ = Announcement{theirs_.sequence, theirs_.signature, theirs_.bytes};
+  announced_ = Announcement{theirs_.sequence, theirs_.signature, theirs_.bytes, theirs_.wanted};
   return announced_;
 }
 

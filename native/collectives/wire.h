@@ -114,8 +114,9 @@ struct DataHeader {
   uint32_t signature = 0;  // kind, element type and reduction: equal on both sides
   uint64_t sequence = 0;   // of this group, from 1
   uint64_t bytes = 0;      // payload that follows
+  uint64_t wanted = 0;     // payload that the sender expects in return
 };
-static_assert(sizeof(DataHeader) == 24);
+static_assert(sizeof(DataHeader) == 32);
 
 /// FNV-1a; also names groups in the progress page (32 bits) and compares member lists (64 bits).
 constexpr uint32_t fnv1a32(std::string_view text) {
