@@ -17,13 +17,14 @@ import {
   arm,
   disarm,
   enter,
+  hasHeard,
   isReachable,
   jobTimers,
   observe,
-  send,
   sendAll,
   silenceMs,
   type Turn,
+  tell,
 } from "./turn.js";
 import type { Report } from "./wire.js";
 
@@ -68,7 +69,11 @@ export function prepareGeneration(turn: Turn, job: JobState): void {
   generation.leaving = [];
   enterPhase(turn, job, "prepare", turn.state.config.limits.prepareMs);
   mark(turn, job, "prepared");
-  for (const nodeId of generation.nodeRanks.keys()) sendPhase(turn, job, turn.state.nodes.get(nodeId));
+  sendPhaseAll(turn, job);
+}
+
+function sendPhaseAll(turn: Turn, job: JobState): void {
+  for (const nodeId of job.generation!.nodeRanks.keys()) sendPhase(turn, job, turn.state.nodes.get(nodeId));
 }
 
 /** Repeats to one node what the present phase asks of it. */
@@ -77,7 +82,7 @@ export function sendPhase(turn: Turn, job: JobState, node: NodeState | undefined
   const generation = job.generation!;
   if (generation.stage === "prepare") node.heldJobId = job.record.jobId;
   const command = phaseCommand(job, generation, node.nodeId);
-  if (command !== null) send(turn, node, command);
+  if (command !== null) tell(turn, generation, node.nodeId, command);
 }
 
 export function onRankReady(
@@ -95,7 +100,7 @@ export function onRankReady(
   if (!reach(generation, rank)) return;
   mark(turn, job, "ready");
   enterPhase(turn, job, "connect", turn.state.config.limits.connectMs);
-  sendAll(turn, generation, phaseCommand(job, generation, "")!);
+  sendPhaseAll(turn, job);
 }
 
 export function onRankConnected(turn: Turn, job: JobState, rank: number): void {
@@ -117,7 +122,7 @@ export function onRankConnected(turn: Turn, job: JobState, rank: number): void {
   decide(turn, job, `restore ${choice.reason}`);
   enter(turn, job, "forming", `generation ${generation.number} restores ${choice.reason}`);
   enterPhase(turn, job, "restore", turn.state.config.limits.restoreMs);
-  sendAll(turn, generation, phaseCommand(job, generation, "")!);
+  sendPhaseAll(turn, job);
 }
 
 export function onRankRestored(turn: Turn, job: JobState, rank: number, state: StateName): void {
@@ -138,7 +143,7 @@ export function onRankRestored(turn: Turn, job: JobState, rank: number, state: S
   if (job.incident !== null) job.incident.stepsLost = Math.max(0, job.incident.stepBefore - wanted.step);
   startRunning(turn, job);
   persist(turn, [generationWrite(turn, job)]);
-  sendAll(turn, generation, phaseCommand(job, generation, "")!);
+  sendPhaseAll(turn, job);
   if (job.record.stop !== null) requestStop(turn, generation);
 }
 
@@ -176,7 +181,9 @@ function lateFault(turn: Turn, generation: GenerationState, rank: number): Fault
   ];
   const text = `rank ${rank} on ${nodeId} was not ${doing} in time for generation ${generation.number}`;
   // In PREPARE a process waits for nobody else, so the late one is the culprit; later it may wait for a peer.
-  const remedy = generation.stage === "prepare" ? "kill" : "ask";
+  // One whose node has not even heard of the Prepare is not.
+  const heard = hasHeard(turn, generation, nodeId);
+  const remedy = generation.stage !== "prepare" ? "ask" : heard ? "kill" : "none";
   const operation = generation.stage;
   return faultOf({
     atMs: turn.nowMs,

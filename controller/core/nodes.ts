@@ -5,7 +5,7 @@ import { requestStop, sendPhase } from "./form.js";
 import { decide } from "./incident.js";
 import { isOver, reconsider } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
-import { reportFaults, sendKill } from "./recover.js";
+import { dropKill, reportFaults, sendKill } from "./recover.js";
 import { releaseNode } from "./release.js";
 import { onPages } from "./run.js";
 import type { GenerationState, JobState, NodeState } from "./state.js";
@@ -60,6 +60,7 @@ function nodeFrom(turn: Turn, from: Session, hello: NodeHello): NodeState {
     labels: hello.labels,
     heldJobId: hello.jobId,
     held: hello.held,
+    heardCommand: null,
     generation: hello.generation,
     pages: hello.pages,
     jobId: memberOf(turn, hello.nodeId)?.record.jobId ?? null,
@@ -203,23 +204,11 @@ function resumeReaping(turn: Turn, job: JobState, node: NodeState, hello: NodeHe
   const generation = job.generation!;
   const gone = lostRanks(turn, job, generation, node, hello);
   const ended = new Set(gone.map((fault) => fault.rank));
-  for (const [rank, nodeId] of job.kills) {
+  for (const [rank, nodeId] of [...job.kills]) {
     if (nodeId !== node.nodeId) continue;
-    if (ended.has(rank) || ended.has(null)) {
-      const text = `rank ${rank} on ${nodeId} is gone`;
-      const fault = faultOf({
-        atMs: turn.nowMs,
-        source: "exit",
-        code: "RANK_DIED",
-        rank,
-        nodeId,
-        text,
-        ordered: true,
-      });
-      reportFaults(turn, job, [fault]);
-    } else {
-      sendKill(turn, job, rank, "repeated after a reconnect");
-    }
+    const moved = generation.answered.has(rank) || generation.changedMs[rank]! > generation.abortedMs;
+    if (ended.has(rank) || ended.has(null) || moved) dropKill(turn, job, rank);
+    else sendKill(turn, job, rank, "repeated after a reconnect");
   }
 }
 
@@ -243,6 +232,7 @@ export function onHeartbeat(turn: Turn, node: NodeState, report: Report & { kind
   node.generation = report.generation;
   node.pages = report.pages;
   if (report.held !== null) node.held = report.held;
+  node.heardCommand = report.heard;
   const job = node.jobId === null ? undefined : turn.state.jobs.get(node.jobId);
   if (job === undefined || job.generation === null || isOver(job)) return;
   if (job.generation.number === report.generation) onPages(turn, job, node, report.pages);

@@ -16,13 +16,13 @@ import {
   arm,
   disarm,
   enter,
+  hasHeard,
   isReachable,
   jobTimers,
   log,
   observe,
-  send,
-  sendAll,
   type Turn,
+  tell,
 } from "./turn.js";
 
 /**
@@ -57,9 +57,8 @@ export function reportFaults(turn: Turn, job: JobState, faults: readonly Fault[]
     case "reaping":
       note(job, generation, faults);
       for (const fault of faults) {
-        if (fault.source === "exit" && fault.rank !== null) job.kills.delete(fault.rank);
+        if (fault.source === "exit" && fault.rank !== null) dropKill(turn, job, fault.rank);
       }
-      if (job.kills.size === 0) reform(turn, job);
       return;
     case "waiting":
       note(job, generation, faults);
@@ -106,10 +105,13 @@ function beginRecovery(
     peer: first.rank ?? first.peer ?? undefined,
     operation: first.operation,
   };
-  generation.abortSent = [...generation.nodeRanks.keys()].some(
-    (nodeId) => turn.state.nodes.get(nodeId)?.session != null,
-  );
-  sendAll(turn, generation, { $case: "abort", value: { generation: BigInt(generation.number), reason } });
+  for (const nodeId of generation.nodeRanks.keys()) {
+    tell(turn, generation, nodeId, {
+      $case: "abort",
+      value: { generation: BigInt(generation.number), reason },
+    });
+  }
+  generation.abortSent = generation.told.size > 0;
   arm(turn, jobTimers.stage(job), turn.nowMs + turn.state.config.limits.settleMs);
 }
 
@@ -207,7 +209,7 @@ function finishAnswering(turn: Turn, job: JobState): void {
   mark(turn, job, "aborted");
   const silent: number[] = [];
   for (const [rank, nodeId] of generation.rankNodes.entries()) {
-    if (generation.answered.has(rank) || !isReachable(turn, turn.state.nodes.get(nodeId))) continue;
+    if (generation.answered.has(rank) || !hasHeard(turn, generation, nodeId)) continue;
     const page = generation.pages[rank];
     const left = page != null && (page.phase === "idle" || page.phase === "forming");
     if (!left && generation.changedMs[rank]! <= generation.abortedMs) silent.push(rank);
@@ -238,17 +240,21 @@ function orderKills(turn: Turn, job: JobState, ranks: readonly number[], why: st
   arm(turn, jobTimers.stage(job), turn.nowMs + turn.state.config.limits.reapMs);
 }
 
+/** A rank that was to be ended has ended, or has shown that it works after all. The last one lets the job go on. */
+export function dropKill(turn: Turn, job: JobState, rank: number): void {
+  if (job.kills.delete(rank) && job.kills.size === 0) reform(turn, job);
+}
+
 export function sendKill(turn: Turn, job: JobState, rank: number, reason: string): void {
   const generation = job.generation!;
-  const node = turn.state.nodes.get(generation.rankNodes[rank]!);
   const value = { generation: BigInt(generation.number), rank, reason };
-  send(turn, node, { $case: "killRank", value });
+  tell(turn, generation, generation.rankNodes[rank]!, { $case: "killRank", value });
 }
 
 /** No new owner of a rank's memory until the old process is gone: what cannot be reaped takes its node with it. */
 function giveUpReaping(turn: Turn, job: JobState): void {
   for (const [rank, nodeId] of job.kills) {
-    if (!isReachable(turn, turn.state.nodes.get(nodeId))) continue;
+    if (!hasHeard(turn, job.generation!, nodeId)) continue;
     quarantine(turn, nodeId, `rank ${rank} of job ${job.record.job.name} could not be ended`);
   }
   job.kills.clear();

@@ -70,6 +70,8 @@ export interface NodeState {
   /** Pages of its ranks, as last told, and the generation they belong to. */
   generation: number;
   pages: RankPage[];
+  /** Newest command it is known to have taken in on this stream; null: it does not tell. */
+  heardCommand: { term: number; commandId: number } | null;
   /** Job whose newest generation has a place for it; null: none. */
   jobId: string | null;
   /** A Release is under way. */
@@ -142,6 +144,8 @@ export interface GenerationState {
   nodeRanks: Map<string, number[]>;
   /** Agent process of each node when its first rank was ready. */
   incarnations: Map<string, string>;
+  /** The last command of this generation to each node that is to be answered, and the stream it went out on. */
+  told: Map<string, { session: number; term: number; commandId: number }>;
   /** Nodes of earlier generations, released once this one is durable. */
   leaving: string[];
   stage: GenerationStage;
@@ -261,6 +265,7 @@ export function createGeneration(options: {
     rankNodes,
     nodeRanks,
     incarnations: new Map(),
+    told: new Map(),
     leaving: [],
     stage,
     deadlineMs: 0,

@@ -29,6 +29,30 @@ export function sendAll(turn: Turn, generation: GenerationState, message: Comman
   for (const nodeId of generation.nodeRanks.keys()) send(turn, turn.state.nodes.get(nodeId), message);
 }
 
+/** Commands a node something whose effect will be judged: see `hasHeard`. */
+export function tell(turn: Turn, generation: GenerationState, nodeId: string, message: Command): void {
+  const node = turn.state.nodes.get(nodeId);
+  send(turn, node, message);
+  if (node === undefined || node.session === null) generation.told.delete(nodeId);
+  else {
+    const { commandLast, leader } = turn.state;
+    generation.told.set(nodeId, { session: node.session, term: leader!.term, commandId: commandLast });
+  }
+}
+
+/**
+ * Whether what the node was told last has reached it. On a network that passes messages one way only, a node that
+ * sends heartbeats and does not obey is not a node that hangs.
+ */
+export function hasHeard(turn: Turn, generation: GenerationState, nodeId: string): boolean {
+  const told = generation.told.get(nodeId);
+  const node = turn.state.nodes.get(nodeId);
+  if (told === undefined || !isReachable(turn, node) || node.session !== told.session) return false;
+  const heard = node.heardCommand;
+  if (heard === null) return true;
+  return heard.term > told.term || (heard.term === told.term && heard.commandId >= told.commandId);
+}
+
 export function log(turn: Turn, entry: Omit<LogEntry, "jobId" | "nodeId"> & Partial<LogEntry>): void {
   turn.effects.push({ kind: "log", entry: { jobId: null, nodeId: null, ...entry } });
 }

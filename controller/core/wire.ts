@@ -35,7 +35,14 @@ export interface HeldState {
 /** What an agent says, checked and in numbers. Counts above 2^53 are malformed: nothing real reaches them. */
 export type Report =
   | { kind: "hello"; hello: NodeHello }
-  | { kind: "heartbeat"; generation: number; pages: RankPage[]; held: HeldState[] | null }
+  | {
+      kind: "heartbeat";
+      generation: number;
+      pages: RankPage[];
+      held: HeldState[] | null;
+      /** Newest command taken in; null: the agent does not tell. */
+      heard: { term: number; commandId: number } | null;
+    }
   | { kind: "ready"; generation: number; rank: number; pid: number; port: number; held: StateName[] }
   | { kind: "connected"; generation: number; rank: number }
   | { kind: "restored"; generation: number; rank: number; state: StateName }
@@ -98,9 +105,17 @@ function convert(message: AgentMessage): Report {
     case "hello":
       return { kind: "hello", hello: readHello(message.value) };
     case "heartbeat": {
-      const { generation, ranks, heldStates, heldStatesChanged } = message.value;
+      const { generation, ranks, heldStates, heldStatesChanged, term, commandId } = message.value;
       const held = heldStatesChanged ? heldStates.map(readHeld) : null;
-      return { kind: "heartbeat", generation: count(generation), pages: readPages(ranks, generation), held };
+      const heard =
+        term === 0n && commandId === 0n ? null : { term: count(term), commandId: count(commandId) };
+      return {
+        kind: "heartbeat",
+        generation: count(generation),
+        pages: readPages(ranks, generation),
+        held,
+        heard,
+      };
     }
     case "rankReady": {
       const { generation, rank, pid, port, heldStates } = message.value;

@@ -1,0 +1,95 @@
+import type { Random } from "./random.js";
+import type { Blockade } from "./sim_link.js";
+
+/** One thing that goes wrong; `index` picks the victim among those there are when it strikes. */
+export type SimFault =
+  | { kind: "killRank"; index: number }
+  | { kind: "killTwoRanks"; index: number }
+  | { kind: "stopRank"; index: number; forMs: number | null }
+  | { kind: "hangRank"; index: number }
+  | { kind: "breakRankNetwork"; index: number }
+  | { kind: "crashAgent"; index: number; forMs: number }
+  | { kind: "crashNode"; index: number; forMs: number }
+  | { kind: "cutLink"; index: number }
+  | { kind: "blockade"; index: number; way: Blockade; forMs: number }
+  | { kind: "blockadeAll"; way: Blockade; forMs: number }
+  | { kind: "crashController"; index: number; forMs: number }
+  | { kind: "crashLeader"; forMs: number }
+  | { kind: "pauseLeader"; forMs: number }
+  | { kind: "storeFaults"; rate: number; forMs: number }
+  | { kind: "cutStore"; index: number; forMs: number }
+  | { kind: "slowNetwork"; delayMsMax: number; forMs: number }
+  | { kind: "corruptCheckpoint"; index: number }
+  | { kind: "requestSave"; index: number }
+  | { kind: "requestStop"; index: number };
+
+export interface PlannedFault {
+  atMs: number;
+  fault: SimFault;
+}
+
+type Maker = (random: Random) => SimFault;
+const index = (random: Random) => random.between(0, 1_000);
+const way = (random: Random) => random.pick(["up", "down", "both"] as const);
+
+const MAKERS: Record<SimFault["kind"], Maker> = {
+  killRank: (r) => ({ kind: "killRank", index: index(r) }),
+  killTwoRanks: (r) => ({ kind: "killTwoRanks", index: index(r) }),
+  stopRank: (r) => ({
+    kind: "stopRank",
+    index: index(r),
+    forMs: r.chance(0.3) ? r.between(200, 20_000) : null,
+  }),
+  hangRank: (r) => ({ kind: "hangRank", index: index(r) }),
+  breakRankNetwork: (r) => ({ kind: "breakRankNetwork", index: index(r) }),
+  crashAgent: (r) => ({ kind: "crashAgent", index: index(r), forMs: r.between(200, 8_000) }),
+  crashNode: (r) => ({ kind: "crashNode", index: index(r), forMs: r.between(2_000, 90_000) }),
+  cutLink: (r) => ({ kind: "cutLink", index: index(r) }),
+  blockade: (r) => ({ kind: "blockade", index: index(r), way: way(r), forMs: r.between(500, 12_000) }),
+  blockadeAll: (r) => ({ kind: "blockadeAll", way: way(r), forMs: r.between(500, 12_000) }),
+  crashController: (r) => ({ kind: "crashController", index: index(r), forMs: r.between(500, 15_000) }),
+  crashLeader: (r) => ({ kind: "crashLeader", forMs: r.between(200, 10_000) }),
+  pauseLeader: (r) => ({ kind: "pauseLeader", forMs: r.between(500, 12_000) }),
+  storeFaults: (r) => ({ kind: "storeFaults", rate: 0.05 + 0.4 * r.unit(), forMs: r.between(2_000, 20_000) }),
+  cutStore: (r) => ({ kind: "cutStore", index: index(r), forMs: r.between(500, 10_000) }),
+  slowNetwork: (r) => ({
+    kind: "slowNetwork",
+    delayMsMax: r.between(50, 900),
+    forMs: r.between(2_000, 20_000),
+  }),
+  corruptCheckpoint: (r) => ({ kind: "corruptCheckpoint", index: index(r) }),
+  requestSave: (r) => ({ kind: "requestSave", index: index(r) }),
+  requestStop: (r) => ({ kind: "requestStop", index: index(r) }),
+};
+
+/**
+ * What goes wrong in one run, resolved before it starts. Every seed enables its own few kinds of faults, some often and
+ * close together: mixing all kinds evenly would make each run alike and rarely let one kind meet itself.
+ */
+export function planFaults(random: Random, untilMs: number): PlannedFault[] {
+  const kinds = (Object.keys(MAKERS) as SimFault["kind"][]).filter(() => random.chance(0.35));
+  if (kinds.length === 0) kinds.push("killRank");
+  const count = random.between(1, 20);
+  const clustered = random.chance(0.3);
+  const echoRate = random.pick([0, 0.3, 0.7]);
+  const centerMs = random.between(3_000, untilMs);
+  const plan: PlannedFault[] = [];
+  for (let i = 0; i < count; i++) {
+    const kind = random.pick(kinds);
+    if (kind === "requestStop" && !random.chance(0.1)) continue;
+    const atMs = clustered ? centerMs + random.between(0, 3_000) : random.between(500, untilMs);
+    plan.push({ atMs, fault: MAKERS[kind](random) });
+    // A second blow while the first is being dealt with.
+    const second = random.pick(kinds);
+    if (random.chance(echoRate) && second !== "requestStop") {
+      plan.push({ atMs: atMs + random.between(1, 4_000), fault: MAKERS[second](random) });
+    }
+  }
+  return plan.sort((a, b) => a.atMs - b.atMs);
+}
+
+export function faultText({ atMs, fault }: PlannedFault): string {
+  const { kind, ...rest } = fault;
+  const details = Object.entries(rest).map(([key, value]) => `${key} ${value}`);
+  return `${(atMs / 1000).toFixed(3).padStart(8)} s  ${kind}  ${details.join(", ")}`;
+}

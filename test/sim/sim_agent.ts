@@ -1,0 +1,554 @@
+import type { AgentMessage, Command, StateName } from "../../controller/core/contract.js";
+import type { Hello } from "../../gen/goku/v1/agent.pb.js";
+import type { Layout as WireLayout, StateName as WireState } from "../../gen/goku/v1/common.pb.js";
+import { Layout } from "../../job/layout.js";
+import type { Random } from "./random.js";
+import type { Scheduler } from "./scheduler.js";
+import { type AgentLink, type CommandFrame, SIM_VERSION } from "./sim_controller.js";
+import { SimMemory } from "./sim_memory.js";
+import { SimRank } from "./sim_rank.js";
+import type { SimJob, TrainGroup } from "./train_group.js";
+
+/** What an agent needs of the world. */
+export interface SimWorld {
+  readonly scheduler: Scheduler;
+  /** A new stream to the controller with this number; null: it cannot be reached. */
+  connect(agent: SimAgent, controllerIndex: number): AgentLink | null;
+  readonly controllerCount: number;
+  group(generation: number, jobId: string, worldSize: number): TrainGroup;
+  job(jobId: string): SimJob;
+  /** A command was obeyed (not refused by a fence). */
+  obeyed(agent: SimAgent, frame: CommandFrame): void;
+  rankExited(agent: SimAgent, rank: SimRank): void;
+  /** A state turned out unreadable: a checkpoint's address, or job@generation-step. */
+  foundBad(key: string): void;
+}
+
+/** A machine. Its memory outlives agent processes, and is lost when the machine goes down. */
+export class SimNode {
+  readonly nodeId: string;
+  readonly slots: number;
+  memory = new SimMemory();
+  agent: SimAgent | null = null;
+  up = true;
+  #incarnations = 0;
+
+  constructor(nodeId: string, slots: number) {
+    this.nodeId = nodeId;
+    this.slots = slots;
+  }
+
+  startAgent(world: SimWorld, random: Random): void {
+    if (this.agent?.alive || !this.up) return;
+    this.#incarnations += 1;
+    this.memory.settle();
+    this.agent = new SimAgent(this, `${this.nodeId}#${this.#incarnations}`, world, random);
+  }
+}
+
+const HEARTBEAT_MS = 1_000;
+
+/** An agent process as the protocol wants it: fenced by (term, generation, id), it repeats itself after a reconnect. */
+export class SimAgent {
+  readonly node: SimNode;
+  readonly incarnation: string;
+  alive = true;
+  generation = 0;
+  jobId: string | null = null;
+  layout = "";
+  readonly ranks = new Map<number, SimRank>();
+  readonly random: Random;
+  readonly #world: SimWorld;
+  #places: number[] = [];
+  #term = 0;
+  #commandId = 0;
+  #link: AgentLink | null = null;
+  #welcomed = false;
+  /** Reports of the present generation, repeated after every Hello. */
+  #reports = new Map<string, AgentMessage>();
+  #commitReport: AgentMessage | null = null;
+  #heldChanged = true;
+  #controllerIndex = 0;
+  #pidLast = 0;
+  /** When a leading controller last had this agent's stream. */
+  connectedMs = 0;
+
+  constructor(node: SimNode, incarnation: string, world: SimWorld, random: Random) {
+    this.node = node;
+    this.incarnation = incarnation;
+    this.#world = world;
+    this.random = random;
+    this.jobId = node.memory.jobId;
+    this.connectedMs = world.scheduler.nowMs;
+    this.#later(random.between(1, 50), () => this.#connect());
+    this.#later(random.between(1, HEARTBEAT_MS), () => this.#beat());
+  }
+
+  /** The process ends, and all its ranks with it. */
+  crash(): void {
+    if (!this.alive) return;
+    this.alive = false;
+    this.#link?.close("agent", "agent ended");
+    for (const rank of this.ranks.values()) this.#end(rank);
+    this.ranks.clear();
+  }
+
+  /** One rank process ends by itself or by somebody's hand. */
+  rankDies(rank: SimRank, signal: string): void {
+    if (!rank.alive) return;
+    this.#end(rank);
+    this.ranks.delete(rank.rank);
+    this.#later(this.random.between(1, 20), () =>
+      this.reportExited(rank.generation, rank.rank, rank.pid, signal),
+    );
+  }
+
+  #end(rank: SimRank): void {
+    rank.alive = false;
+    const { group } = rank;
+    this.#world.rankExited(this, rank);
+    rank.turnAway();
+    group?.memberDied(rank);
+  }
+
+  inventoryChanged(): void {
+    this.#heldChanged = true;
+  }
+
+  // Reports -----------------------------------------------------------------------------------------------------------
+
+  reportConnected(rank: SimRank): void {
+    this.#report(`connected/${rank.rank}`, {
+      $case: "rankConnected",
+      value: { generation: BigInt(rank.generation), rank: rank.rank },
+    });
+  }
+
+  reportStep(group: TrainGroup, step: number, stepSeconds: number): void {
+    this.#send({
+      $case: "stepCompleted",
+      value: {
+        generation: BigInt(group.generation),
+        step: BigInt(step),
+        loss: 1 / step,
+        gradNorm: 1,
+        learningRate: 1e-3,
+        applied: true,
+        tokens: 2048n,
+        images: 4,
+        videos: 1,
+        stepSeconds,
+        computeSeconds: stepSeconds,
+        commWaitSeconds: 0,
+        dataWaitSeconds: 0,
+        snapshotSeconds: 0,
+        memoryPeakBytes: 0n,
+        packFill: 0.9,
+        unreadable: 0,
+      },
+    });
+  }
+
+  reportFinished(rank: SimRank, state: StateName, reason: "steps" | "stop"): void {
+    this.#report(`finished/${rank.rank}`, {
+      $case: "rankFinished",
+      value: { generation: BigInt(rank.generation), rank: rank.rank, state: wire(state), reason },
+    });
+  }
+
+  reportFailed(rank: SimRank, error: { code: string; peer?: number; operation: string }): void {
+    this.#report(`failed/${rank.rank}`, {
+      $case: "rankFailed",
+      value: {
+        generation: BigInt(rank.generation),
+        rank: rank.rank,
+        error: {
+          code: error.code,
+          message: "Cannot go on with the collective",
+          peer: error.peer,
+          operation: error.operation,
+        },
+        lastLines: [],
+      },
+    });
+  }
+
+  reportExited(generation: number, rank: number, pid: number, signal: string): void {
+    const value = {
+      generation: BigInt(generation),
+      rank,
+      pid,
+      exitCode: -1,
+      signal,
+      lastLines: [`rank ${rank} says goodbye`],
+      progress: undefined,
+    };
+    if (generation === this.generation) this.#report(`exited/${rank}`, { $case: "rankExited", value });
+    else this.#send({ $case: "rankExited", value });
+  }
+
+  reportCommitted(generation: number, state: StateName, uri: string): void {
+    this.#commitReport = {
+      $case: "checkpointCommitted",
+      value: { generation: BigInt(generation), state: wire(state), uri, bytes: 1_000n, seconds: 1 },
+    };
+    this.#send(this.#commitReport);
+  }
+
+  reportSaveFailed(generation: number, state: StateName): void {
+    const error = {
+      code: "STORAGE_FULL",
+      message: "Cannot write: no space left",
+      peer: undefined,
+      operation: "",
+    };
+    this.#send({
+      $case: "checkpointFailed",
+      value: { generation: BigInt(generation), state: wire(state), error },
+    });
+  }
+
+  #report(key: string, message: AgentMessage): void {
+    this.#reports.delete(key);
+    this.#reports.set(key, message);
+    this.#send(message);
+  }
+
+  #send(message: AgentMessage): void {
+    if (this.alive && this.#welcomed) this.#link?.sendUp(message);
+  }
+
+  // The stream --------------------------------------------------------------------------------------------------------
+
+  #connect(): void {
+    const link = this.#world.connect(this, this.#controllerIndex);
+    if (link === null) {
+      this.#tryNext();
+      return;
+    }
+    this.#link = link;
+    this.#welcomed = false;
+    link.atAgent(
+      (frame) => this.#onCommand(frame, link),
+      () => this.#dropped(link),
+    );
+    link.sendUp({ $case: "hello", value: this.#hello() });
+    this.#later(4_000, () => {
+      if (this.#link !== link || this.#welcomed) return;
+      link.close("agent", "no Welcome");
+      this.#dropped(link);
+    });
+  }
+
+  #dropped(link: AgentLink): void {
+    if (this.#link !== link || !this.alive) return;
+    this.#link = null;
+    this.#welcomed = false;
+    this.#tryNext();
+  }
+
+  #tryNext(): void {
+    this.#controllerIndex = (this.#controllerIndex + 1) % this.#world.controllerCount;
+    this.#later(this.random.between(100, 700), () => this.#connect());
+  }
+
+  cutLink(): void {
+    this.#link?.cut(3_000);
+  }
+
+  #hello(): Hello {
+    const { node } = this;
+    this.#heldChanged = false;
+    return {
+      nodeId: node.nodeId,
+      incarnation: this.incarnation,
+      slots: node.slots,
+      host: "127.0.0.1",
+      device: "cpu",
+      version: SIM_VERSION,
+      labels: {},
+      jobId: this.jobId ?? "",
+      generation: BigInt(this.generation),
+      ranks: [...this.ranks.values()].map((rank) => rank.progress()),
+      heldStates: this.#heldStates(),
+      term: BigInt(this.#term),
+    };
+  }
+
+  #heldStates(): Hello["heldStates"] {
+    return this.node.memory.held().map(({ state, rank, layout }) => ({
+      state: wire(state),
+      rank,
+      layout: wireLayout(layout),
+    }));
+  }
+
+  #beat(): void {
+    this.#later(HEARTBEAT_MS, () => this.#beat());
+    if (!this.#welcomed) return;
+    this.connectedMs = this.#world.scheduler.nowMs;
+    const heldStatesChanged = this.#heldChanged;
+    this.#heldChanged = false;
+    this.#send({
+      $case: "heartbeat",
+      value: {
+        generation: BigInt(this.generation),
+        ranks: [...this.ranks.values()].map((rank) => rank.progress()),
+        heldStates: heldStatesChanged ? this.#heldStates() : [],
+        heldStatesChanged,
+        term: BigInt(this.#term),
+        commandId: BigInt(this.#commandId),
+      },
+    });
+  }
+
+  #later(delayMs: number, run: () => void): void {
+    this.#world.scheduler.after(delayMs, () => {
+      if (this.alive) run();
+    });
+  }
+
+  // Commands ----------------------------------------------------------------------------------------------------------
+
+  #onCommand(frame: CommandFrame, link: AgentLink): void {
+    if (!this.alive || this.#link !== link) return;
+    if (frame.message.$case === "refused") {
+      link.close("agent", "refused");
+      this.#dropped(link);
+      return;
+    }
+    if (frame.term < this.#term) return;
+    if (frame.term === this.#term && frame.commandId <= this.#commandId) return;
+    this.#term = frame.term;
+    this.#commandId = frame.commandId;
+    this.#obey(frame.message, frame);
+  }
+
+  #obey(command: Command, frame: CommandFrame): void {
+    switch (command.$case) {
+      case "welcome":
+        this.#welcomed = true;
+        this.connectedMs = this.#world.scheduler.nowMs;
+        for (const report of this.#reports.values()) this.#send(report);
+        if (this.#commitReport) this.#send(this.#commitReport);
+        return;
+      case "release":
+        this.#world.obeyed(this, frame);
+        this.#release(command.value.jobId);
+        return;
+      case "refused":
+        return;
+      case "prepare":
+        if (Number(command.value.generation) < this.generation) return;
+        this.#world.obeyed(this, frame);
+        this.#prepare(command.value);
+        return;
+      case "abort":
+        if (Number(command.value.generation) < this.generation) return;
+        this.#world.obeyed(this, frame);
+        for (const rank of this.ranks.values()) this.#abort(rank);
+        return;
+      default:
+        if (Number(command.value.generation) !== this.generation) return;
+        this.#world.obeyed(this, frame);
+        this.#obeyPresent(command);
+    }
+  }
+
+  #obeyPresent(
+    command: Exclude<Command, { $case: "welcome" | "release" | "refused" | "prepare" | "abort" }>,
+  ): void {
+    const ranks = [...this.ranks.values()].filter((rank) => rank.group?.generation === this.generation);
+    switch (command.$case) {
+      case "connect":
+        for (const rank of ranks) rank.later(1, () => rank.group?.connect(rank));
+        return;
+      case "restore":
+        for (const rank of ranks) this.#restore(rank, command.value.source);
+        return;
+      case "run":
+        // By place, not by living process: a repeated Run must not free the memory of a rank that has just died.
+        this.node.memory.keepOnly(new Set(this.#places.map((rank) => `${this.layout}/${rank}`)));
+        for (const rank of ranks) rank.later(1, () => rank.group?.run(rank));
+        return;
+      case "requestStop":
+        for (const rank of ranks) if (rank.group) rank.group.wantsStop = true;
+        return;
+      case "requestSave":
+        for (const rank of ranks) if (rank.group) rank.group.wantsSave = true;
+        return;
+      case "killRank":
+        this.#kill(command.value.rank);
+        return;
+    }
+  }
+
+  #prepare(value: Extract<Command, { $case: "prepare" }>["value"]): void {
+    const generation = Number(value.generation);
+    if (generation === this.generation) return; // a repeat: its reports were repeated after Hello
+    this.generation = generation;
+    this.jobId = value.jobId;
+    this.node.memory.jobId = value.jobId;
+    const { dpReplicate, dpShard, sp } = value.layout!;
+    const layout = `${dpReplicate}x${dpShard}x${sp}`;
+    this.#reports.clear();
+    for (const rank of [...this.ranks.values()]) {
+      const keep = layout === this.layout && value.ranks.includes(rank.rank);
+      if (!keep) {
+        this.#end(rank);
+        this.ranks.delete(rank.rank);
+      }
+    }
+    // Whatever an older generation was saving may be overwritten now; that save fails if it is not over in time.
+    this.node.memory.unpinAll();
+    this.layout = layout;
+    this.#places = value.ranks;
+    for (const number of value.ranks) this.#place(number, generation, dpReplicate * dpShard * sp);
+  }
+
+  /** A living process leaves its old work and takes the new place; a missing one is started. */
+  #place(number: number, generation: number, worldSize: number): void {
+    let rank = this.ranks.get(number);
+    let delayMs: number;
+    if (rank === undefined) {
+      this.#pidLast += 1;
+      rank = new SimRank({
+        rank: number,
+        pid: this.#pidLast,
+        layout: this.layout,
+        scheduler: this.#world.scheduler,
+        random: this.random.fork(),
+      });
+      this.ranks.set(number, rank);
+      delayMs = this.random.between(300, 1_500);
+    } else {
+      delayMs = this.#leaveMs(rank);
+      rank.turnAway();
+    }
+    rank.generation = generation;
+    const process = rank;
+    process.later(delayMs, () => {
+      const group = this.#world.group(generation, this.jobId!, worldSize);
+      process.entered = 0;
+      process.completed = 0;
+      process.enter("idle");
+      group.join(process, this);
+      this.inventoryChanged();
+      this.#report(`ready/${number}`, {
+        $case: "rankReady",
+        value: {
+          generation: BigInt(generation),
+          rank: number,
+          pid: process.pid,
+          port: 20_000 + number,
+          heldStates: this.node.memory.states(process.set).map(wire),
+        },
+      });
+    });
+  }
+
+  /** A rank in a collective is freed at once; one that computes notices at its next collective. */
+  #leaveMs(rank: SimRank): number {
+    return rank.phase === "forward" ? this.random.between(2, 400) : this.random.between(1, 10);
+  }
+
+  #abort(rank: SimRank): void {
+    if (rank.group === null || rank.phase === "starting") return;
+    const delayMs = this.#leaveMs(rank);
+    rank.turnAway();
+    rank.later(delayMs, () => {
+      rank.enter("idle");
+      this.reportFailed(rank, { code: "COMM_ABORTED", operation: "" });
+    });
+  }
+
+  #restore(rank: SimRank, source: Extract<Command, { $case: "restore" }>["value"]["source"]): void {
+    if (this.#reports.has(`restored/${rank.rank}`) || rank.phase === "restore") return;
+    rank.enter("restore");
+    const { job } = rank.group!;
+    if (source?.$case === "snapshot") {
+      const name = plain(source.value);
+      rank.later(rank.random.between(5, 50), () => {
+        const content = this.node.memory.find(rank.set, name);
+        if (content === null) {
+          this.#world.foundBad(`${job.jobId}@${name.generation}-${name.step}`);
+          this.#restoreFails(rank, "SNAPSHOT_MISSING");
+        } else this.#restored(rank, { ...content }, true);
+      });
+    } else if (source?.$case === "checkpoint") {
+      const { uri } = source.value;
+      rank.later(rank.random.between(50, 500), () => {
+        const found = job.durable.find((d) => d.uri === uri);
+        if (found === undefined || found.corrupt) {
+          this.#world.foundBad(uri);
+          this.#restoreFails(rank, "CHECKPOINT_CORRUPT");
+        } else this.#restored(rank, { ...found.content }, false);
+      });
+    } else {
+      rank.later(rank.random.between(10, 100), () => {
+        this.#restored(rank, { state: { generation: 0, step: 0 }, digest: 1 }, false);
+      });
+    }
+  }
+
+  #restoreFails(rank: SimRank, code: string): void {
+    rank.enter("idle");
+    rank.turnAway();
+    this.reportFailed(rank, { code, operation: "restore" });
+  }
+
+  #restored(rank: SimRank, content: SimRank["content"] & object, held: boolean): void {
+    const group = rank.group!;
+    rank.content = content;
+    rank.snapshotWhole = held;
+    rank.snapshotState = held ? content.state : null;
+    if (!held) group.snapshot({ rank, agent: this }, false);
+    group.restored.set(rank.rank, content.state);
+    this.#report(`restored/${rank.rank}`, {
+      $case: "rankRestored",
+      value: { generation: BigInt(rank.generation), rank: rank.rank, state: wire(content.state) },
+    });
+  }
+
+  #kill(number: number): void {
+    const rank = this.ranks.get(number);
+    if (rank === undefined) this.reportExited(this.generation, number, 0, "SIGKILL");
+    else if (rank.unkillable) rank.killPending = true;
+    else this.rankDies(rank, "SIGKILL");
+  }
+
+  #release(jobId: string): void {
+    if (this.jobId === jobId) {
+      for (const rank of this.ranks.values()) this.#end(rank);
+      this.ranks.clear();
+      this.node.memory.clear();
+      this.#reports.clear();
+      this.#commitReport = null;
+      this.jobId = null;
+      this.generation = 0;
+    }
+    this.#later(this.random.between(10, 200), () => {
+      if (this.jobId !== jobId) this.#send({ $case: "nodeReleased", value: { jobId } });
+    });
+  }
+}
+
+const layouts = new Map<string, WireLayout>();
+
+function wireLayout(text: string): WireLayout {
+  let layout = layouts.get(text);
+  if (layout === undefined) {
+    const { dpReplicate, dpShard, sp } = Layout.parse(text);
+    layout = { dpReplicate, dpShard, sp };
+    layouts.set(text, layout);
+  }
+  return layout;
+}
+
+export function wire(state: StateName): WireState {
+  return { generation: BigInt(state.generation), step: BigInt(state.step) };
+}
+
+export function plain(state: WireState): StateName {
+  return { generation: Number(state.generation), step: Number(state.step) };
+}
