@@ -229,7 +229,8 @@ export class Agent {
   private beat(): void {
     const { generation } = this.supervisor;
     const ranks = this.supervisor.progress();
-    this.link.send({ $case: "heartbeat", value: { generation, ranks, ...this.heldChange() } });
+    const { term, commandId } = this.fence;
+    this.link.send({ $case: "heartbeat", value: { generation, ranks, ...this.heldChange(), term, commandId } });
   }
 
   /** The list of snapshots when it differs from what was sent last. */
