@@ -72,8 +72,12 @@ export function addServerCommands(program: Command): void {
 
 function untilAsked(): Promise<void> {
   return new Promise((resolve) => {
-    process.once("SIGTERM", resolve);
-    process.once("SIGINT", resolve);
-    if (process.channel) process.once("disconnect", resolve);
+    const asked = () => {
+      process.off("disconnect", asked); // a listener keeps the channel open, and with it the process alive
+      resolve();
+    };
+    process.once("SIGTERM", asked);
+    process.once("SIGINT", asked);
+    if (process.channel) process.once("disconnect", asked);
   });
 }
