@@ -53,6 +53,7 @@ function nodeFrom(turn: Turn, from: Session, hello: NodeHello): NodeState {
     incarnation: hello.incarnation,
     session: from.session,
     heardMs: turn.nowMs,
+    steadyMs: turn.nowMs + steadyAfterMs(turn),
     slots: hello.slots,
     host: hello.host,
     device: hello.device,
@@ -242,7 +243,13 @@ export function onHeartbeat(turn: Turn, node: NodeState, report: Report & { kind
 export function hear(turn: Turn, node: NodeState): void {
   const wasSilent = turn.nowMs - node.heardMs > silenceMs(turn);
   node.heardMs = turn.nowMs;
-  if (wasSilent) reconsider(turn);
+  if (!wasSilent) return;
+  node.steadyMs = turn.nowMs + steadyAfterMs(turn);
+  reconsider(turn);
+}
+
+function steadyAfterMs(turn: Turn): number {
+  return 2 * turn.state.config.limits.heartbeatMs;
 }
 
 function refuse(turn: Turn, to: Session, code: "STATE_INVALID" | "CONFLICT", message: string): void {

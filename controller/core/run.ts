@@ -105,7 +105,8 @@ function limitMs(turn: Turn, job: JobState): number {
     floorMs: 1000 * job.record.job.recovery.stall_seconds,
     generationHasStepped: job.generation!.hasStepped,
   });
-  return Math.max(limit, 2 * turn.state.config.limits.heartbeatMs);
+  // Pages are up to a heartbeat old, and as late as a message may be without its node counting as silent.
+  return Math.max(limit, silenceMs(turn) + turn.state.config.limits.heartbeatMs);
 }
 
 /** Nothing may have changed for the learnt limit: compare the pages and name who holds the others up. */
@@ -159,9 +160,14 @@ function sight(turn: Turn, generation: GenerationState): RankSighting[] {
   return generation.rankNodes.map((nodeId, rank) => ({
     rank,
     nodeId,
-    page: isReachable(turn, turn.state.nodes.get(nodeId)) ? generation.pages[rank]! : null,
+    page: isInSight(turn, nodeId) ? generation.pages[rank]! : null,
     unchangedMs: turn.nowMs - generation.changedMs[rank]!,
   }));
+}
+
+function isInSight(turn: Turn, nodeId: string): boolean {
+  const node = turn.state.nodes.get(nodeId);
+  return isReachable(turn, node) && turn.nowMs >= node.steadyMs;
 }
 
 /** The last steps are done, or a stop is asked for: what follows is the final save, which may take long. */

@@ -29,6 +29,8 @@ export interface CoreState {
   durable: DurableState;
   /** When each armed timer fires. */
   timers: Map<string, number>;
+  /** Timers that fired far too late and were given a second time. */
+  excused: Set<string>;
   /** Events that came before the leader's term was durable; replayed then. */
   deferred: Event[];
   /** An agent has obeyed a higher term: a higher one is being written, agents' messages wait for it. */
@@ -59,6 +61,8 @@ export interface NodeState {
   session: number | null;
   /** Last message of any kind. */
   heardMs: number;
+  /** From then on its pages count again: after a silence, what comes first may have been long under way. */
+  steadyMs: number;
   slots: number;
   host: string;
   device: string;
@@ -212,6 +216,7 @@ export function createState(config: CoreConfig): CoreState {
     quarantine: new Map(),
     durable: { revisions: new Map(), queue: [], inFlight: null, idLast: 0 },
     timers: new Map(),
+    excused: new Set(),
     deferred: [],
     raising: false,
     nodesChangedMs: 0,

@@ -14,7 +14,7 @@ import { onRecoveryTimer, reportFaults } from "./recover.js";
 import { onReleased } from "./release.js";
 import { checkStall, onRankFinished, onStep, tryComplete } from "./run.js";
 import type { Continuation, CoreState, JobState, NodeState } from "./state.js";
-import { log, observe, RECONSIDER_TIMER, reply, STORE_TIMER, type Turn } from "./turn.js";
+import { arm, log, observe, RECONSIDER_TIMER, reply, STORE_TIMER, type Turn } from "./turn.js";
 import { type Report, readReport } from "./wire.js";
 
 /**
@@ -126,8 +126,12 @@ function replay(turn: Turn): void {
 function onTimer(turn: Turn, timer: string): void {
   const { state } = turn;
   const atMs = state.timers.get(timer);
-  if (atMs === undefined || turn.nowMs < atMs) return;
+  if (atMs === undefined) return;
   state.timers.delete(timer);
+  if (turn.nowMs < atMs) {
+    arm(turn, timer, atMs);
+    return;
+  }
   if (timer === STORE_TIMER) {
     onStoreTimer(turn);
     return;
@@ -138,12 +142,25 @@ function onTimer(turn: Turn, timer: string): void {
   }
   const [, jobId, what] = timer.split("/");
   const job = state.jobs.get(jobId ?? "");
-  if (job === undefined || isOver(job)) return;
-  if (what === "stall") {
-    job.stage === "running" ? checkStall(turn, job) : undefined;
-    return;
+  if (job === undefined || isOver(job) || excuseLate(turn, timer, atMs)) return;
+  if (what !== "stall") onStageTimer(turn, job);
+  else if (job.stage === "running") checkStall(turn, job);
+}
+
+/**
+ * A timer that fires far too late tells that this controller itself stood still, and that what the agents sent
+ * meanwhile has not been read yet. It judges nobody then and looks again, once, after two heartbeats.
+ */
+function excuseLate(turn: Turn, timer: string, atMs: number): boolean {
+  const { excused, config } = turn.state;
+  const { heartbeatMs } = config.limits;
+  if (turn.nowMs - atMs <= heartbeatMs || excused.has(timer)) {
+    excused.delete(timer);
+    return false;
   }
-  onStageTimer(turn, job);
+  excused.add(timer);
+  arm(turn, timer, turn.nowMs + 2 * heartbeatMs);
+  return true;
 }
 
 function onStageTimer(turn: Turn, job: JobState): void {

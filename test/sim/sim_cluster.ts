@@ -75,7 +75,7 @@ export class SimCluster implements SimWorld, Truth {
     this.store = new SimStore(this.scheduler, this.random.fork());
     this.invariants = new Invariants(this);
     this.store.onWrite = (key, record) => this.invariants.written(key, record);
-    const limits = { ...DEFAULT_LIMITS, restoreMs: 60_000, ...options.limits };
+    const limits = { ...DEFAULT_LIMITS, restoreMs: 60_000, finalSaveMs: 60_000, ...options.limits };
     for (let i = 0; i < (options.controllers ?? 2); i++) {
       const id = `c${i}`;
       const { scheduler, store } = this;
