@@ -36,7 +36,7 @@ export interface ShapesWritten {
 }
 
 const MARKER = "shapes.json";
-const DEFAULTS = { seed: 1, singles: 1440, pairs: 480, clips: 144, size: 32, frames: 9, fps: 8 } as const;
+const DEFAULTS = { seed: 1, singles: 1440, pairs: 360, clips: 144, size: 32, frames: 9, fps: 8 } as const;
 
 /**
  * Writes the shapes data set: PNG pictures and MP4 clips of coloured shapes with a caption beside each.
