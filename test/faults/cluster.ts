@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { setMaxListeners } from "node:events";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -76,6 +77,7 @@ export class TestCluster {
     this.stateDir = stateDir;
     this.local = local;
     this.client = new ControllerClient(local.controller);
+    setMaxListeners(0, this.watching.signal); // one for each stream of a long test
   }
 
   static async start(options: TestClusterOptions = {}): Promise<TestCluster> {
@@ -104,20 +106,24 @@ export class TestCluster {
 
   /** Follows the events until `done` says so, or the job has ended. Survives a controller that goes and comes back. */
   async follow(done: (record: RunRecord) => boolean = () => false): Promise<RunRecord> {
-    while (!done(this.record) && !isOver(this.record.phase)) {
+    for (;;) {
+      // Asked first: once the job is over, the events read after that are all there are.
+      const phase = await this.askPhase();
       try {
-        const request = { job: this.job, afterId: this.eventLast, follow: true };
+        const request = { job: this.job, afterId: this.eventLast, follow: !isOver(phase) };
         for await (const event of this.client.events(request, this.watching.signal)) {
           this.eventLast = event.id;
           this.take(event);
-          if (done(this.record) || isOver(this.record.phase)) break;
+          if (done(this.record)) return this.record;
         }
-      } catch {
+      } catch (error) {
+        if (error instanceof assert.AssertionError) throw error;
         await new Promise((resolve) => setTimeout(resolve, 50)); // the controller is away
+        continue;
       }
-      await this.askPhase();
+      this.record.phase = phase;
+      if (isOver(phase)) return this.record;
     }
-    return this.record;
   }
 
   /** Process of a rank, from its agent's heartbeats; waits until there is one. */
@@ -159,12 +165,13 @@ export class TestCluster {
     if (isOver(this.record.phase)) assert.deepEqual(left, [], "snapshots left in shared memory");
   }
 
-  private async askPhase(): Promise<void> {
+  /** Empty: the controller does not answer. */
+  private async askPhase(): Promise<string> {
     try {
       const { job } = await this.client.call("getJob", { name: this.job });
-      this.record.phase = JobPhase[job?.phase ?? JobPhase.UNSPECIFIED];
+      return JobPhase[job?.phase ?? JobPhase.UNSPECIFIED];
     } catch {
-      // Asked again at the next turn.
+      return "";
     }
   }
 

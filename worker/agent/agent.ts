@@ -63,6 +63,8 @@ export class Agent {
   private heldSent: string | null = null;
   private heartbeat: NodeJS.Timeout | null = null;
   private closing: Promise<void> | null = null;
+  /** The ranks are being ended: no command may start new ones. */
+  private leaving = false;
 
   constructor(options: AgentOptions, log: Logger) {
     this.options = options;
@@ -120,6 +122,7 @@ export class Agent {
 
   private async end(): Promise<void> {
     const durable = await this.supervisor.lastSave(LAST_SAVE_MS);
+    this.leaving = true;
     if (this.heartbeat) clearInterval(this.heartbeat);
     this.forwarder.flush();
     await this.supervisor.close();
@@ -230,7 +233,10 @@ export class Agent {
     const { generation } = this.supervisor;
     const ranks = this.supervisor.progress();
     const { term, commandId } = this.fence;
-    this.link.send({ $case: "heartbeat", value: { generation, ranks, ...this.heldChange(), term, commandId } });
+    this.link.send({
+      $case: "heartbeat",
+      value: { generation, ranks, ...this.heldChange(), term, commandId },
+    });
   }
 
   /** The list of snapshots when it differs from what was sent last. */
@@ -250,7 +256,7 @@ export class Agent {
   }
 
   private command({ message, term, commandId }: SessionResponse): void {
-    if (message === undefined) return;
+    if (message === undefined || this.leaving) return;
     const fenced: FencedCommand = { term, commandId, ...scopeOf(message) };
     const verdict = judgeCommand(this.fence, fenced);
     const about = {
