@@ -4,7 +4,7 @@
  */
 import type { DTypeName } from "./native.js";
 import type { Parameter } from "./parameter.js";
-import { Remake, type Saved, type Tape, type Value } from "./tape.js";
+import type { Saved, Tape, Value } from "./tape.js";
 import type { Tensor } from "./tensor.js";
 
 /** Scale and shift (or gate) of every sample: columns of one f32 matrix [S, width]. */
@@ -49,12 +49,11 @@ export function linearGelu(
     before.free();
     return tape.output(y);
   }
-  const remake = new Remake(() => {
+  const out = tape.output(y, () => {
     const again = tape.alloc(dtype, rows, columns);
     if (rows > 0) tape.native.geluForward(again.id, before.id);
     return again;
   });
-  const out = tape.output(y, remake);
   const input = tape.save(x);
   tape.record([input, before], () => {
     const dy = out.takeGrad();
@@ -170,7 +169,7 @@ export function layerNormModulate(
   }
   const input = tape.save(x);
   const savedMod = tape.save(mod);
-  const out = tape.output(y, new Remake(() => forward(input.use(), savedMod.use())));
+  const out = tape.output(y, () => forward(input.use(), savedMod.use()));
   tape.record([input, savedMod, stats], () => {
     const dy = out.takeGrad();
     const dx = x.gradToAdd(tape.arena);
@@ -235,7 +234,7 @@ export function rmsNorm(
   }
   const input = tape.save(x);
   const savedMod = mod ? tape.save(mod) : null;
-  const out = tape.output(y, new Remake(() => forward(input.use(), savedMod?.use() ?? null)));
+  const out = tape.output(y, () => forward(input.use(), savedMod?.use() ?? null));
   tape.record(savedMod ? [input, rstd, savedMod] : [input, rstd], () => {
     const dy = out.takeGrad();
     const dx = x.gradToAdd(tape.arena);
@@ -295,7 +294,7 @@ export function qkNormRope(
     return tape.output(y);
   }
   const input = tape.save(x);
-  const out = tape.output(y, new Remake(() => forward(input.use())));
+  const out = tape.output(y, () => forward(input.use()));
   tape.record([input, rstd], () => {
     const dy = out.takeGrad();
     const dw = weight.gradient();

@@ -120,18 +120,25 @@ export class Tape {
   readonly native: Native;
   /** false: forward only; nothing is saved. */
   readonly recording: boolean;
+  /** true: what is cheap to make again is not kept. */
+  private readonly frugal: boolean;
   private readonly entries: Entry[] = [];
   private readonly made: Value[] = [];
   private depth = 0;
 
-  constructor(arena: Arena, recording: boolean) {
+  constructor(arena: Arena, options: { recording: boolean; frugal: boolean }) {
     this.arena = arena;
     this.native = arena.native;
-    this.recording = recording;
+    this.recording = options.recording;
+    this.frugal = options.frugal;
   }
 
-  /** New result of an operation; its tensor lives until the enclosing scope ends (longer where saved). */
-  output(tensor: Tensor, remake: Remake | null = null): Value {
+  /**
+   * New result of an operation; its tensor lives until the enclosing scope ends (longer where saved).
+   * @param make how to make it again from what the operation saves, when that is cheap.
+   */
+  output(tensor: Tensor, make: (() => Tensor) | null = null): Value {
+    const remake = make !== null && this.recording && this.frugal ? new Remake(make) : null;
     const value = new Value(tensor, this.recording, remake);
     this.made.push(value);
     return value;

@@ -5,8 +5,12 @@ import type { LocalPack } from "./local_pack.js";
 import { packRope } from "./pack_context.js";
 import { block, embedPatches, head, type ModelContext, type ModelPack, timeVector } from "./transformer.js";
 
-/** `full` keeps only the input of every block and runs the block again before its backward. */
-export type Recompute = "none" | "full";
+/**
+ * What is kept from forward to backward. `none`: everything backward needs. `cheap`: norms' and activations' outputs are
+ * made again from their inputs. `full`: only the input of every block; the block runs again before its backward.
+ * All three give the same bits.
+ */
+export type Recompute = "none" | "cheap" | "full";
 
 /**
  * One pack through the model, forward and backward, cut at the blocks, so that weights can come and gradients can go
@@ -48,8 +52,8 @@ export class PackPass {
     this.recompute = recompute;
     const rope = packRope(arena, pack.shape, context.config);
     this.modelPack = { shape: pack.shape, rope, text: new Value(pack.text, false) };
-    this.embedTape = new Tape(arena, true);
-    this.headTape = new Tape(arena, true);
+    this.embedTape = this.tape();
+    this.headTape = this.tape();
   }
 
   embed(): void {
@@ -65,12 +69,16 @@ export class PackPass {
 
   block(index: number, parameters: ParameterSet): void {
     const x = this.streams[index]!;
-    const keep = this.recompute === "none";
-    const tape = new Tape(this.arena, keep);
+    const keep = this.recompute !== "full";
+    const tape = keep ? this.tape() : new Tape(this.arena, { recording: false, frugal: false });
     const out = tape.scope(() => block(tape, parameters, x, this.timeSilu, this.modelPack, this.context));
     this.blockTapes[index] = keep ? tape : null;
     this.streams.push(keep ? out : new Value(out.tensor, true));
     if (keep) x.tensor.free();
+  }
+
+  private tape(): Tape {
+    return new Tape(this.arena, { recording: true, frugal: this.recompute === "cheap" });
   }
 
   /** Velocity and loss. `observe` sees the velocity [N, P] of this rank's tokens. */
@@ -123,7 +131,7 @@ export class PackPass {
 
   /** Forward once more, recorded this time, then backward. */
   private blockAgain(index: number, parameters: ParameterSet): void {
-    const tape = new Tape(this.arena, true);
+    const tape = this.tape();
     const x = this.streams[index]!;
     const out = tape.scope(() => block(tape, parameters, x, this.timeSilu, this.modelPack, this.context));
     out.tensor.free();

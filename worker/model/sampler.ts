@@ -117,7 +117,7 @@ function velocity(
   reference: Float32Array | null,
   context: ModelContext,
 ): Tensor {
-  const tape = new Tape(arena, false);
+  const tape = new Tape(arena, { recording: false, frugal: false });
   return tape.scope(() => {
     const times = tape.input(
       arena.from(new Float32Array(pack.shape.samples).fill(t), "f32", pack.shape.samples),

@@ -51,7 +51,7 @@ test("Tape frees everything by the end of backward", () => {
   const b1 = new TestParameter(arena, numbers(6, 2), 6);
   const w2 = new TestParameter(arena, numbers(4 * 6, 3), 4, 6);
   const x = new Value(arena.from(Float32Array.from(numbers(3 * 4, 4)), "f32", 3, 4), true);
-  const tape = new Tape(arena, true);
+  const tape = new Tape(arena, { recording: true, frugal: true });
   const out = tape.scope(() => {
     const branch = linear(tape, linearGelu(tape, x, w1, b1, "f32"), w2, null, "f32");
     return addResidual(tape, x, branch);
@@ -70,7 +70,7 @@ test("a residual's gradient reaches its branch unspoilt by what is added to the 
   const arena = new Arena(native);
   const weight = new TestParameter(arena, [2, 0, 0, 3], 2, 2);
   const x = new Value(arena.from(Float32Array.of(1, 1), "f32", 1, 2), true);
-  const tape = new Tape(arena, true);
+  const tape = new Tape(arena, { recording: true, frugal: true });
   // y = x + W x, so dx = dy + W^T dy and dW = dy x^T, whatever the order in which both reach dx.
   const out = tape.scope(() => addResidual(tape, x, linear(tape, x, weight, null, "f32")));
   out.giveGrad(arena, arena.from(Float32Array.of(1, 10), "f32", 1, 2));
@@ -119,7 +119,7 @@ test("gradients through norm, activation and product agree with finite differenc
   const start = Float32Array.from(numbers(rows * width, 9));
   const slope = Float32Array.from(numbers(rows * 2, 10));
   const run = (input: Float32Array, recording: boolean) => {
-    const tape = new Tape(arena, recording);
+    const tape = new Tape(arena, { recording, frugal: true });
     const x = new Value(arena.from(input, "f32", rows, width), true);
     const out = tape.scope(() =>
       linear(tape, silu(tape, rmsNorm(tape, x, norm, offsets, 1e-6)), weight, null, "f32"),
