@@ -144,9 +144,10 @@ class Places {
     return true;
   }
 
-  /** With room for all if any has it: beside the group's others, then in use, then the fullest; else the most free. */
+  /** With room for all if any has it: beside the group's others, in use, beside the rank before, the fullest. */
   best(options: { room: number; first: number; size: number }): string {
     const beside = new Set(this.rankNodes.slice(options.first, options.first + options.size));
+    const before = this.rankNodes[options.first - 1];
     let best = "";
     let bestScore = Number.NEGATIVE_INFINITY;
     for (const nodeId of this.#order) {
@@ -157,6 +158,7 @@ class Places {
         (fits ? 1e9 : 0) +
         (beside.has(nodeId) ? 1e8 : 0) +
         (this.#used.has(nodeId) ? 1e7 : 0) +
+        (nodeId === before ? 1e6 : 0) +
         (fits && this.#used.has(nodeId) ? -free : free);
       if (score > bestScore) {
         best = nodeId;

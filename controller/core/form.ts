@@ -18,7 +18,6 @@ import {
   disarm,
   enter,
   hasHeard,
-  isReachable,
   jobTimers,
   observe,
   sendAll,
@@ -153,20 +152,20 @@ export function requestStop(turn: Turn, generation: GenerationState): void {
 }
 
 /**
- * A forming generation is looked at now and then: past its deadline, or with a member whose node has gone silent, it
- * fails. A hung process that never left its old work is found here: it has not become ready, its page stands still.
+ * A forming generation is looked at now and then: past its deadline, or with a member whose node has long gone silent,
+ * it fails (an agent that dies and comes back says so itself, much sooner). A hung process that never left its old work is found here: it has not become ready, its page stands still.
  */
 export function checkForming(turn: Turn, job: JobState): void {
   const generation = job.generation!;
   const overdue = turn.nowMs >= generation.deadlineMs;
   const faults: Fault[] = [];
   for (const [nodeId, ranks] of generation.nodeRanks) {
-    const late = ranks.filter((rank) => generation.reached[rank] === 0);
-    if (late.length === 0) continue;
-    if (!isReachable(turn, turn.state.nodes.get(nodeId))) {
+    const node = turn.state.nodes.get(nodeId);
+    if (turn.nowMs - (node?.heardMs ?? 0) > 3 * silenceMs(turn)) {
       const text = `${nodeId} is silent while generation ${generation.number} forms`;
       faults.push(faultOf({ atMs: turn.nowMs, source: "lost", code: "NODE_LOST", nodeId, text }));
     } else if (overdue) {
+      const late = ranks.filter((rank) => generation.reached[rank] === 0);
       faults.push(...late.map((rank) => lateFault(turn, generation, rank)));
     }
   }
@@ -181,8 +180,10 @@ function lateFault(turn: Turn, generation: GenerationState, rank: number): Fault
   ];
   const text = `rank ${rank} on ${nodeId} was not ${doing} in time for generation ${generation.number}`;
   // In PREPARE a process waits for nobody else, so the late one is the culprit; later it may wait for a peer.
-  // One whose node has not even heard of the Prepare is not.
-  const heard = hasHeard(turn, generation, nodeId);
+  // One whose node has not heard of the Prepare, or only lately (after a reconnect), is not.
+  const toldMs = generation.told.get(nodeId)?.atMs ?? turn.nowMs;
+  const heard =
+    hasHeard(turn, generation, nodeId) && turn.nowMs - toldMs >= turn.state.config.limits.prepareMs;
   const remedy = generation.stage !== "prepare" ? "ask" : heard ? "kill" : "none";
   const operation = generation.stage;
   return faultOf({

@@ -184,13 +184,21 @@ export function onEnded(turn: Turn, jobId: string): void {
 
 /** Looks again at every job that waits for nodes, oldest first. A job that waits holds no free node back. */
 export function reconsider(turn: Turn): void {
+  // Whoever forms changes what the others read about free slots: their reasons are told anew.
+  while (reconsiderOnce(turn));
+}
+
+/** True when a job formed that had been queued. */
+function reconsiderOnce(turn: Turn): boolean {
   let atMs = Number.POSITIVE_INFINITY;
+  let formed = false;
   for (const job of turn.state.jobs.values()) {
     if (job.stage === "waiting") reform(turn, job);
     if (job.stage !== "queued" || !job.accepted) continue;
     const plan = planMembers(membersInput(turn, job));
     if (plan.kind === "form") {
       startGeneration(turn, job, plan);
+      formed = true;
     } else if (plan.kind === "wait") {
       enter(turn, job, "queued", plan.reason);
       atMs = Math.min(atMs, plan.retryAtMs ?? Number.POSITIVE_INFINITY);
@@ -199,6 +207,7 @@ export function reconsider(turn: Turn): void {
     }
   }
   if (Number.isFinite(atMs)) arm(turn, RECONSIDER_TIMER, atMs);
+  return formed;
 }
 
 /** Its outcome is decided. */

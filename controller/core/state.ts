@@ -149,7 +149,7 @@ export interface GenerationState {
   /** Agent process of each node when its first rank was ready. */
   incarnations: Map<string, string>;
   /** The last command of this generation to each node that is to be answered, and the stream it went out on. */
-  told: Map<string, { session: number; term: number; commandId: number }>;
+  told: Map<string, { session: number; term: number; commandId: number; atMs: number }>;
   /** Nodes of earlier generations, released once this one is durable. */
   leaving: string[];
   stage: GenerationStage;

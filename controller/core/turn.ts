@@ -36,7 +36,8 @@ export function tell(turn: Turn, generation: GenerationState, nodeId: string, me
   if (node === undefined || node.session === null) generation.told.delete(nodeId);
   else {
     const { commandLast, leader } = turn.state;
-    generation.told.set(nodeId, { session: node.session, term: leader!.term, commandId: commandLast });
+    const { session } = node;
+    generation.told.set(nodeId, { session, term: leader!.term, commandId: commandLast, atMs: turn.nowMs });
   }
 }
 

@@ -1,0 +1,231 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { Effect } from "../../../controller/core/contract.js";
+import { phaseOf } from "../../../controller/core/views.js";
+import { CoreHarness, jobOf, page } from "./harness.js";
+
+/** Two nodes of two slots, one job of four ranks, in PREPARE. */
+function preparing(): CoreHarness {
+  const core = new CoreHarness();
+  core.lead();
+  core.hello("n0");
+  core.hello("n1");
+  core.submit(jobOf({ layout: { dp_replicate: 1, dp_shard: 2, sp: 2 } }));
+  return core;
+}
+function running(): CoreHarness {
+  const core = preparing();
+  core.form();
+  core.stepDone("n0", 1);
+  core.take();
+  return core;
+}
+const refusals = (effects: readonly Effect[]) =>
+  effects.flatMap((e) =>
+    e.kind === "observe" && e.metric === "goku_agent_messages_refused_total" ? [e.labels.reason] : [],
+  );
+
+test("a generation forms with one message to each node and phase", () => {
+  const core = preparing();
+  assert.deepEqual(core.commands().slice(2), ["n0 prepare", "n1 prepare"]);
+  assert.deepEqual(core.lastCommand("prepare").value.ranks, [2, 3]);
+  assert.equal(phaseOf(core.job), "FORMING");
+  core.form();
+  assert.deepEqual(core.commands().slice(4), [
+    "n0 connect",
+    "n1 connect",
+    "n0 restore",
+    "n1 restore",
+    "n0 run",
+    "n1 run",
+  ]);
+  assert.equal(phaseOf(core.job), "RUNNING");
+  assert.equal(core.lastCommand("connect").value.members.length, 4);
+});
+
+test("a phase goes on only when the last rank has reported, however often others repeat themselves", () => {
+  const core = preparing();
+  core.take();
+  for (let i = 0; i < 5; i++) {
+    for (const rank of [0, 1]) {
+      core.say("n0", {
+        $case: "rankReady",
+        value: { generation: 1n, rank, pid: 1, port: 1, heldStates: [] },
+      });
+    }
+  }
+  core.say("n1", { $case: "rankReady", value: { generation: 1n, rank: 2, pid: 1, port: 1, heldStates: [] } });
+  assert.deepEqual(core.commands(), []);
+  core.say("n1", { $case: "rankReady", value: { generation: 1n, rank: 3, pid: 1, port: 1, heldStates: [] } });
+  assert.deepEqual(core.commands(), ["n0 connect", "n1 connect"]);
+});
+
+test("reports of another generation, of another node's rank and of an older stream are refused and counted", () => {
+  const core = preparing();
+  const old = core.sessions.get("n0")!;
+  core.hello("n0");
+  core.take();
+  core.say("n0", { $case: "rankReady", value: { generation: 9n, rank: 0, pid: 1, port: 1, heldStates: [] } });
+  core.say("n1", { $case: "rankReady", value: { generation: 1n, rank: 0, pid: 1, port: 1, heldStates: [] } });
+  core.say(
+    "n0",
+    { $case: "rankReady", value: { generation: 1n, rank: 0, pid: 1, port: 1, heldStates: [] } },
+    old,
+  );
+  core.say("n0", {
+    $case: "rankReady",
+    value: { generation: 2n ** 60n, rank: 0, pid: 1, port: 1, heldStates: [] },
+  });
+  assert.deepEqual(refusals(core.effects), [
+    "stale_generation",
+    "stale_generation",
+    "stale_session",
+    "malformed",
+  ]);
+  assert.equal(core.job.generation?.reachedCount, 0);
+});
+
+test("a node that reconnects while a generation forms is told again", () => {
+  const core = preparing();
+  core.disconnect("n1");
+  core.take();
+  core.hello("n1", {
+    jobId: "job-1",
+    generation: 1n,
+    ranks: [page(2, { phase: "idle" }), page(3, { phase: "idle" })],
+  });
+  assert.deepEqual(core.commands(), ["n1 welcome", "n1 prepare"]);
+  assert.equal(core.job.attempts, 0);
+});
+
+test("an agent that restarts during PREPARE starts over without failing the generation", () => {
+  const core = preparing();
+  core.say("n1", { $case: "rankReady", value: { generation: 1n, rank: 2, pid: 1, port: 1, heldStates: [] } });
+  core.hello("n1", { incarnation: "n1#2" });
+  assert.equal(core.job.generation?.reachedCount, 0);
+  core.form();
+  assert.equal(core.job.stage, "running");
+  assert.equal(core.job.generation?.number, 1);
+});
+
+test("a rank that is not ready in time is killed before the next generation forms", () => {
+  const core = preparing();
+  const generation = 1;
+  for (const [rank, nodeId] of [
+    [0, "n0"],
+    [1, "n0"],
+    [2, "n1"],
+  ] as const) {
+    core.say(nodeId, {
+      $case: "rankReady",
+      value: { generation: 1n, rank, pid: 1, port: 1, heldStates: [] },
+    });
+  }
+  core.beat(61_000);
+  assert.equal(core.lastCommand("killRank").value.rank, 3);
+  assert.equal(core.job.stage, "reaping");
+  core.exited("n1", 3, "SIGKILL", generation);
+  assert.equal(core.job.generation?.number, 2);
+  assert.match(core.job.incident!.what, /rank 3 on n1 was not ready in time for generation 1/);
+});
+
+test("a node that falls silent for long fails the forming generation, and is waited for", () => {
+  const core = preparing();
+  core.pass(14_000);
+  assert.equal(core.job.stage, "waiting");
+  assert.match(core.job.reason, /waits for n0 \(ranks 0, 1\), n1 \(ranks 2, 3\), at most 60 s/);
+  core.heartbeat("n0", 1, []);
+  core.heartbeat("n1", 1, []);
+  assert.equal(core.job.generation?.number, 2);
+});
+
+test("the state to restore is the newest that all ranks reported when ready, and Restore names it", () => {
+  const core = preparing();
+  core.form([{ generation: 0, step: 0 }]);
+  core.exited("n0", 1);
+  core.pass(100);
+  core.take();
+  core.form([
+    { generation: 1, step: 41 },
+    { generation: 1, step: 40 },
+  ]);
+  const { source } = core.lastCommand("restore").value;
+  assert.deepEqual(source, { $case: "snapshot", value: { generation: 1n, step: 41n } });
+});
+
+test("a rank that restored another state than it was told fails the generation", () => {
+  const core = preparing();
+  const each = (make: (rank: number) => Parameters<CoreHarness["say"]>[1]) =>
+    core.job.generation!.rankNodes.forEach((nodeId, rank) => {
+      core.say(nodeId, make(rank));
+    });
+  each((rank) => ({ $case: "rankReady", value: { generation: 1n, rank, pid: 1, port: 1, heldStates: [] } }));
+  each((rank) => ({ $case: "rankConnected", value: { generation: 1n, rank } }));
+  core.say("n0", {
+    $case: "rankRestored",
+    value: { generation: 1n, rank: 0, state: { generation: 5n, step: 9n } },
+  });
+  assert.equal(core.job.stage, "settling");
+});
+
+test("a checkpoint that cannot be read gives way to the next, durably", () => {
+  const core = running();
+  for (const step of [10, 20]) {
+    const state = { generation: 1n, step: BigInt(step) };
+    core.say("n0", {
+      $case: "checkpointCommitted",
+      value: { generation: 1n, state, uri: `file:///c/${step}`, bytes: 5n, seconds: 1 },
+    });
+  }
+  core.exited("n0", 0);
+  core.pass(100);
+  const each = (make: (rank: number) => Parameters<CoreHarness["say"]>[1]) =>
+    core.job.generation!.rankNodes.forEach((nodeId, rank) => {
+      core.say(nodeId, make(rank));
+    });
+  each((rank) => ({ $case: "rankReady", value: { generation: 2n, rank, pid: 1, port: 1, heldStates: [] } }));
+  each((rank) => ({ $case: "rankConnected", value: { generation: 2n, rank } }));
+  assert.match(core.job.reason, /file:\/\/\/c\/20/);
+  core.failed("n1", 3, "CHECKPOINT_CORRUPT");
+  core.pass(2_000);
+  core.form();
+  assert.match(core.job.incident!.decisions.at(-1)!.text, /file:\/\/\/c\/10/);
+  const record = core.store.get("checkpoints/job-1")!.record;
+  assert.ok(record.kind === "checkpoints" && record.entries.find((e) => e.uri === "file:///c/20")?.unusable);
+});
+
+test("a user's mistake ends the job at once, with its code", () => {
+  const core = preparing();
+  const error = {
+    code: "DATA_EMPTY",
+    message: "Cannot train: no readable sample in /data",
+    peer: undefined,
+    operation: "",
+  };
+  core.say("n0", { $case: "prepareRefused", value: { generation: 1n, error } });
+  core.pass(100);
+  const { outcome } = core.job.record;
+  assert.deepEqual([outcome?.phase, outcome?.code], ["FAILED", "DATA_EMPTY"]);
+  assert.match(outcome!.reason, /no readable sample in \/data/);
+  assert.deepEqual(core.commands().slice(-2), ["n0 release", "n1 release"]);
+});
+
+test("a failed save raises an alarm and disturbs nothing", () => {
+  const core = running();
+  const error = {
+    code: "STORAGE_FULL",
+    message: "Cannot write shard: no space left",
+    peer: undefined,
+    operation: "",
+  };
+  core.say("n0", {
+    $case: "checkpointFailed",
+    value: { generation: 1n, state: { generation: 1n, step: 1n }, error },
+  });
+  assert.deepEqual(core.commands(), []);
+  const alarm = core.effects.find((e) => e.kind === "log" && e.entry.level === "alarm");
+  assert.ok(
+    alarm?.kind === "log" && /STORAGE_FULL.*training goes on, nothing is durable yet/.test(alarm.entry.text),
+  );
+  assert.equal(core.job.stage, "running");
+});

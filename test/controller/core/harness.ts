@@ -1,0 +1,291 @@
+import assert from "node:assert/strict";
+import {
+  type AgentMessage,
+  type Command,
+  type CoreLimits,
+  DEFAULT_LIMITS,
+  type DurableEntry,
+  type DurableRecord,
+  type Effect,
+  type Event,
+  type PersistOutcome,
+  type Session,
+} from "../../../controller/core/contract.js";
+import { type CoreState, createState, type JobState } from "../../../controller/core/state.js";
+import { step } from "../../../controller/core/step.js";
+import type { RankProgress } from "../../../gen/goku/v1/agent.pb.js";
+import { chooseLayout } from "../../../job/choose_layout.js";
+import { type Job, jobSchema } from "../../../job/job.js";
+import type { LayoutSize } from "../../../job/layout.js";
+
+export function jobOf(
+  options: { layout?: LayoutSize | "auto"; name?: string; maxAttempts?: number; steps?: number } = {},
+): Job {
+  const name = options.name ?? "shapes";
+  return jobSchema.parse({
+    name,
+    data: { media: "/data" },
+    layout: options.layout ?? { dp_replicate: 1, dp_shard: 2, sp: 1 },
+    train: { steps: options.steps ?? 100, packs_per_step: 16 },
+    checkpoint: { uri: `file:///runs/${name}` },
+    recovery: { max_attempts: options.maxAttempts ?? 5 },
+  });
+}
+
+/**
+ * The core with a store that answers at once, driven by hand: what a shell does, without time of its own.
+ * `outcomes` decides how the next writes end (default: applied).
+ */
+export class CoreHarness {
+  readonly state: CoreState;
+  nowMs = 1_000;
+  /** Everything since the last `take`. */
+  effects: Effect[] = [];
+  readonly store = new Map<string, { record: DurableRecord; modRevision: bigint }>();
+  outcomes: PersistOutcome["kind"][] = [];
+  #revision = 0n;
+  #sessionLast = 0;
+  readonly sessions = new Map<string, Session>();
+
+  constructor(limits: Partial<CoreLimits> = {}) {
+    this.state = createState({ limits: { ...DEFAULT_LIMITS, ...limits }, version: "1.0.0", chooseLayout });
+  }
+
+  lead(controllerId = "c0"): void {
+    this.feed({ kind: "leadershipGained", controllerId, records: this.entries() });
+  }
+
+  entries(): DurableEntry[] {
+    return [...this.store].map(([key, { record, modRevision }]) => ({
+      key,
+      modRevision,
+      record: structuredClone(record),
+    }));
+  }
+
+  feed(event: Event): Effect[] {
+    const effects = step(this.state, event, this.nowMs);
+    this.effects.push(...effects);
+    for (const effect of effects) {
+      if (effect.kind === "persist") this.#persist(effect);
+      else if (effect.kind === "read") this.#read(effect);
+    }
+    return effects;
+  }
+
+  #persist(effect: Extract<Effect, { kind: "persist" }>): void {
+    const kind = this.outcomes.shift() ?? "applied";
+    const fits = effect.compares.every((c) => (this.store.get(c.key)?.modRevision ?? 0n) === c.modRevision);
+    if (kind === "refused" || !fits)
+      this.feed({ kind: "persisted", id: effect.id, outcome: { kind: "refused" } });
+    else if (kind === "unknown")
+      this.feed({ kind: "persisted", id: effect.id, outcome: { kind: "unknown", reason: "lost" } });
+    else {
+      this.write(effect.writes);
+      this.feed({ kind: "persisted", id: effect.id, outcome: { kind: "applied", revision: this.#revision } });
+    }
+  }
+
+  write(writes: Extract<Effect, { kind: "persist" }>["writes"]): void {
+    this.#revision += 1n;
+    for (const { key, record } of writes) {
+      if (record === null) this.store.delete(key);
+      else this.store.set(key, { record: structuredClone(record), modRevision: this.#revision });
+    }
+  }
+
+  #read(effect: Extract<Effect, { kind: "read" }>): void {
+    const entries = this.entries().filter((entry) => effect.keys.includes(entry.key));
+    this.feed({ kind: "read", id: effect.id, entries });
+  }
+
+  /** Lets time pass and fires the timers that are due, in order. */
+  pass(ms: number): void {
+    const endMs = this.nowMs + ms;
+    for (;;) {
+      const due = [...this.state.timers].filter(([, atMs]) => atMs <= endMs).sort((a, b) => a[1] - b[1])[0];
+      if (due === undefined) break;
+      this.nowMs = Math.max(this.nowMs, due[1]);
+      this.feed({ kind: "timerFired", timer: due[0] });
+    }
+    this.nowMs = endMs;
+  }
+
+  /** Lets time pass while all connected nodes send heartbeats. */
+  beat(ms: number, pages: (nodeId: string) => RankProgress[] = () => []): void {
+    for (let passed = 0; passed < ms; passed += 1_000) {
+      this.pass(Math.min(1_000, ms - passed));
+      for (const [nodeId, node] of this.state.nodes) {
+        if (node.session === null) continue;
+        const generation = this.job.generation?.number ?? 0;
+        this.heartbeat(nodeId, generation, pages(nodeId));
+      }
+    }
+  }
+
+  heartbeat(nodeId: string, generation: number, ranks: RankProgress[]): void {
+    this.say(nodeId, {
+      $case: "heartbeat",
+      value: {
+        generation: BigInt(generation),
+        ranks,
+        heldStates: [],
+        heldStatesChanged: false,
+        term: 0n,
+        commandId: 0n,
+      },
+    });
+  }
+
+  hello(nodeId: string, more: Partial<Extract<AgentMessage, { $case: "hello" }>["value"]> = {}): void {
+    this.#sessionLast += 1;
+    const incarnation = more.incarnation ?? `${nodeId}#1`;
+    const from = { nodeId, incarnation, session: this.#sessionLast };
+    this.sessions.set(nodeId, from);
+    const value = {
+      nodeId,
+      incarnation,
+      slots: 2,
+      host: "127.0.0.1",
+      device: "cpu",
+      version: "1.0.0",
+      labels: {},
+      jobId: "",
+      generation: 0n,
+      ranks: [],
+      heldStates: [],
+      term: 0n,
+      ...more,
+    };
+    this.feed({ kind: "agentMessage", from, message: { $case: "hello", value } });
+  }
+
+  say(nodeId: string, message: AgentMessage, from: Session = this.sessions.get(nodeId)!): Effect[] {
+    return this.feed({ kind: "agentMessage", from, message });
+  }
+
+  disconnect(nodeId: string): void {
+    this.feed({ kind: "agentDisconnected", from: this.sessions.get(nodeId)!, reason: "test" });
+  }
+
+  submit(job: Job = jobOf(), jobId = "job-1"): void {
+    const found = { count: 0, generationHighest: 0 };
+    this.feed({ kind: "jobSubmitted", requestId: `submit-${jobId}`, jobId, job, source: null, found });
+  }
+
+  get job(): JobState {
+    return this.state.jobs.values().next().value!;
+  }
+
+  take(): Effect[] {
+    const { effects } = this;
+    this.effects = [];
+    return effects;
+  }
+
+  /** Commands sent since the last `take`, as "node case". */
+  commands(): string[] {
+    return this.effects.flatMap((e) => (e.kind === "send" ? [`${e.nodeId} ${e.message.$case}`] : []));
+  }
+
+  lastCommand<K extends Command["$case"]>(kind: K): Extract<Command, { $case: K }> {
+    const found = this.effects.findLast((e) => e.kind === "send" && e.message.$case === kind);
+    assert.ok(found?.kind === "send", `no ${kind} was sent`);
+    return found.message as Extract<Command, { $case: K }>;
+  }
+
+  /** Brings the first job from PREPARE to RUN, every rank holding `held`. */
+  form(held: { generation: number; step: number }[] = []): void {
+    const generation = this.job.generation!;
+    const number = BigInt(generation.number);
+    const each = (make: (rank: number) => AgentMessage) => {
+      for (const [rank, nodeId] of generation.rankNodes.entries()) this.say(nodeId, make(rank));
+    };
+    const heldStates = held.map((s) => ({ generation: BigInt(s.generation), step: BigInt(s.step) }));
+    each((rank) => ({
+      $case: "rankReady",
+      value: { generation: number, rank, pid: 10 + rank, port: 9_000 + rank, heldStates },
+    }));
+    each((rank) => ({ $case: "rankConnected", value: { generation: number, rank } }));
+    const { source } = this.lastCommand("restore").value;
+    const state =
+      source?.$case === "snapshot"
+        ? source.value
+        : source?.$case === "checkpoint"
+          ? source.value.state!
+          : { generation: 0n, step: 0n };
+    each((rank) => ({ $case: "rankRestored", value: { generation: number, rank, state } }));
+  }
+
+  stepDone(nodeId: string, number: number, stepSeconds = 0.5): void {
+    const generation = BigInt(this.job.generation!.number);
+    this.say(nodeId, {
+      $case: "stepCompleted",
+      value: {
+        generation,
+        step: BigInt(number),
+        loss: 1,
+        gradNorm: 1,
+        learningRate: 1,
+        applied: true,
+        tokens: 1n,
+        images: 1,
+        videos: 0,
+        stepSeconds,
+        computeSeconds: 0,
+        commWaitSeconds: 0,
+        dataWaitSeconds: 0,
+        snapshotSeconds: 0,
+        memoryPeakBytes: 0n,
+        packFill: 1,
+        unreadable: 0,
+      },
+    });
+  }
+
+  exited(nodeId: string, rank: number, signal = "SIGKILL", generation = this.job.generation!.number): void {
+    this.say(nodeId, {
+      $case: "rankExited",
+      value: {
+        generation: BigInt(generation),
+        rank,
+        pid: 10 + rank,
+        exitCode: -1,
+        signal,
+        lastLines: ["last words"],
+        progress: undefined,
+      },
+    });
+  }
+
+  failed(nodeId: string, rank: number, code: string, peer?: number): void {
+    this.say(nodeId, {
+      $case: "rankFailed",
+      value: {
+        generation: BigInt(this.job.generation!.number),
+        rank,
+        error: { code, message: "Cannot go on", peer, operation: "all_reduce" },
+        lastLines: [],
+      },
+    });
+  }
+}
+
+/** A progress page; `entered` above `completed`: the rank waits in a collective. */
+export function page(rank: number, more: Partial<RankProgress> = {}): RankProgress {
+  return {
+    rank,
+    pid: 10 + rank,
+    step: 3n,
+    microStep: 0,
+    phase: "forward",
+    layer: 1,
+    collectiveEntered: 7n,
+    collectiveCompleted: 7n,
+    collective: "all_gather",
+    group: "shard.0",
+    unchangedMs: 0n,
+    generation: 0n,
+    ...more,
+  };
+}

@@ -1,0 +1,238 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { phaseOf } from "../../../controller/core/views.js";
+import type { RankProgress } from "../../../gen/goku/v1/agent.pb.js";
+import { CoreHarness, jobOf, page } from "./harness.js";
+
+const FOUR = { dp_replicate: 1, dp_shard: 2, sp: 2 };
+
+/** Four ranks on n0 and n1, n2 free; three steps done. */
+function running(options: { maxAttempts?: number } = {}): CoreHarness {
+  const core = new CoreHarness();
+  core.lead();
+  for (const nodeId of ["n0", "n1", "n2"]) core.hello(nodeId);
+  core.submit(jobOf({ layout: FOUR, ...options }));
+  core.form();
+  for (let step = 1; step <= 5; step++) core.stepDone("n0", step);
+  core.take();
+  return core;
+}
+const known = [{ generation: 1, step: 4 }];
+
+test("a rank's death: survivors are told to leave, everybody forms again, the incident says it all", () => {
+  const core = running();
+  core.failed("n0", 0, "COMM_PEER_DIED", 2);
+  core.exited("n1", 2);
+  assert.equal(phaseOf(core.job), "RECOVERING");
+  assert.deepEqual(core.commands(), ["n0 abort", "n1 abort"]);
+  core.pass(60);
+  assert.deepEqual(core.commands().slice(2), ["n0 prepare", "n1 prepare"]);
+  core.nowMs += 400;
+  core.form(known);
+  core.nowMs += 500;
+  core.stepDone("n0", 5);
+  assert.equal(core.job.incident, null);
+  const incident = core.job.incidents[0]!;
+  assert.deepEqual(
+    {
+      ...incident,
+      evidence: incident.evidence.length,
+      decisions: incident.decisions.map((d) => d.text),
+      openedAtMs: 0,
+      closedAtMs: 0,
+    },
+    {
+      kind: "incident",
+      jobId: "job-1",
+      number: 1,
+      openedAtMs: 0,
+      closedAtMs: 0,
+      outcome: "recovered",
+      code: "RANK_DIED",
+      what: "rank 2 on n1 ended by SIGKILL",
+      rank: 2,
+      nodeId: "n1",
+      operation: "",
+      evidence: 2,
+      evidenceDropped: 0,
+      decisions: [
+        "form generation 2 as 1x2x2: all 2 nodes answer",
+        "restore from memory, step 4 of generation 1: the newest state that all 4 ranks hold",
+      ],
+      generationBefore: 1,
+      generationAfter: 2,
+      milestones: {
+        detected: 0,
+        aborted: 50,
+        prepared: 50,
+        ready: 460,
+        connected: 460,
+        restored: 460,
+        stepped: 960,
+      },
+      stepBefore: 5,
+      stepsLost: 1,
+      lastLines: ["last words"],
+    },
+  );
+  assert.deepEqual(core.store.get("incidents/job-1/000001")?.record, incident);
+});
+
+test("a lost agent is waited for, and its return is enough", () => {
+  const core = running();
+  core.disconnect("n1");
+  core.failed("n0", 0, "COMM_PEER_DIED", 2);
+  core.pass(60);
+  assert.equal(core.job.stage, "waiting");
+  assert.match(core.job.reason, /waits for n1 \(ranks 2, 3\), at most 60 s/);
+  core.beat(10_000);
+  assert.equal(core.job.generation?.number, 1);
+  core.hello("n1", { incarnation: "n1#2", jobId: "job-1" });
+  assert.equal(core.job.generation?.number, 2);
+  assert.deepEqual(core.job.generation?.rankNodes, ["n0", "n0", "n1", "n1"]);
+});
+
+test("a lost agent that stays away gives its place to a spare", () => {
+  const core = running();
+  core.disconnect("n1");
+  core.failed("n0", 0, "COMM_PEER_DIED", 2);
+  core.beat(62_000);
+  assert.deepEqual(core.job.generation?.rankNodes, ["n0", "n0", "n2", "n2"]);
+  assert.match(core.job.reason, /n1 did not return in 60 s: others take over/);
+  core.hello("n1", { incarnation: "n1#2", jobId: "job-1" });
+  assert.deepEqual(core.commands().slice(-2), ["n1 welcome", "n1 release"]);
+});
+
+test("a silent agent whose peers go on is left alone", () => {
+  const core = running();
+  core.disconnect("n1");
+  let entered = 10n;
+  core.beat(120_000, (nodeId) => {
+    entered += 3n;
+    const ranks = nodeId === "n0" ? [0, 1] : [];
+    return ranks.map((rank) =>
+      page(rank, { step: entered / 10n, collectiveEntered: entered, collectiveCompleted: entered }),
+    );
+  });
+  assert.equal(core.job.stage, "running");
+  assert.equal(core.job.incidents.length, 0);
+});
+
+/** Rank 3 stands in forward, everyone else waits for it in the next collective. */
+function stuckPages(nodeId: string): RankProgress[] {
+  const wait = { collectiveEntered: 8n, phase: "vote", unchangedMs: 60_000n };
+  if (nodeId === "n0") return [page(0, wait), page(1, wait)];
+  return nodeId === "n1" ? [page(2, wait), page(3, { unchangedMs: 60_000n })] : [];
+}
+
+test("a rank that hangs is named from the progress pages, killed, and its end leads to a new generation", () => {
+  const core = running();
+  core.beat(12_000, stuckPages);
+  assert.equal(core.job.stage, "reaping");
+  const { rank, generation } = core.lastCommand("killRank").value;
+  assert.deepEqual([rank, generation], [3, 1n]);
+  assert.match(
+    core.job.incident!.what,
+    /^rank 3 on n1 has not moved for [\d.]+ s \(step 4, forward, layer 1\); 3 ranks wait in all_gather of shard\.0 \(number 8\)$/,
+  );
+  core.exited("n1", 3);
+  assert.equal(core.job.generation?.number, 2);
+  assert.equal(core.job.incident?.code, "RANK_STALLED");
+});
+
+test("a process that cannot be ended makes its node a bad one, and a spare takes its place", () => {
+  const core = running();
+  core.beat(25_000, stuckPages);
+  assert.match(core.state.quarantine.get("n1")!.reason, /rank 3 of job shapes could not be ended/);
+  assert.ok(core.store.has("quarantine/n1"));
+  assert.deepEqual(core.job.generation?.rankNodes, ["n0", "n0", "n2", "n2"]);
+});
+
+test("when the pages do not tell, the ranks that do not answer the abort are the ones that hang", () => {
+  const core = running();
+  const wait = { collectiveEntered: 8n, phase: "vote", unchangedMs: 60_000n };
+  const pages = (nodeId: string) =>
+    nodeId === "n0" ? [page(0, wait), page(1, wait)] : nodeId === "n1" ? [page(2, wait), page(3, wait)] : [];
+  while (core.job.stage !== "answering") core.beat(1_000, pages);
+  for (const [rank, nodeId] of [
+    [0, "n0"],
+    [2, "n1"],
+    [3, "n1"],
+  ] as const)
+    core.failed(nodeId, rank, "COMM_ABORTED");
+  core.beat(4_000, pages);
+  assert.equal(core.lastCommand("killRank").value.rank, 1);
+});
+
+test("attempts without a new step end the job with NO_PROGRESS and its evidence", () => {
+  const core = running({ maxAttempts: 3 });
+  for (let i = 0; i < 3; i++) {
+    core.exited(core.job.generation!.rankNodes[2]!, 2);
+    core.beat(6_000);
+    core.form(known);
+    core.stepDone("n0", 5); // computed before: no progress
+  }
+  core.exited(core.job.generation!.rankNodes[2]!, 2);
+  core.pass(100);
+  const { outcome } = core.job.record;
+  assert.deepEqual([outcome?.phase, outcome?.code], ["FAILED", "NO_PROGRESS"]);
+  assert.match(
+    outcome!.reason,
+    /3 of 3 attempts and no step beyond 5 was completed; last fault: rank 2 on n\d ended by SIGKILL/,
+  );
+});
+
+test("a step never completed before ends a streak of attempts", () => {
+  const core = running({ maxAttempts: 2 });
+  for (let i = 0; i < 6; i++) {
+    core.exited("n1", 2);
+    core.beat(3_000);
+    core.form(known);
+    core.stepDone("n0", 6 + i);
+    assert.equal(core.job.attempts, 0);
+  }
+  assert.equal(core.job.incidents.length, 6);
+});
+
+test("a node that takes every attempt down is left for a spare", () => {
+  const core = running({ maxAttempts: 9 });
+  for (let i = 0; i < 3; i++) {
+    core.exited("n1", 2);
+    core.beat(6_000);
+    if (i < 2) core.form(known);
+  }
+  assert.deepEqual(core.job.generation?.rankNodes, ["n0", "n0", "n2", "n2"]);
+  assert.match(core.job.reason, /without n1 \(3 faults in a row without progress\)/);
+});
+
+test("a timer that fires far too late judges nobody: the controller itself stood still", () => {
+  const core = running();
+  core.beat(3_000, stuckPages);
+  const [timer, atMs] = [...core.state.timers].find(([name]) => name.endsWith("/stall"))!;
+  core.nowMs = atMs + 30_000;
+  core.heartbeat("n0", 1, stuckPages("n0"));
+  core.heartbeat("n1", 1, stuckPages("n1"));
+  core.feed({ kind: "timerFired", timer });
+  assert.equal(core.job.stage, "running");
+});
+
+test("a job of which nobody can be seen is given up after the grace, and taken back when it comes back training", () => {
+  const core = running();
+  for (const nodeId of ["n0", "n1"]) core.disconnect(nodeId);
+  core.pass(130_000);
+  assert.equal(core.job.stage, "waiting");
+  core.take();
+  const train = (ranks: number[]) => ({
+    jobId: "job-1",
+    generation: 1n,
+    ranks: ranks.map((rank) => page(rank, { step: 90n })),
+  });
+  core.hello("n1", train([2, 3]));
+  assert.equal(core.job.stage, "running");
+  core.hello("n0", train([0, 1]));
+  assert.deepEqual(
+    core.commands().filter((c) => /prepare|abort/.test(c)),
+    [],
+  );
+  assert.equal(core.job.generation?.number, 1);
+});
