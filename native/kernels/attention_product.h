@@ -14,9 +14,10 @@
 
 namespace goku::attention {
 
-/// Rows of C held in registers: with two vectors a row, this and the operands just fit (16 or 32 registers).
+/// Rows of C held in registers. Six rows of two vectors and the operands fill the 16 registers of AVX2;
+/// AVX-512 has 32, but no room for the addresses of more than eight rows of A.
 #if defined(__AVX512F__)
-inline constexpr int kRowsMax = 12;
+inline constexpr int kRowsMax = 8;
 #else
 inline constexpr int kRowsMax = 6;
 #endif
@@ -64,7 +65,7 @@ void productRows(const Product& product) {
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) row[v] = load(b + v * kLanes);
       b += product.ldb;
-#pragma GCC unroll 12
+#pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) {
         const Vec number = broadcast(kAlongRow ? a[i * lda] : a[i]);
 #pragma GCC unroll 2
@@ -74,13 +75,13 @@ void productRows(const Product& product) {
     }
   }
   if (product.accumulate) {
-#pragma GCC unroll 12
+#pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) sum[i][v] += load(product.c + i * product.ldc + v * kLanes);
     }
   }
-#pragma GCC unroll 12
+#pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) store(product.c + i * product.ldc + v * kLanes, sum[i][v]);
