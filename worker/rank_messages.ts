@@ -4,7 +4,7 @@ import type { LayoutSize } from "../job/layout.js";
 import type { CommEndpoint } from "./engine/native.js";
 
 /**
- * The whole contract between an agent and its rank processes (Node IPC, one JSON message each).
+ * The whole contract between an agent and its rank processes (Node IPC, structured clones).
  * An agent message of an older generation than the rank's is ignored; a rank stamps the generation it acts for.
  */
 export type ToRank =

@@ -68,6 +68,7 @@ export class RankProcess {
     this.progressReader = new ProgressReader(this.progressPath);
     this.child = fork(ENTRY, [], {
       stdio: ["ignore", "pipe", "pipe", "ipc"],
+      serialization: "advanced", // JSON would lose a loss that is not a number
       env: rankEnvironment(options.threads),
     });
     this.pid = this.child.pid ?? -1;

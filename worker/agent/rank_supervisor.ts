@@ -136,8 +136,9 @@ export class RankSupervisor {
     for (const process of this.ranks()) if (process.stage === "restored") process.stage = "running";
   }
 
+  /** Raised by one rank in its next vote: several would be heard in different votes, and save twice. */
   request(request: "save" | "stop"): void {
-    this.tellRanks({ kind: "request", request });
+    this.ranks()[0]?.send({ kind: "request", request });
   }
 
   abort({ generation, reason }: Abort): void {

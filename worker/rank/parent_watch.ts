@@ -1,7 +1,4 @@
-import { isMainThread, Worker, workerData } from "node:worker_threads";
-
-/** Milliseconds between two looks at the parent. */
-const PERIOD_MS = 100;
+import { Worker } from "node:worker_threads";
 
 /**
  * Ends this process when its agent has gone, also while its main thread is blocked in native code or in a stuck
@@ -9,16 +6,9 @@ const PERIOD_MS = 100;
  * given another one.
  */
 export function watchParent(agentPid: number): void {
-  const watcher = new Worker(new URL(import.meta.url), {
+  const watcher = new Worker(new URL("./parent_watch_thread.js", import.meta.url), {
     workerData: { agentPid },
     resourceLimits: { maxOldGenerationSizeMb: 8, maxYoungGenerationSizeMb: 2 },
   });
   watcher.unref();
-}
-
-if (!isMainThread) {
-  const { agentPid } = workerData as { agentPid: number };
-  setInterval(() => {
-    if (process.ppid !== agentPid) process.kill(process.pid, "SIGKILL");
-  }, PERIOD_MS);
 }

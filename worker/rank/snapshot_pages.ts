@@ -6,12 +6,15 @@ import {
   type SnapshotLayout,
   sealSnapshot,
 } from "../../checkpoint/snapshot.js";
-import type { StateMeta, StateName } from "../../checkpoint/state.js";
+import type { StateKind, StateMeta, StateName } from "../../checkpoint/state.js";
 import { toGokuError } from "../../job/errors.js";
 import type { Native } from "../engine/native.js";
 import { failpoint } from "../failpoints.js";
 import type { ShardUnit } from "../parallel/trainer.js";
 import { SLOT_COUNT } from "./slots.js";
+
+/** What a snapshot holds of a unit: the tensors of the state, by their kind. */
+export type StateShard = Pick<ShardUnit, "unit" | StateKind>;
 
 /**
  * The slot files of one rank, mapped. Files of an earlier process of this rank are taken over with what they hold.
@@ -42,7 +45,7 @@ export class SnapshotPages {
   }
 
   /** Copies the shards into a slot and seals it. Until it returns, the slot holds nothing whole. */
-  write(index: number, shards: readonly ShardUnit[], content: { meta: StateMeta; rank: number }): void {
+  write(index: number, shards: readonly StateShard[], content: { meta: StateMeta; rank: number }): void {
     const page = this.pages[index]!;
     beginSnapshot(page);
     for (const [i, entry] of this.layout.entries.entries()) {
@@ -55,7 +58,7 @@ export class SnapshotPages {
   }
 
   /** Copies a whole snapshot into the shards: a slot of this set, or another file of the same layout and rank. */
-  read(file: string, shards: readonly ShardUnit[]): void {
+  read(file: string, shards: readonly StateShard[]): void {
     const own = this.pages[this.pages.findIndex((_, i) => this.slotPath(i) === file)];
     const page = own ?? this.native.pageMap(file, this.layout.bytes);
     try {
@@ -96,6 +99,6 @@ export class SnapshotPages {
   }
 }
 
-function shardOf(shards: readonly ShardUnit[], unit: string): ShardUnit {
+function shardOf(shards: readonly StateShard[], unit: string): StateShard {
   return shards.find((shard) => shard.unit.name === unit)!;
 }

@@ -1,0 +1,175 @@
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import path from "node:path";
+import { test } from "node:test";
+import { openCheckpoint } from "../../../checkpoint/load.js";
+import { saveShard } from "../../../checkpoint/save.js";
+import type { StateName } from "../../../checkpoint/state.js";
+import { type Job, jobSchema, modelConfig } from "../../../job/job.js";
+import { Layout } from "../../../job/layout.js";
+import { parameterSpecs } from "../../../job/parameters.js";
+import { flatUnits } from "../../../job/sharding.js";
+import {
+  CheckpointWriter,
+  type CommittedCheckpoint,
+  type SaveOrder,
+} from "../../../worker/agent/checkpoint_writer.js";
+import { metaOf, scratchFolder, state, writeSlots } from "../../checkpoint/fixtures.js";
+
+const layout = Layout.parse("1x2x1");
+const folder = scratchFolder();
+
+function jobAt(name: string): Job {
+  return jobSchema.parse({
+    name,
+    model: { preset: "goku-nano", depth: 1, width: 8, heads: 2, text_width: 8, frequency_width: 8 },
+    data: { media: "unused" },
+    train: { steps: 100 },
+    checkpoint: { uri: `file://${path.join(folder, name)}`, keep_last: 2 },
+  });
+}
+
+/** Snapshots of both ranks of a job at a state, and what their agents would order. */
+function setUp(name: string, at: StateName, generation: string, final: boolean) {
+  const job = jobAt(name);
+  const specs = parameterSpecs(modelConfig(job));
+  const model = { specs, units: flatUnits(specs) };
+  const slots = writeSlots({
+    storage: job.checkpoint.uri,
+    model,
+    layout,
+    meta: metaOf(at, layout),
+    slots: path.join(folder, `${name}-${at.step}-slots`),
+  });
+  const order = (rank: number): SaveOrder => {
+    return { jobId: "j", job, layout, rank, generation, state: at, slotPath: slots[rank]!, final };
+  };
+  const saveOther = (rank: number, by = generation) =>
+    saveShard({
+      uri: job.checkpoint.uri,
+      slotPath: slots[rank]!,
+      rank,
+      layout,
+      units: model.units,
+      generation: by,
+    });
+  return { job, order, saveOther };
+}
+
+/** A writer, what it said, and a promise of each save's end. */
+function writing() {
+  const committed: CommittedCheckpoint[] = [];
+  const failed: string[] = [];
+  const waiting: (() => void)[] = [];
+  const writer = new CheckpointWriter({
+    committed: (done) => {
+      committed.push(done);
+      for (const wake of waiting.splice(0)) wake();
+    },
+    failed: ({ error }) => {
+      failed.push(error.code);
+      for (const wake of waiting.splice(0)) wake();
+    },
+  });
+  const save = (order: SaveOrder) => new Promise<void>((resolve) => writer.save(order, resolve));
+  const news = () => new Promise<void>((resolve) => waiting.push(resolve));
+  return { writer, committed, failed, save, news };
+}
+
+test("CheckpointWriter frees the slots when their parts are durable, commits when all are, and keeps the newest", async () => {
+  const { writer, committed, save, news } = writing();
+  let job: Job | null = null;
+  for (const step of [10, 20, 30]) {
+    const one = setUp("keeps", state(1, step), "1", false);
+    job = one.job;
+    const told = news();
+    await Promise.all([save(one.order(0)), save(one.order(1))]);
+    await told;
+    assert.equal(committed.at(-1)!.state.step, step);
+  }
+  assert.equal((await openCheckpoint(job!.checkpoint.uri)).meta.state.step, 30);
+  await writer.abandon(); // the removal of old ones ends with the save
+  const root = path.join(folder, "keeps");
+  const present = [10, 20, 30].map((step) => existsSync(path.join(root, `checkpoint-${step}`)));
+  assert.deepEqual(present, [false, true, true]);
+});
+
+test("CheckpointWriter frees a final slot only when the checkpoint is committed, by whichever agent", async () => {
+  const one = setUp("final", state(1, 40), "1", true);
+  const rank0 = writing();
+  const rank1 = writing();
+  let freed = 0;
+  const ends = [
+    rank1.save(one.order(1)).then(() => {
+      freed++;
+      assert.equal(rank0.committed.length, 1, "freed before the commit");
+    }),
+    rank0.save(one.order(0)),
+  ];
+  await Promise.all(ends);
+  assert.equal(freed, 1);
+  assert.deepEqual(rank1.committed, [], "only the agent of rank 0 tells of it");
+  assert.equal(await rank1.writer.untilLastCommitted(5_000), true);
+});
+
+test("CheckpointWriter joins a save under way: one write, every caller is told", async () => {
+  const { save, committed, writer } = writing();
+  const one = setUp("joined", state(1, 10), "1", true);
+  const ends = [save(one.order(0)), save(one.order(0)), save(one.order(1))];
+  assert.deepEqual(
+    writer.pinned("j", 0, () => {}).map(({ step }) => step),
+    [10],
+  );
+  assert.deepEqual(
+    writer.pinned("another", 0, () => {}),
+    [],
+  );
+  await Promise.all(ends);
+  assert.equal(committed.length, 1);
+  assert.equal(writer.idle, true);
+});
+
+test("CheckpointWriter gives up what an older generation began: files of two generations make no checkpoint", async () => {
+  const { save, committed, failed } = writing();
+  const older = setUp("older", state(1, 10), "1", false);
+  const first = save(older.order(0)); // its other writer never comes
+  const newer = setUp("older", state(1, 10), "2", true);
+  const second = [save(newer.order(0)), save(newer.order(1))];
+  await Promise.all([first, ...second]);
+  assert.deepEqual(
+    committed.map(({ generation }) => generation),
+    ["2"],
+  );
+  assert.deepEqual(failed, []);
+});
+
+test("CheckpointWriter reports a save that fails and frees the slot; a final one it tries again", async () => {
+  const { save, failed, committed, news } = writing();
+  const broken = setUp("fails", state(1, 10), "1", false);
+  await save({ ...broken.order(0), slotPath: "/nonexistent/slot" });
+  assert.deepEqual(failed, ["SNAPSHOT_MISSING"]);
+  const final = setUp("fails", state(1, 50), "1", true);
+  const order = final.order(0);
+  const blocked = {
+    ...order,
+    job: { ...order.job, checkpoint: { ...order.job.checkpoint, uri: "file:///proc/x" } },
+  };
+  const told = news();
+  const end = save(blocked);
+  await told;
+  assert.equal(failed.length, 2);
+  blocked.job.checkpoint.uri = order.job.checkpoint.uri; // somebody made room
+  await final.saveOther(1);
+  await end;
+  assert.equal(committed.length, 1);
+});
+
+test("CheckpointWriter leaves off at once when the job is over here", async () => {
+  const { writer, save, failed } = writing();
+  const alone = setUp("abandoned", state(1, 10), "1", true);
+  const end = save(alone.order(0)); // waits for a writer that never comes
+  await writer.abandon();
+  await end;
+  assert.deepEqual(failed, []);
+  assert.equal(writer.idle, true);
+});
