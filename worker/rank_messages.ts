@@ -28,6 +28,8 @@ export type ToRank =
       pinned: StateName[];
       threads: number;
     }
+  /** To a spare: a place in this job is likely to be its next one. */
+  | { kind: "warm"; job: Job }
   | { kind: "connect"; generation: string; members: CommEndpoint[] }
   | { kind: "restore"; generation: string; source: RestoreSource }
   | { kind: "run"; generation: string }

@@ -83,7 +83,10 @@ export class RankSupervisor {
   startSpares(count: number): void {
     const spares = this.living().filter((process) => process.rank === null).length;
     if (this.closing) return;
-    for (let i = spares; i < count; i++) this.startProcess();
+    for (let i = spares; i < count; i++) {
+      const process = this.startProcess();
+      if (this.place) process.send({ kind: "warm", job: this.place.job });
+    }
   }
 
   // -------------------------------------------------------------------------------------------------------------------

@@ -62,6 +62,8 @@ export class RankMachine {
   private generation = 0n;
   private stage: Stage = "left";
   private place: Place | null = null;
+  /** Opened ahead for a place in that job; null: none. */
+  private ahead: { job: Job; source: Promise<PackSource | null> } | null = null;
   private groups: Groups = { ...NO_GROUPS };
   private loop: TrainLoop | null = null;
   private running: Promise<void> = Promise.resolve();
@@ -85,6 +87,9 @@ export class RankMachine {
       case "exit":
         process.exit(0);
         return;
+      case "warm":
+        this.warm(message.job);
+        return;
       case "prepare":
         if (BigInt(message.generation) <= this.generation) return;
         this.generation = BigInt(message.generation);
@@ -104,6 +109,21 @@ export class RankMachine {
       case "run":
         this.enqueue(() => this.advance(message.generation, "restored", () => this.run()));
     }
+  }
+
+  /** Opens the data ahead of a prepare; if that fails, the prepare tries again and says why. */
+  private warm(job: Job): void {
+    if (this.place !== null || this.ahead !== null) return;
+    this.ahead = { job, source: this.options.openSource(job).catch(() => null) };
+  }
+
+  private async openSource(job: Job): Promise<PackSource> {
+    const { ahead } = this;
+    this.ahead = null;
+    const source = await ahead?.source;
+    if (source && sameJson(ahead?.job, job)) return source;
+    await source?.close();
+    return this.options.openSource(job);
   }
 
   private enqueue(work: () => Promise<void>): void {
@@ -154,7 +174,7 @@ export class RankMachine {
     if (old) this.dismiss(old, { keepSource: sameJob });
     const { native } = this.options;
     const layout = new Layout(message.layout);
-    const source = sameJob ? old.source : await this.options.openSource(message.job);
+    const source = sameJob ? old.source : await this.openSource(message.job);
     const units = flatUnits(parameterSpecs(modelConfig(message.job)));
     const pages = new SnapshotPages(native, message.snapshotDir, snapshotLayout(units, layout, message.rank));
     const book = new SlotBook(pages.states());
