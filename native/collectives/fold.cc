@@ -2,12 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdint>
-#include <cstring>
-
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
 
 namespace goku::collectives {
 namespace {
@@ -118,30 +112,6 @@ void fold(DType dtype, Reduction op, std::byte* out, const std::byte* first,
           std::span<const std::byte* const> rest, size_t count) {
   if (dtype == DType::kF64) return foldTyped<double>(op, out, first, rest, count);
   foldTyped<float>(op, out, first, rest, count);
-}
-
-void copyAround(std::byte* to, const std::byte* from, size_t bytes) {
-#if defined(__SSE2__)
-  constexpr size_t kLine = 64;
-  const size_t head = std::min(bytes, (kLine - reinterpret_cast<uintptr_t>(to) % kLine) % kLine);
-  std::memcpy(to, from, head);
-  to += head, from += head, bytes -= head;
-  for (; bytes >= kLine; to += kLine, from += kLine, bytes -= kLine) {
-#if defined(__AVX__)
-    const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-    const __m256i high = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + 32));
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), low);
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(to + 32), high);
-#else
-    for (size_t i = 0; i < kLine; i += 16) {
-      _mm_stream_si128(reinterpret_cast<__m128i*>(to + i),
-                       _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i)));
-    }
-#endif
-  }
-  _mm_sfence();  // these stores are ordered with nothing else
-#endif
-  std::memcpy(to, from, bytes);
 }
 
 }  // namespace goku::collectives

@@ -1,4 +1,4 @@
-// The arithmetic of collectives, and the copy that keeps caches clean.
+// The arithmetic of collectives.
 //
 //   out[i] = op(... op(op(first[i], rest[0][i]), rest[1][i]) ..., rest[K-1][i])
 //
@@ -18,9 +18,5 @@ namespace goku::collectives {
 /// to it.
 void fold(DType dtype, Reduction op, std::byte* out, const std::byte* first,
           std::span<const std::byte* const> rest, size_t count);
-
-/// Copies with stores that bypass the cache: for bytes that are not read again soon. A plain copy reads the
-/// old destination first; on a machine bound by memory this one takes half the time.
-void copyAround(std::byte* to, const std::byte* from, size_t bytes);
 
 }  // namespace goku::collectives

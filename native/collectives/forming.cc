@@ -17,9 +17,6 @@ constexpr std::chrono::milliseconds kRedialTime{50};
 // Endpoints are published after commListen, so a port that refuses belongs to a process that has gone. A
 // little patience covers a full backlog.
 constexpr std::chrono::seconds kRefusedTime{2};
-// Kernel buffers of a data connection. Larger ones push payload out of the last-level cache between the two
-// copies.
-constexpr int kDataBufferBytes = 0;
 
 std::string rankText(const GroupOptions& options, int member) {
   const Endpoint& endpoint = options.members[member];
@@ -120,7 +117,7 @@ void Forming::stepDial(Dial& dial) {
     if (error != 0) return dialFailed(dial, error);
     dial.connected = true;
     dial.refusedSince = {};
-    tuneSocket(dial.fd.get(), dial.channel == Channel::kData ? kDataBufferBytes : 0);
+    tuneSocket(dial.fd.get());
     const std::vector<std::byte> hello = encodeHello({.key = mailbox_->key(),
                                                       .membersDigest = membersDigest(options_),
                                                       .fromMember = static_cast<uint32_t>(options_.rank),
@@ -170,7 +167,7 @@ void Forming::readWelcome(Dial& dial) {
 
 void Forming::takeArrivals() {
   for (Mailbox::Arrival& arrival : mailbox_->take()) {
-    tuneSocket(arrival.fd.get(), arrival.channel == Channel::kData ? kDataBufferBytes : 0);
+    tuneSocket(arrival.fd.get());
     adopt(static_cast<int>(arrival.fromMember), arrival.channel, std::move(arrival.fd));
   }
 }

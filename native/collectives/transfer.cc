@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "native/collectives/copy.h"
+
 namespace goku::collectives {
 namespace {
 
