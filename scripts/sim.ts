@@ -1,60 +1,88 @@
 import { parseArgs } from "node:util";
-import { planSeed, planText, runSeed } from "../test/sim/run_seed.js";
+import { planSeed, planText, runSeed, type SeedResult } from "../test/sim/run_seed.js";
 
 const USAGE = `Runs the seeded simulation: the real controller core, simulated agents, network and store, on virtual time.
 
-  npm run sim -- [--seeds N] [--seed S] [--nodes A..B] [--trace]
+  make sim [SEEDS=N] [SEED=S] [NODES=A..B]        or: node dist/scripts/sim.js [options]
 
   --seeds N      how many seeds to run, from --seed on (default 100)
-  --seed S       first seed (default 1); with --seeds 1 it replays that seed
+  --seed S       first seed (default 1); alone it replays that seed
   --nodes A..B   smallest and largest cluster (default 4..16)
+  --first        stop at the first seed that fails
   --trace        print everything that controllers hear and do`;
 
-/** Exit code 1 when a seed fails, 2 for a wrong argument. */
-function main(): number {
+interface Options {
+  first: number;
+  count: number;
+  nodes: { min: number; max: number };
+  stopAtFirst: boolean;
+  trace: boolean;
+}
+
+/** Null: the arguments are wrong, or help was asked for. */
+function readOptions(): Options | null {
   const { values } = parseArgs({
     options: {
-      seeds: { type: "string", default: "100" },
-      seed: { type: "string", default: "1" },
+      seeds: { type: "string" },
+      seed: { type: "string" },
       nodes: { type: "string", default: "4..16" },
+      first: { type: "boolean", default: false },
       trace: { type: "boolean", default: false },
       help: { type: "boolean", default: false },
     },
   });
   const range = /^(\d+)(?:\.\.(\d+))?$/.exec(values.nodes);
-  const first = Number(values.seed);
-  const count = Number(values.seeds);
-  if (values.help || !range || !Number.isSafeInteger(first) || !Number.isSafeInteger(count) || count < 1) {
-    console.log(USAGE);
-    return values.help ? 0 : 2;
+  const first = Number(values.seed ?? 1);
+  const count = Number(values.seeds ?? (values.seed === undefined ? 100 : 1));
+  const min = Number(range?.[1]);
+  const max = Number(range?.[2] ?? range?.[1]);
+  const sane =
+    Number.isSafeInteger(first) && Number.isSafeInteger(count) && count >= 1 && min >= 1 && max >= min;
+  if (values.help || !sane) return null;
+  return { first, count, nodes: { min, max }, stopAtFirst: values.first, trace: values.trace };
+}
+
+function report(result: SeedResult, options: Options): void {
+  const { plan, error, hash, virtualMs } = result;
+  if (error === null) {
+    if (options.count === 1)
+      console.log(`seed ${plan.seed} passed, trace ${hash.toString(16).padStart(8, "0")}`);
+    return;
   }
-  const nodes = { min: Number(range[1]), max: Number(range[2] ?? range[1]) };
-  const total = { events: 0, virtualMs: 0, generations: 0, incidents: 0, failed: 0 };
+  if (options.count > 1) console.log(planText(plan));
+  const { min, max } = options.nodes;
+  console.log(`seed ${plan.seed} FAILED at ${virtualMs / 1000} s: ${error.stack ?? error.message}`);
+  console.log(`replay: node dist/scripts/sim.js --seed ${plan.seed} --nodes ${min}..${max} --trace\n`);
+}
+
+/** Exit code 1 when a seed fails, 2 for a wrong argument. */
+function main(): number {
+  const options = readOptions();
+  if (options === null) {
+    console.log(USAGE);
+    return process.argv.includes("--help") ? 0 : 2;
+  }
+  const total = { events: 0, virtualMs: 0, generations: 0, incidents: 0, passed: 0, failed: 0 };
   const startedMs = performance.now();
-  for (let seed = first; seed < first + count; seed++) {
-    const plan = planSeed(seed, nodes);
-    if (count === 1) console.log(planText(plan));
-    const result = runSeed(plan, values.trace ? (line) => console.log(line) : null);
+  for (let seed = options.first; seed < options.first + options.count; seed++) {
+    const plan = planSeed(seed, options.nodes);
+    if (options.count === 1) console.log(planText(plan));
+    const result = runSeed(plan, options.trace ? (line) => console.log(line) : null);
     total.events += result.events;
     total.virtualMs += result.virtualMs;
     total.generations += result.generations;
     total.incidents += result.incidents;
-    if (result.error === null) {
-      if (count === 1) console.log(`seed ${seed} passed, trace ${result.hash.toString(16).padStart(8, "0")}`);
-      continue;
-    }
-    total.failed += 1;
-    if (count > 1) console.log(planText(plan));
-    console.log(
-      `seed ${seed} FAILED at ${result.virtualMs / 1000} s: ${result.error.stack ?? result.error.message}`,
-    );
-    console.log(`replay: npm run sim -- --seeds 1 --seed ${seed} --nodes ${values.nodes} --trace\n`);
+    total[result.error === null ? "passed" : "failed"] += 1;
+    report(result, options);
+    if (result.error !== null && options.stopAtFirst) break;
   }
-  const seconds = (performance.now() - startedMs) / 1000;
+  const seconds = ((performance.now() - startedMs) / 1000).toFixed(1);
+  const hours = (total.virtualMs / 3.6e6).toFixed(1);
+  const { passed, failed, events, generations, incidents } = total;
   console.log(
-    `${count - total.failed} passed, ${total.failed} failed: ${total.events} events, ${(total.virtualMs / 3.6e6).toFixed(1)} h of virtual time, ${total.generations} generations, ${total.incidents} incidents, in ${seconds.toFixed(1)} s`,
+    `${passed} passed, ${failed} failed: ${events} events, ${hours} h of virtual time, ${generations} generations, ${incidents} incidents, in ${seconds} s`,
   );
-  return total.failed === 0 ? 0 : 1;
+  return failed === 0 ? 0 : 1;
 }
 
 process.exitCode = main();

@@ -157,7 +157,16 @@ export class Invariants implements TrainObserver {
       group.worldSize,
       `generation ${group.generation} restores before all connected`,
     );
-    this.#restoreChosen(group, sourceState(source));
+    const chosen = sourceState(source);
+    const fromMemory = (source as { $case: string }).$case === "snapshot";
+    for (const { rank, agent, memory } of group.members.map((m) => m!)) {
+      const there = agent.node.memory !== memory || memory.find(rank.set, chosen) !== null;
+      assert.ok(
+        !fromMemory || there,
+        `rank ${rank.rank} is to restore ${stateText(chosen)}, which its node does not hold`,
+      );
+    }
+    this.#restoreChosen(group, chosen);
   }
 
   /** No committed step is lost beyond what can still be had. */

@@ -46,6 +46,7 @@ export class SimNode {
   }
 }
 
+/** Until a Welcome says otherwise. */
 const HEARTBEAT_MS = 1_000;
 
 /** An agent process as the protocol wants it: fenced by (term, generation, id), it repeats itself after a reconnect. */
@@ -59,6 +60,7 @@ export class SimAgent {
   readonly ranks = new Map<number, SimRank>();
   readonly random: Random;
   readonly #world: SimWorld;
+  #heartbeatMs = HEARTBEAT_MS;
   #places: number[] = [];
   #term = 0;
   #commandId = 0;
@@ -284,7 +286,7 @@ export class SimAgent {
   }
 
   #beat(): void {
-    this.#later(HEARTBEAT_MS, () => this.#beat());
+    this.#later(this.#heartbeatMs, () => this.#beat());
     if (!this.#welcomed) return;
     this.connectedMs = this.#world.scheduler.nowMs;
     const heldStatesChanged = this.#heldChanged;
@@ -328,6 +330,7 @@ export class SimAgent {
     switch (command.$case) {
       case "welcome":
         this.#welcomed = true;
+        this.#heartbeatMs = command.value.heartbeatIntervalMs;
         this.connectedMs = this.#world.scheduler.nowMs;
         for (const report of this.#reports.values()) this.#send(report);
         if (this.#commitReport) this.#send(this.#commitReport);

@@ -58,7 +58,7 @@ export class SimController {
   /** Counts processes and leaderships; what was started under another count is void. */
   #life = 0;
   /** Stopped like a process by SIGSTOP until then: nothing runs, the world goes on. */
-  #pausedUntilMs = 0;
+  #pausedUntilMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: {
     id: string;
@@ -93,7 +93,7 @@ export class SimController {
   restart(): void {
     if (this.alive) return;
     this.alive = true;
-    this.#pausedUntilMs = 0;
+    this.#pausedUntilMs = Number.NEGATIVE_INFINITY;
     this.#campaign(this.#life);
   }
 
@@ -138,10 +138,12 @@ export class SimController {
     link.close("controller", message);
   }
 
-  #whenAwake(run: () => void): void {
+  /** A process that goes on after a stop runs its overdue timers first, then reads what has come meanwhile. */
+  #whenAwake(run: () => void, what: "timer" | "message" = "message"): void {
     const life = this.#life;
-    const waitMs = this.#pausedUntilMs - this.#scheduler.nowMs;
-    if (waitMs <= 0) run();
+    const wakeMs = this.#pausedUntilMs + (what === "timer" ? 0 : 1);
+    const waitMs = wakeMs - this.#scheduler.nowMs;
+    if (waitMs < 0) run();
     else this.#scheduler.after(waitMs, () => this.alive && this.#life === life && run());
   }
 
@@ -188,7 +190,7 @@ export class SimController {
         this.#timers.set(
           effect.timer,
           this.#scheduler.at(effect.atMs, () =>
-            stillHere(() => this.#feed({ kind: "timerFired", timer: effect.timer })),
+            this.#whenAwake(() => this.#fire(effect.timer, life), "timer"),
           ),
         );
         return;
@@ -208,6 +210,10 @@ export class SimController {
       case "observe":
         return;
     }
+  }
+
+  #fire(timer: string, life: number): void {
+    if (this.#life === life) this.#feed({ kind: "timerFired", timer });
   }
 
   #dropTimer(timer: string): void {

@@ -2,7 +2,7 @@ import type { StateName } from "../../controller/core/contract.js";
 import type { Random } from "./random.js";
 import type { Scheduler } from "./scheduler.js";
 import type { SimAgent } from "./sim_agent.js";
-import { type Content, mixStep } from "./sim_memory.js";
+import { type Content, mixStep, type SimMemory } from "./sim_memory.js";
 import type { SimRank } from "./sim_rank.js";
 
 /** What the groups of one job share, and where the truth about it is kept. */
@@ -32,6 +32,8 @@ export interface TrainObserver {
 interface Member {
   rank: SimRank;
   agent: SimAgent;
+  /** What its node remembered when it became ready: another object since, when the machine went down. */
+  memory: SimMemory;
 }
 
 /**
@@ -48,6 +50,8 @@ export class TrainGroup {
   votes = 0;
   /** Its last state is durable: nothing is left to lose. */
   over = false;
+  /** Chance that a member stopped inside a collective had not done its part yet, so that nobody gets out of it. */
+  holdChance = 0.5;
   wantsStop = false;
   wantsSave = false;
   readonly readyRanks = new Set<number>();
@@ -81,7 +85,7 @@ export class TrainGroup {
   }
 
   join(rank: SimRank, agent: SimAgent): void {
-    this.members[rank.rank] = { rank, agent };
+    this.members[rank.rank] = { rank, agent, memory: agent.node.memory };
     rank.group = this;
     rank.pageGeneration = this.generation;
     this.readyRanks.add(rank.rank);
@@ -146,7 +150,7 @@ export class TrainGroup {
   #vote(): void {
     if (this.#arrived.size < this.worldSize || this.#failedPeer !== null) return;
     const stuck = this.members.some((m) => m!.rank.stopped);
-    if (stuck && this.#random.chance(0.5)) {
+    if (stuck && this.#random.chance(this.holdChance)) {
       this.#scheduler.after(200, () => this.#vote());
       return;
     }
@@ -187,7 +191,7 @@ export class TrainGroup {
   }
 
   /** Copies the state into the node's memory while the next step computes. */
-  snapshot(member: Member, save: boolean): void {
+  snapshot(member: Pick<Member, "rank" | "agent">, save: boolean): void {
     const { rank, agent } = member;
     const content = rank.content!;
     const write = agent.node.memory.begin(rank.set, content, rank.snapshotState);

@@ -1,0 +1,128 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { after, test } from "node:test";
+
+/**
+ * Does the simulation see anything? Each mutant is the core with one deliberate mistake of the kind that people make;
+ * some seed must fail with it. They are text edits of the compiled core, each of which must apply exactly once.
+ */
+interface Mutant {
+  name: string;
+  file: string;
+  from: string;
+  to: string;
+  /** What notices it; seeds unless given: some mistakes need a rare constellation, which then has its scenario. */
+  by?: "scenarios";
+}
+const MUTANTS: Mutant[] = [
+  {
+    name: "accepts reports of older generations",
+    file: "step.js",
+    from: "if (report.generation !== generation.number) {",
+    to: "if (false) {",
+  },
+  {
+    name: "restores a state that only some ranks hold",
+    file: "choose_restore.js",
+    from: "if (count < rankStates.length || excluded.has(key))",
+    to: "if (excluded.has(key))",
+  },
+  {
+    name: "restores the oldest common state",
+    file: "choose_restore.js",
+    from: "if (newest === null || compareStates(state, newest) > 0)",
+    to: "if (newest === null || compareStates(state, newest) < 0)",
+  },
+  {
+    name: "chooses the state from inventories that lag behind",
+    file: "form.js",
+    from: "held.length > 0 ? held : toldStates(",
+    to: "false ? held : toldStates(",
+  },
+  {
+    name: "does not wait for a lost node's memory",
+    file: "plan_members.js",
+    from: "const graceEndMs = input.waitSinceMs + graceMs;",
+    to: "const graceEndMs = input.waitSinceMs;",
+  },
+  {
+    name: "uses a generation number before it is durable",
+    file: "form.js",
+    from: 'persist(turn, writes, { kind: "prepare", jobId: job.record.jobId, generation: number });',
+    to: "persist(turn, writes); prepareGeneration(turn, job);",
+  },
+  {
+    name: "leads on in the term of the leader before it",
+    file: "leadership.js",
+    from: "const term = (state.leader?.term ?? 0) + 1;",
+    to: "const term = Math.max(1, state.leader?.term ?? 0);",
+  },
+  {
+    name: "forms anew whatever a leader before it left running",
+    file: "adopt.js",
+    from: "return page.generation === generation && TRAINING.has(page.phase);",
+    to: "return false;",
+  },
+  {
+    name: "takes a page of older work for this generation's",
+    file: "adopt.js",
+    from: "return page.generation === generation && TRAINING.has(page.phase);",
+    to: "return TRAINING.has(page.phase);",
+  },
+  {
+    name: "blames ranks whose agent has not heard the abort",
+    file: "turn.js",
+    from: "if (heard === null)",
+    to: "if (true)",
+    by: "scenarios",
+  },
+  {
+    name: "judges by what it has not read yet, after standing still",
+    file: "step.js",
+    from: "if (turn.nowMs - atMs <= heartbeatMs || excused.has(timer)) {",
+    to: "if (true) {",
+    by: "scenarios",
+  },
+  {
+    name: "gives a generation up for good that nobody could tell",
+    file: "nodes.js",
+    from: "if (generation.abortSent || ",
+    to: "if (true || ",
+    by: "scenarios",
+  },
+  {
+    name: "connects as soon as the first rank is ready",
+    file: "form.js",
+    from: "return generation.reachedCount === generation.layout.worldSize;",
+    to: "return generation.reachedCount >= 1;",
+  },
+];
+
+const dist = path.resolve(import.meta.dirname, "../..");
+const scratch = mkdtempSync(path.join(dist, ".mutants-"));
+after(() => rmSync(scratch, { recursive: true, force: true }));
+
+for (const [index, { name, file, from, to, by }] of MUTANTS.entries()) {
+  test(`a core that ${name} is caught`, () => {
+    const root = path.join(scratch, String(index));
+    for (const part of ["controller/core", "job", "test/sim", "scripts/sim.js"]) {
+      cpSync(path.join(dist, part), path.join(root, part), { recursive: true });
+    }
+    const target = path.join(root, "controller/core", file);
+    const text = readFileSync(target, "utf8");
+    assert.equal(text.split(from).length, 2, `${file} must contain once: ${from}`);
+    writeFileSync(target, text.replace(from, to));
+    const args =
+      by === "scenarios"
+        ? ["--test", path.join(root, "test/sim/scenarios.test.js")]
+        : [path.join(root, "scripts/sim.js"), "--seeds", "1000", "--first"];
+    // A test runner inside a test runner would report to the outer one.
+    const env = { ...process.env };
+    delete env.NODE_TEST_CONTEXT;
+    const done = spawnSync(process.execPath, args, { encoding: "utf8", env });
+    assert.equal(done.status, 1, `nothing noticed:\n${done.stdout}${done.stderr}`);
+    assert.match(done.stdout, /seed \d+ FAILED|^not ok/m);
+  });
+}
