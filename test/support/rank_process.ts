@@ -14,7 +14,9 @@ type FromRank<Result> =
 
 /** Runs the same task on `count` processes; rejects with the first rank's failure and leaves no process behind. */
 export async function runRanks<Task, Result>(module: URL, count: number, task: Task): Promise<Result[]> {
-  const children = Array.from({ length: count }, () => fork(module, { serialization: "advanced" }));
+  // As agents start ranks: threads that wait leave the core to other ranks.
+  const env = { ...process.env, OMP_WAIT_POLICY: "passive" };
+  const children = Array.from({ length: count }, () => fork(module, { serialization: "advanced", env }));
   try {
     const ranks = children.map((child, rank) => follow<Task, Result>(child, rank, task));
     const members = await Promise.all(ranks.map(({ ready }) => ready));

@@ -71,12 +71,14 @@ for (const precision of ["fp32", "bf16"] as const) {
       });
     }
 
-    test("recomputing blocks gives the bits of keeping them", async () => {
-      const results = await trainFleet({ layout: "1x1x1", job: { ...job, recompute: "full" } });
-      assertWhole(results);
-      assert.deepEqual(losses(results), losses(one));
-      assert.deepEqual(wholeState(results), wholeState(one));
-    });
+    for (const recompute of ["none", "full"] as const) {
+      test(`recompute ${recompute} gives the bits of recomputing what is cheap`, async () => {
+        const results = await trainFleet({ layout: "1x1x1", job: { ...job, recompute } });
+        assertWhole(results);
+        assert.deepEqual(losses(results), losses(one));
+        assert.deepEqual(wholeState(results), wholeState(one));
+      });
+    }
 
     test("TCP gives the bits of shared memory", async () => {
       const shared = await trainFleet({ layout: "1x2x2", job });
