@@ -29,7 +29,6 @@ inline constexpr int64_t kLanes = 8;
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t VecInt __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t VecBits __attribute__((vector_size(4 * kLanes)));
-typedef uint16_t HalfBits __attribute__((vector_size(2 * kLanes)));
 
 inline Vec broadcast(float x) {
 #if defined(__AVX512F__)
@@ -47,18 +46,29 @@ inline Vec load(const float* from) {
   return v;
 }
 inline Vec load(const bf16* from) {
-  HalfBits half;
-  std::memcpy(&half, from, sizeof half);
-  return fromBits(__builtin_convertvector(half, VecBits) << 16);
+#if defined(__AVX512F__)
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+#else
+  const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+#endif
 }
 inline void store(float* to, Vec v) { std::memcpy(to, &v, sizeof v); }
 /// Rounds to nearest, ties to even; NaN stays NaN.
 inline void store(bf16* to, Vec v) {
   const VecBits bits = bitsOf(v);
-  const VecBits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const VecBits nan = (bits >> 16) | 0x40u;
-  const HalfBits half = __builtin_convertvector(v != v ? nan : rounded, HalfBits);
-  std::memcpy(to, &half, sizeof half);
+  const VecBits upper = bits >> 16;
+  const VecBits rounded = (bits + 0x7fffu + (upper & 1u)) >> 16;
+  const VecBits result = v != v ? upper | 0x40u : rounded;
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(std::bit_cast<__m512i>(result)));
+#else
+  // Pairs of 128-bit halves are packed, hence the order 0, 2 of quadwords.
+  const auto words = std::bit_cast<__m256i>(result);
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 0x08);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
+#endif
 }
 
 /// The first `count` lanes (0 <= count < kLanes) from memory, the others 0.

@@ -1,12 +1,14 @@
 // Blocking (sizes in elements; the packed parts are always f32):
 //   columns are taken kColumnsMax at a time; their part of B is packed once, by all threads, into panels of
 //   kPanel columns: panel[k][kPanel]. Tasks then cover C with tiles of up to kRowBlock rows, K block after K
-//   block; a panel block (24 KiB) stays in the first-level cache while a task's rows of A (144 KiB, second
-//   level) stream by. The innermost kernel keeps kTileRows x kPanel sums in registers.
+//   block; a panel block (up to 32 KiB) stays near while a task's rows of A (up to 288 KiB, second-level
+//   cache) stream by. The innermost kernel keeps kTileRows x kPanel sums in registers.
 #include "native/kernels/gemm.h"
 
 #include <algorithm>
 #include <array>
+#include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "native/kernels/activation.h"
@@ -18,47 +20,43 @@ namespace {
 
 constexpr int64_t kPanel = 2 * kLanes;
 constexpr int64_t kTileRows = kLanes == 16 ? 12 : 6;  // fills the 32 or 16 registers with sums
-constexpr int64_t kRowBlock = 96;                     // a multiple of kTileRows
-constexpr int64_t kDepthMax = 384;
+constexpr int64_t kRowBlock = 144;                    // a multiple of kTileRows
+constexpr int64_t kDepthMax = 512;
 constexpr int64_t kColumnsMax = 1024;
 
-/// The rows of A that a kernel reads: element (i, k) at data[i * row + k * depth].
-struct Rows {
-  const float* data;
-  int64_t row, depth;
-};
-
-/// tile[Count][kPanel] = A[Count, depth] panel[depth, kPanel]
-template <int Count>
-void multiplyTile(int64_t depth, Rows a, const float* panel, float* tile) {
+/// tile[Count][kPanel] = A[Count, depth] panel[depth, kPanel]. Packed: a[k][kTileRows]; else row i starts at
+/// a + i * rowStride.
+template <int Count, bool Packed>
+void multiplyTile(int64_t depth, const float* a, int64_t rowStride, const float* panel, float* tile) {
   Vec sums[Count][2] = {};
-  const float* at[Count];
-  for (int i = 0; i < Count; i++) at[i] = a.data + i * a.row;
-  int64_t offset = 0;
+  const float* row[Count];
+#pragma GCC unroll 16
+  for (int i = 0; i < Count; i++) row[i] = a + i * rowStride;
+#pragma GCC unroll 4
   for (int64_t k = 0; k < depth; k++) {
-    const Vec b0 = load(panel), b1 = load(panel + kLanes);
+    const Vec b0 = load(panel + k * kPanel), b1 = load(panel + k * kPanel + kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < Count; i++) {
-      const Vec ai = broadcast(at[i][offset]);
+      const Vec ai = broadcast(Packed ? a[k * kTileRows + i] : row[i][k]);
       sums[i][0] = fma(ai, b0, sums[i][0]);
       sums[i][1] = fma(ai, b1, sums[i][1]);
     }
-    offset += a.depth;
-    panel += kPanel;
   }
+#pragma GCC unroll 16
   for (int i = 0; i < Count; i++) {
     store(tile + i * kPanel, sums[i][0]);
     store(tile + i * kPanel + kLanes, sums[i][1]);
   }
 }
 
-using TileKernel = void (*)(int64_t, Rows, const float*, float*);
-template <int... Counts>
+using TileKernel = void (*)(int64_t, const float*, int64_t, const float*, float*);
+template <bool Packed, int... Counts>
 constexpr auto tileKernels(std::integer_sequence<int, Counts...>) {
-  return std::array<TileKernel, sizeof...(Counts)>{multiplyTile<Counts + 1>...};
+  return std::array<TileKernel, sizeof...(Counts)>{multiplyTile<Counts + 1, Packed>...};
 }
 /// By number of rows - 1.
-constexpr auto kTileKernels = tileKernels(std::make_integer_sequence<int, kTileRows>{});
+constexpr auto kStridedKernels = tileKernels<false>(std::make_integer_sequence<int, kTileRows>{});
+constexpr auto kPackedKernels = tileKernels<true>(std::make_integer_sequence<int, kTileRows>{});
 
 /// The blocks K is cut into: a function of K alone, as even as can be.
 struct DepthBlocks {
@@ -137,37 +135,49 @@ void packPanel(float* to, const MatrixView& b, int64_t column, int64_t count, in
   }
 }
 
-/// As packStraight with width kTileRows, for a full tile where kLanes numbers may be read at every depth:
-/// each store is wider than its row, and the next one overwrites the excess (kLanes numbers after the last).
+/// Tiles of kTileRows rows, each as to[tile][k][kTileRows], from rows that lie along `from`: row i at depth k
+/// is from[k * stride + i]. Depth by depth, since neighbours along `from` share cache lines and pages.
 template <class T>
-void packFullTile(float* to, const T* from, int64_t stride, int64_t depth) {
-  for (int64_t k = 0; k < depth; k++) store(to + k * kTileRows, load(from + k * stride));
+void packTiles(float* to, const T* from, int64_t stride, int64_t count, int64_t depth) {
+  constexpr int64_t kAhead = 8;  // depths; strides beyond a page hide them from the hardware's prefetcher
+  constexpr int64_t kLine = 64 / sizeof(T);
+  const int64_t fullRows = count / kTileRows * kTileRows;
+  for (int64_t k = 0; k < depth; k++) {
+    const T* row = from + k * stride;
+    if (k + kAhead < depth) {
+      for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(row + kAhead * stride + i);
+    }
+    float* tile = to + k * kTileRows;
+    for (int64_t i = 0; i < fullRows; i += kTileRows) {
+      if constexpr (std::is_same_v<T, float>) {
+        std::memcpy(tile + i * depth, row + i, kTileRows * sizeof(float));
+      } else {
+        for (int64_t r = 0; r < kTileRows; r++) tile[i * depth + r] = toFloat(row[i + r]);
+      }
+    }
+    for (int64_t i = fullRows; i < count; i++) tile[fullRows * depth + i - fullRows] = toFloat(row[i]);
+  }
 }
 
-/// Rows [row, row + count) of A at depths [k, k + depth) as f32, in `buffer` unless they can be read in
-/// place. The i-th tile of kTileRows rows starts at result.data + i * tileStride.
+/// Rows of A for the tile kernels: the tile of rows i .. i + kTileRows - 1 starts at data + i * step.
 struct RowBlock {
-  Rows rows;
-  int64_t tileStride;
+  const float* data;
+  int64_t step;
+  int64_t rowStride;  // 0: packed tiles
 };
+
+/// Rows [row, row + count) of A at depths [k, k + depth) as f32, in `buffer` unless they can be read in
+/// place.
 template <class T>
-RowBlock packRows(float* buffer, const MatrixView& a, int64_t M, int64_t row, int64_t count, int64_t k,
-                  int64_t depth) {
+RowBlock packRows(float* buffer, const MatrixView& a, int64_t row, int64_t count, int64_t k, int64_t depth) {
   const T* from = static_cast<const T*>(a.data) + row * a.rowStride + k * a.columnStride;
   if (a.columnStride == 1) {
-    if constexpr (std::is_same_v<T, float>) return {{from, a.rowStride, 1}, kTileRows * a.rowStride};
+    if constexpr (std::is_same_v<T, float>) return {from, a.rowStride, a.rowStride};
     packStraight(buffer, depth, from, a.rowStride, depth, count);
-    return {{buffer, depth, 1}, kTileRows * depth};
+    return {buffer, depth, depth};
   }
-  for (int64_t i = 0; i < count; i += kTileRows) {
-    if (row + i + kLanes <= M && i + kTileRows <= count) {
-      packFullTile(buffer + i * depth, from + i, a.columnStride, depth);
-    } else {
-      packStraight(buffer + i * depth, kTileRows, from + i, a.columnStride, std::min(kTileRows, count - i),
-                   depth);
-    }
-  }
-  return {{buffer, 1, kTileRows}, kTileRows * depth};
+  packTiles(buffer, from, a.columnStride, count, depth);
+  return {buffer, depth, 0};
 }
 
 class Multiplication {
@@ -190,17 +200,17 @@ class Multiplication {
     for (int64_t block = 0; block < depths_.count; block++) {
       const int64_t k = block * depths_.size;
       const int64_t depth = std::clamp<int64_t>(g_.K - k, 0, depths_.size);
-      const RowBlock a = g_.a.dtype == DType::kBf16
-                             ? packRows<bf16>(rowBuffer, g_.a, g_.M, row, rows, k, depth)
-                             : packRows<float>(rowBuffer, g_.a, g_.M, row, rows, k, depth);
+      const RowBlock a = g_.a.dtype == DType::kBf16 ? packRows<bf16>(rowBuffer, g_.a, row, rows, k, depth)
+                                                    : packRows<float>(rowBuffer, g_.a, row, rows, k, depth);
+      const auto& kernels = a.rowStride == 0 ? kPackedKernels : kStridedKernels;
       const float* panels = packed + k * packedColumns;
       for (int64_t j = column; j < column + columns; j += kPanel) {
         const float* panel = panels + (j - columnFirst) * depth;
         for (int64_t i = 0; i < rows; i += kTileRows) {
           const int64_t count = std::min(kTileRows, rows - i);
+          prefetchRows(row + i, count, j);
           alignas(64) float tile[kTileRows * kPanel];
-          const Rows tileRows{a.rows.data + i / kTileRows * a.tileStride, a.rows.row, a.rows.depth};
-          kTileKernels[static_cast<size_t>(count - 1)](depth, tileRows, panel, tile);
+          kernels[static_cast<size_t>(count - 1)](depth, a.data + i * a.step, a.rowStride, panel, tile);
           float* partial = partial_ + (thread * kRowBlock + i) * kColumnsMax + (j - columnFirst);
           const TilePlace place{row + i, count, j, std::min(kPanel, g_.N - j), block, partial};
           if (g_.c.dtype == DType::kBf16) {
@@ -218,6 +228,13 @@ class Multiplication {
     int64_t row, rows, column, columns, block;
     float* partial;
   };
+
+  /// Brings the lines of C that a tile will be added to while the tile is computed.
+  void prefetchRows(int64_t row, int64_t rows, int64_t column) const {
+    const auto bytes = static_cast<int64_t>(dtypeBytes(g_.c.dtype));
+    char* at = static_cast<char*>(g_.c.data) + (row * g_.N + column) * bytes;
+    for (int64_t i = 0; i < rows; i++) __builtin_prefetch(at + i * g_.N * bytes, 1);
+  }
 
   /// Adds a tile to what earlier K blocks left, and applies what comes after the last one.
   template <class C>
@@ -320,7 +337,7 @@ void gemm(const Gemm& g, Allocator& allocator) {
   const int64_t columnsMax = std::min(kColumnsMax, roundUp(g.N, kPanel));
   const bool needsPartial = Multiplication(g, nullptr).needsPartial();
   const Scratch packed(allocator, columnsMax * depths.count * depths.size);
-  const int64_t rowBuffer = kRowBlock * depths.size + 16;  // 16: see packFullTile
+  const int64_t rowBuffer = kRowBlock * depths.size;
   const Scratch rowBuffers(allocator, threads * rowBuffer);
   const Scratch partial(allocator, needsPartial ? threads * kRowBlock * kColumnsMax : 0);
   const Multiplication multiplication(g, partial.floats());
