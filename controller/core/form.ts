@@ -1,4 +1,4 @@
-import type { Restore } from "../../gen/goku/v1/agent.pb.js";
+import type { RankEndpoint, Restore } from "../../gen/goku/v1/agent.pb.js";
 import type { StateName as WireState } from "../../gen/goku/v1/common.pb.js";
 import { chooseRestore, type RestoreChoice } from "./choose_restore.js";
 import type { Command, DurableWrite, StateName } from "./contract.js";
@@ -242,7 +242,7 @@ function phaseCommand(job: JobState, generation: GenerationState, nodeId: string
     case "connect":
       return {
         $case: "connect",
-        value: { generation: number, members: generation.endpoints.map((e) => e!) },
+        value: { generation: number, members: generation.endpoints as RankEndpoint[] },
       };
     case "restore":
       return { $case: "restore", value: { generation: number, source: wireSource(generation.restore!) } };

@@ -4,6 +4,9 @@ import type { Job } from "../../job/job.js";
 import { Layout, type LayoutSize } from "../../job/layout.js";
 import { type AssignableNode, assignRanks } from "./assign_ranks.js";
 
+/** Nodes named in a reason; the rest is counted. */
+const NAMES_COUNT_MAX = 4;
+
 /** The layout of a job on nodes with these slots; `chooseLayout` of job/ in production. */
 export type LayoutChooser = (options: { slots: readonly number[]; job: Job }) => LayoutChoice;
 
@@ -81,8 +84,8 @@ function planNext(
   const graceMs = 1000 * input.job.recovery.node_grace_seconds;
   const graceEndMs = input.waitSinceMs + graceMs;
   if (waited.length > 0 && input.nowMs < graceEndMs) {
-    const names = waited.map((nodeId) => `${nodeId} (${ranksText(prior.rankNodes, nodeId)})`).join(", ");
-    const reason = `waits for ${names}, at most ${input.job.recovery.node_grace_seconds} s: the state in its memory is the newest`;
+    const names = waited.slice(0, NAMES_COUNT_MAX).map((id) => `${id} (${ranksText(prior.rankNodes, id)})`);
+    const reason = `waits for ${listText(names, waited.length)}, at most ${input.job.recovery.node_grace_seconds} s: the state in its memory is the newest`;
     return { kind: "wait", reason, retryAtMs: graceEndMs };
   }
   const why = lostText({ missing, waited, givenUp: input.givenUp, graceMs });
@@ -144,6 +147,10 @@ function ranksText(rankNodes: readonly string[], nodeId: string): string {
   return `${ranks.length === 1 ? "rank" : "ranks"} ${shown}${more}`;
 }
 
+function listText(shown: readonly string[], count: number): string {
+  return count > shown.length ? `${shown.join(", ")} and ${count - shown.length} more` : shown.join(", ");
+}
+
 function causesText(causes: readonly (readonly [string, string])[]): string {
   return causes.map(([nodeId, why]) => `${nodeId} (${why})`).join(", ");
 }
@@ -156,8 +163,12 @@ function lostText(options: {
 }): string {
   const { missing, waited, givenUp, graceMs } = options;
   const parts: string[] = [];
-  if (waited.length > 0) parts.push(`${waited.join(", ")} did not return in ${graceMs / 1000} s`);
+  if (waited.length > 0) {
+    const names = listText(waited.slice(0, NAMES_COUNT_MAX), waited.length);
+    parts.push(`${names} did not return in ${graceMs / 1000} s`);
+  }
   const left = missing.filter((nodeId) => givenUp.has(nodeId));
-  for (const nodeId of left) parts.push(`${nodeId} is given up (${givenUp.get(nodeId)})`);
+  for (const nodeId of left.slice(0, NAMES_COUNT_MAX))
+    parts.push(`${nodeId} is given up (${givenUp.get(nodeId)})`);
   return parts.length === 0 ? "a node returned with fewer slots" : parts.join("; ");
 }

@@ -77,12 +77,14 @@ export function planFaults(random: Random, untilMs: number): PlannedFault[] {
   for (let i = 0; i < count; i++) {
     const kind = random.pick(kinds);
     if (kind === "requestStop" && !random.chance(0.1)) continue;
-    const atMs = clustered ? centerMs + random.between(0, 3_000) : random.between(500, untilMs);
+    const strikesMs = clustered ? centerMs + random.between(0, 3_000) : random.between(500, untilMs);
+    const atMs = Math.min(untilMs - 1, strikesMs);
     plan.push({ atMs, fault: MAKERS[kind](random) });
     // A second blow while the first is being dealt with.
     const second = random.pick(kinds);
     if (random.chance(echoRate) && second !== "requestStop") {
-      plan.push({ atMs: atMs + random.between(1, 4_000), fault: MAKERS[second](random) });
+      const laterMs = Math.min(untilMs - 1, atMs + random.between(1, 4_000));
+      plan.push({ atMs: laterMs, fault: MAKERS[second](random) });
     }
   }
   return plan.sort((a, b) => a.atMs - b.atMs);
