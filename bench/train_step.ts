@@ -1,6 +1,7 @@
 /**
  * One training step (forward, backward, clipping, AdamW, EMA) against the same model in PyTorch eager: same threads,
- * steps of both taken in turn, medians. Run alone: node dist/bench/train_step.js [--rounds N] [--bf16 | --fp32]
+ * steps of both taken in turn, medians. Where torch cannot be imported its lines say skipped.
+ * Run alone: node dist/bench/train_step.js [--rounds N] [--threads N] [--bf16 | --fp32]
  */
 import { type ChildProcess, fork, spawn, spawnSync } from "node:child_process";
 import { existsSync, realpathSync } from "node:fs";
@@ -14,19 +15,20 @@ import type { FromTrainStepRank, ToTrainStepRank, TrainStepSettings } from "./tr
 /** One measured figure; a limit makes it a check. */
 export interface BenchLine {
   name: string;
-  value: number;
+  /** null: the peer is not there. */
+  value: number | null;
   unit: string;
   /** At most this; null: for information. */
   limit: number | null;
 }
 
 /** The step of the product's promise: 8 images of 64 tokens and 3 videos of 512, 32 text tokens each. */
-function settings(bf16: boolean): TrainStepSettings {
+function settings(bf16: boolean, threads: number): TrainStepSettings {
   const image: [number, number, number] = [1, 8, 8];
   const video: [number, number, number] = [8, 8, 8];
   const grids = [...new Array(8).fill(image), ...new Array(3).fill(video)] as [number, number, number][];
   return {
-    threads: availableParallelism(),
+    threads,
     bf16,
     model: { depth: 6, width: 384, heads: 6, text_width: 512, latent_channels: 16, patch: [1, 2, 2] },
     grids,
@@ -37,11 +39,15 @@ function settings(bf16: boolean): TrainStepSettings {
 const LIMITS = { fp32: { time: 0.6, memory: 0.7 }, bf16: { time: 0.65, memory: 0.7 }, overhead: 0.03 };
 
 /** Measures one precision; `rounds` steps of each side after one to warm up. */
-export async function benchTrainStep(options: { bf16: boolean; rounds: number }): Promise<BenchLine[]> {
-  const { bf16, rounds } = options;
+export async function benchTrainStep(options: {
+  bf16: boolean;
+  rounds: number;
+  threads: number;
+}): Promise<BenchLine[]> {
+  const { bf16, rounds, threads } = options;
   const precision = bf16 ? "bf16" : "fp32";
-  const ours = await OurSide.start(settings(bf16));
-  const torch = await TorchSide.start(settings(bf16));
+  const ours = await OurSide.start(settings(bf16, threads));
+  const torch = await TorchSide.start(settings(bf16, threads));
   const times = { ours: [] as number[], torch: [] as number[] };
   try {
     await ours.ask("step");
@@ -67,26 +73,31 @@ export async function benchTrainStep(options: { bf16: boolean; rounds: number })
     for (const [call, seconds] of measured.profile!.slice(0, 8)) {
       lines.push({ name: name(`  ${call}`), value: seconds, unit: "s", limit: null });
     }
-    if (torch) {
-      const torchPeak = (await torch.ask("peak")).peak_bytes!;
-      const limit = LIMITS[precision];
-      lines.push(
-        { name: name("PyTorch seconds"), value: median(times.torch), unit: "s", limit: null },
-        { name: name("PyTorch peak resident memory"), value: torchPeak / 2 ** 20, unit: "MiB", limit: null },
-        {
-          name: name("time over PyTorch's"),
-          value: median(times.ours) / median(times.torch),
-          unit: "",
-          limit: limit.time,
-        },
-        {
-          name: name("peak memory over PyTorch's"),
-          value: peak.peakBytes! / torchPeak,
-          unit: "",
-          limit: limit.memory,
-        },
-      );
-    }
+    const torchPeak = (await torch?.ask("peak"))?.peak_bytes ?? null;
+    const torchSeconds = torch ? median(times.torch) : null;
+    const over = (value: number, peer: number | null) => (peer === null ? null : value / peer);
+    const limit = LIMITS[precision];
+    lines.push(
+      { name: name("PyTorch seconds"), value: torchSeconds, unit: "s", limit: null },
+      {
+        name: name("PyTorch peak resident memory"),
+        value: over(torchPeak ?? 0, torch ? 2 ** 20 : null),
+        unit: "MiB",
+        limit: null,
+      },
+      {
+        name: name("time over PyTorch's"),
+        value: over(median(times.ours), torchSeconds),
+        unit: "",
+        limit: limit.time,
+      },
+      {
+        name: name("peak memory over PyTorch's"),
+        value: over(peak.peakBytes!, torchPeak),
+        unit: "",
+        limit: limit.memory,
+      },
+    );
     return lines;
   } finally {
     ours.close();
@@ -182,18 +193,19 @@ async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
       rounds: { type: "string", default: "5" },
+      threads: { type: "string", default: String(availableParallelism()) },
       bf16: { type: "boolean", default: false },
       fp32: { type: "boolean", default: false },
     },
   });
   const both = values.bf16 === values.fp32;
+  const sizes = { rounds: Number(values.rounds), threads: Number(values.threads) };
   for (const bf16 of both ? [false, true] : [values.bf16]) {
-    for (const line of await benchTrainStep({ bf16, rounds: Number(values.rounds) })) {
+    for (const { name, value, unit, limit } of await benchTrainStep({ bf16, ...sizes })) {
       const judged =
-        line.limit === null
-          ? ""
-          : `  limit ${line.limit}  ${line.value <= line.limit ? "ok" : "ABOVE LIMIT"}`;
-      console.log(`${line.name.padEnd(52)} ${line.value.toFixed(4).padStart(12)} ${line.unit}${judged}`);
+        limit === null ? "" : `  limit ${limit}  ${value === null ? "" : value <= limit ? "ok" : "ABOVE"}`;
+      const shown = value === null ? "skipped (no torch)" : `${value.toFixed(4).padStart(12)} ${unit}`;
+      console.log(`${name.padEnd(52)} ${shown}${judged}`);
     }
   }
 }

@@ -1,6 +1,6 @@
 import { evenSplit } from "../../job/layout.js";
 import type { ModelConfig } from "../../job/model_config.js";
-import type { Rope } from "../engine/operations.js";
+import type { Rope } from "../engine/operations/qk_norm_rope.js";
 import type { Arena } from "../engine/tensor.js";
 
 /** Tokens [start, start + length) of a pack: what one member of a sequence group computes on. */

@@ -3,19 +3,14 @@
  * Names and equations are those of the reference; N tokens of this rank, D width, S samples, L text tokens.
  */
 import type { ModelConfig } from "../../job/model_config.js";
-import {
-  addResidual,
-  attention,
-  gateResidual,
-  layerNormModulate,
-  linear,
-  linearGelu,
-  type Modulation,
-  qkNormRope,
-  type Rope,
-  rmsNorm,
-  silu,
-} from "../engine/operations.js";
+import { attention } from "../engine/operations/attention.js";
+import { layerNormModulate } from "../engine/operations/layer_norm_modulate.js";
+import { linear, linearGelu } from "../engine/operations/linear.js";
+import type { Modulation } from "../engine/operations/modulation.js";
+import { qkNormRope, type Rope } from "../engine/operations/qk_norm_rope.js";
+import { addResidual, gateResidual } from "../engine/operations/residual.js";
+import { rmsNorm } from "../engine/operations/rms_norm.js";
+import { silu } from "../engine/operations/silu.js";
 import type { ParameterSet } from "../engine/parameter.js";
 import type { Tape, Value } from "../engine/tape.js";
 import type { Tensor } from "../engine/tensor.js";

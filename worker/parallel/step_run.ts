@@ -9,7 +9,7 @@ import type { ModelContext } from "../model/transformer.js";
 import type { Progress } from "../progress.js";
 import type { Collectives } from "./collectives.js";
 import type { ShardedUnit } from "./sharded_unit.js";
-import type { StepInput } from "./trainer.js";
+import type { StepInput } from "./step_types.js";
 
 export interface StepRunOptions {
   /** Of the step; everything in it is freed by its end, except the gradients of the units. */

@@ -4,7 +4,6 @@ import type { Layout } from "../../job/layout.js";
 import type { ModelConfig } from "../../job/model_config.js";
 import { parameterSpecs } from "../../job/parameters.js";
 import { flatUnits, shardPieces } from "../../job/sharding.js";
-import type { PackBatch, StepPlan } from "../data/pack_batch.js";
 import type { Native } from "../engine/native.js";
 import { Arena } from "../engine/tensor.js";
 import { writeInitialValues } from "../model/initial_values.js";
@@ -17,10 +16,12 @@ import type { Groups } from "./groups.js";
 import { emaDecay, learningRate } from "./learning_rate.js";
 import { ShardedUnit, type ShardUnit } from "./sharded_unit.js";
 import { StepRun } from "./step_run.js";
+import type { ApplyResult, StepFigures, StepGradients, StepInput } from "./step_types.js";
 import { Ulysses } from "./ulysses.js";
 import { castVote, type VoteFlags, type VoteResult } from "./vote.js";
 
 export type { ShardUnit } from "./sharded_unit.js";
+export type { ApplyResult, StepFigures, StepGradients, StepInput } from "./step_types.js";
 
 export interface TrainerOptions {
   native: Native;
@@ -36,41 +37,6 @@ export interface TrainerOptions {
   numbers?: NumberSource;
   /** Sees the velocity [tokens of this rank, P] of every pack this rank computes. */
   onVelocity?: (slot: number, velocity: Float32Array) => void;
-}
-
-export interface StepInput {
-  /** Counts from 1. */
-  step: number;
-  plan: StepPlan;
-  /**
-   * This rank's packs, one per round, in order: pack `i` of a step belongs to data rank i % dataRankCount, in round
-   * floor(i / dataRankCount). null, or missing at the end: this rank has none in that round (it joins all the same).
-   */
-  packs: readonly (PackBatch | null)[];
-}
-
-export interface StepGradients {
-  step: number;
-  /** This rank's part of the loss of each pack of the step. */
-  packLosses: Float64Array;
-}
-
-export interface ApplyResult {
-  /** false: voted down, nothing was changed. */
-  applied: boolean;
-  lr: number;
-  gradNorm: number;
-  loss: number;
-}
-
-/** Figures of the last step. */
-export interface StepFigures {
-  /** Forward and backward, without waiting for others. */
-  computeSeconds: number;
-  commWaitSeconds: number;
-  optimizerSeconds: number;
-  /** High-water mark of tensor memory of this process. */
-  memoryPeakBytes: number;
 }
 
 /**

@@ -1,7 +1,7 @@
 import type { Layout } from "../../job/layout.js";
 import type { Arena } from "../engine/tensor.js";
 import type { Collectives } from "./collectives.js";
-import type { StepInput } from "./trainer.js";
+import type { StepInput } from "./step_types.js";
 
 /** What this rank brings into the vote of a step; booleans are joined over all ranks as said. */
 export interface VoteFlags {

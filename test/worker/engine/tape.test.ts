@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { loadNative } from "../../../worker/engine/load_native.js";
-import { addResidual, linear, linearGelu, rmsNorm, silu } from "../../../worker/engine/operations.js";
+import { linear, linearGelu } from "../../../worker/engine/operations/linear.js";
+import { addResidual } from "../../../worker/engine/operations/residual.js";
+import { rmsNorm } from "../../../worker/engine/operations/rms_norm.js";
+import { silu } from "../../../worker/engine/operations/silu.js";
 import type { Parameter } from "../../../worker/engine/parameter.js";
 import { Remake, Tape, Value } from "../../../worker/engine/tape.js";
 import { Arena, readFloats, type Tensor } from "../../../worker/engine/tensor.js";
