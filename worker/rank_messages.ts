@@ -1,4 +1,5 @@
 import type { StateName } from "../checkpoint/state.js";
+import type { ErrorCode } from "../job/errors.js";
 import type { Job } from "../job/job.js";
 import type { LayoutSize } from "../job/layout.js";
 import type { CommEndpoint } from "./engine/native.js";
@@ -39,9 +40,9 @@ export type ToRank =
   | { kind: "request"; request: "save" | "stop" }
   /**
    * The durable write of this state is over (either way): one answer to each `save`, and to each entry of `pinned`.
-   * That of a final save comes when the checkpoint is committed.
+   * That of a final save comes when the checkpoint is committed, or with what makes that impossible.
    */
-  | { kind: "unpin"; state: StateName }
+  | { kind: "unpin"; state: StateName; error: { code: ErrorCode; message: string } | null }
   | { kind: "exit" };
 
 export type RestoreSource =

@@ -60,6 +60,7 @@ export class Agent {
   private record: NodeRecord;
   /** Of this incarnation only: its predecessor's ranks are gone, and with them what its fence protected. */
   private fence: Fence = { term: 0n, commandId: 0n, generation: 0n };
+  private termWelcomed = 0n;
   private heldSent: string | null = null;
   private heartbeat: NodeJS.Timeout | null = null;
   private closing: Promise<void> | null = null;
@@ -216,7 +217,9 @@ export class Agent {
       return false;
     }
     this.log.info({ controller: address, term: Number(term) }, "controller found");
-    for (const report of this.outbox.repeat(performance.now())) this.link.send(report);
+    for (const report of this.outbox.repeat(performance.now(), term > this.termWelcomed))
+      this.link.send(report);
+    this.termWelcomed = term;
     if (this.heartbeat) clearInterval(this.heartbeat);
     this.heartbeat = setInterval(() => this.beat(), Math.max(HEARTBEAT_MS_MIN, heartbeatMs));
     this.beat();

@@ -4,7 +4,7 @@ import { prune } from "../../checkpoint/retention.js";
 import { commitCheckpoint, saveShard } from "../../checkpoint/save.js";
 import { readSnapshotHeader } from "../../checkpoint/snapshot.js";
 import { type StateMeta, type StateName, stateKey } from "../../checkpoint/state.js";
-import { GokuError, toGokuError } from "../../job/errors.js";
+import { type ErrorCode, GokuError, toGokuError } from "../../job/errors.js";
 import { type Job, modelConfig } from "../../job/job.js";
 import type { Layout } from "../../job/layout.js";
 import { parameterSpecs } from "../../job/parameters.js";
@@ -16,6 +16,15 @@ const WRITERS_WAIT_MS = 120_000;
 /** Wait before a failed final save is tried again: doubles from the first to the second. */
 const RETRY_MS = 1_000;
 const RETRY_MS_MAX = 30_000;
+/** Faults of the job or of the snapshot, not of the storage: the same save fails for ever. */
+const HOPELESS: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  "SNAPSHOT_MISSING",
+  "CHECKPOINT_CORRUPT",
+  "CHECKPOINT_MISMATCH",
+  "CONFLICT",
+  "GENERATION_STALE",
+  "ARGUMENT_INVALID",
+]);
 /** Between looks whether another agent has committed a final save. */
 const COMMIT_POLL_MS = 100;
 
@@ -46,10 +55,15 @@ export interface CheckpointWriterEvents {
   failed: (failure: { generation: string; state: StateName; error: GokuError }) => void;
 }
 
+/**
+ * Called once when the slot is free; for a final save that is when the checkpoint is committed, or when it never can be
+ * (`error`: another run's checkpoint stands there, the snapshot is damaged).
+ */
+export type Released = (error: GokuError | null) => void;
+
 interface Saving {
   order: SaveOrder;
-  /** Called once each when the slot is free, or for a final save when the checkpoint is committed. */
-  released: (() => void)[];
+  released: Released[];
   stop: AbortController;
   ended: Promise<void>;
 }
@@ -67,13 +81,12 @@ export class CheckpointWriter {
   }
 
   /**
-   * Makes a pinned snapshot durable and, for rank 0, commits the checkpoint. `released` is called once when the slot is
-   * free again: for a final save that is when the checkpoint is committed.
+   * Makes a pinned snapshot durable and, for rank 0, commits the checkpoint.
    *
    * A save of the same state by the same generation is joined. One by an older generation is given up: its other writers
    * may be gone, and files of two generations do not make one checkpoint.
    */
-  save(order: SaveOrder, released: () => void): void {
+  save(order: SaveOrder, released: Released): void {
     this.begunCount++;
     this.last = order;
     const key = savingKey(order);
@@ -90,9 +103,9 @@ export class CheckpointWriter {
       ended: Promise.resolve(),
     };
     this.saving.set(key, saving);
-    saving.ended = this.carryOut(saving, current?.ended ?? Promise.resolve()).finally(() => {
+    saving.ended = this.carryOut(saving, current?.ended ?? Promise.resolve()).then((error) => {
       if (this.saving.get(key) === saving) this.saving.delete(key);
-      for (const release of saving.released.splice(0)) release();
+      for (const release of saving.released.splice(0)) release(error);
     });
   }
 
@@ -128,21 +141,25 @@ export class CheckpointWriter {
     await Promise.all(all.map((saving) => saving.ended));
   }
 
-  private async carryOut(saving: Saving, before: Promise<void>): Promise<void> {
+  /** Returns what makes a final save impossible; null: it is done, or was given up. */
+  private async carryOut(saving: Saving, before: Promise<void>): Promise<GokuError | null> {
     const { generation, state, final } = saving.order;
     const { signal } = saving.stop;
     await before;
     for (let waitMs = RETRY_MS; !signal.aborted; waitMs = Math.min(2 * waitMs, RETRY_MS_MAX)) {
       try {
         await this.attempt(saving);
-        return;
-      } catch (error) {
-        if (signal.aborted) return;
-        this.events.failed({ generation, state, error: toGokuError(error, "STORAGE_FAILED") });
-        if (!final) return;
+        return null;
+      } catch (thrown) {
+        if (signal.aborted) return null;
+        const error = toGokuError(thrown, "STORAGE_FAILED");
+        this.events.failed({ generation, state, error });
+        if (!final) return null;
+        if (HOPELESS.has(error.code)) return error;
         await pause(waitMs, signal);
       }
     }
+    return null;
   }
 
   private async attempt({ order, released, stop }: Saving): Promise<void> {
@@ -153,7 +170,7 @@ export class CheckpointWriter {
     const units = flatUnits(parameterSpecs(modelConfig(job)));
     const { uri } = job.checkpoint;
     await saveShard({ uri, slotPath, rank, layout, units, generation, hook: hookOf(rank) });
-    if (!final) for (const release of released.splice(0)) release();
+    if (!final) for (const release of released.splice(0)) release(null);
     if (rank === 0) await this.commit(order, { meta, begun, signal: stop.signal });
     else if (final) await untilCommitted(uri, order.state, stop.signal);
   }

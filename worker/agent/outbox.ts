@@ -2,9 +2,9 @@ import type { SessionRequest } from "../../gen/goku/v1/agent.pb.js";
 
 export type Report = NonNullable<SessionRequest["message"]>;
 
-/** Steps kept for repeating: what can have been lost in a broken stream, and what piled up without one. */
+/** Steps kept for repeating: for a new leader's loss curve, and what piled up without one. */
 const STEP_COUNT_MAX = 4_096;
-/** A step older than this, once written to a stream, has arrived or its stream was found broken. */
+/** A step older than this, once written to a stream, has arrived there or the stream was found broken. */
 const STEP_REPEAT_MS = 30_000;
 
 /** Reports that hold for the rest of their generation; the newest of each kind and rank counts. */
@@ -54,27 +54,23 @@ export class Outbox {
     this.alarm = null;
   }
 
-  /** What to say after Hello, oldest first; they count as sent. */
-  repeat(nowMs: number): Report[] {
-    this.forgetOldSteps(nowMs);
-    const reports = [
+  /**
+   * What to say after Hello, oldest first; it counts as sent. A leader that is new knows nothing of the steps so far and
+   * is told all that are kept; one that was only out of reach, those it may have missed.
+   */
+  repeat(nowMs: number, newLeader: boolean): Report[] {
+    const missed = this.steps.filter(({ sent, atMs }) => newLeader || !sent || nowMs - atMs < STEP_REPEAT_MS);
+    for (const step of this.steps) step.sent = true;
+    return [
       ...this.lasting.values(),
-      ...this.steps.map((step) => step.report),
+      ...missed.map((step) => step.report),
       ...[this.committed, this.alarm, this.released].filter((report) => report !== null),
     ];
-    for (const step of this.steps) step.sent = true;
-    return reports;
   }
 
   private addStep(report: Report, nowMs: number, sent: boolean): void {
-    this.forgetOldSteps(nowMs);
     this.steps.push({ report, atMs: nowMs, sent });
     if (this.steps.length > STEP_COUNT_MAX) this.steps.shift();
-  }
-
-  private forgetOldSteps(nowMs: number): void {
-    const old = this.steps.findIndex((step) => !step.sent || nowMs - step.atMs < STEP_REPEAT_MS);
-    this.steps = old < 0 ? [] : this.steps.slice(old);
   }
 }
 

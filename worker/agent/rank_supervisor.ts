@@ -255,7 +255,7 @@ export class RankSupervisor {
     const set = found?.path ?? store.create(place.jobId, rank, layout);
     // Its own set keeps its pins; of one that it takes over, saves may be reading.
     const adopted = found !== null && found.owner === null;
-    const unpin = (state: StateName) => process.send({ kind: "unpin", state });
+    const unpin = (state: StateName) => process.send({ kind: "unpin", state, error: null });
     const pinned = adopted ? writer.pinned(place.jobId, rank, unpin) : [];
     store.own(set, process.id);
     process.rank = rank;
@@ -359,9 +359,12 @@ export class RankSupervisor {
 
   private save(process: RankProcess, message: Extract<FromRank, { kind: "save" }>): void {
     const { place } = this;
-    const unpin = () => process.send({ kind: "unpin", state: message.state });
+    const unpin = (error: GokuError | null) => {
+      const reason = error && { code: error.code, message: error.message };
+      process.send({ kind: "unpin", state: message.state, error: reason });
+    };
     if (place === null || BigInt(message.generation) !== place.generation) {
-      unpin(); // of a generation that is over: the next one saves again what is due
+      unpin(null); // of a generation that is over: the next one saves again what is due
       return;
     }
     const { jobId, job, layout } = place;

@@ -81,7 +81,7 @@ export class RankMachine {
         this.requests[message.request] = true;
         return;
       case "unpin":
-        if (this.loop) this.loop.saved(message.state);
+        if (this.loop) this.loop.saved(message.state, message.error);
         else this.place?.book.unpin(message.state);
         return;
       case "exit":

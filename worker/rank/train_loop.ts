@@ -60,6 +60,7 @@ export class TrainLoop {
   private readonly options: TrainLoopOptions;
   private readonly own: (number | null)[];
   private saveOwed = false;
+  private saveError: GokuError | null = null;
   private announcedUntil = 0;
   /** Called whenever a durable save has freed a slot. */
   private wake: (() => void) | null = null;
@@ -78,9 +79,10 @@ export class TrainLoop {
     await this.finish(end);
   }
 
-  /** A save of this state is over (either way). */
-  saved(state: StateName): void {
+  /** A save of this state is over; `error`: it was the final one and cannot be committed. */
+  saved(state: StateName, error: { code: ErrorCode; message: string } | null): void {
     this.options.book.unpin(state);
+    if (error) this.saveError = new GokuError(error.code, error.message);
     this.wake?.();
   }
 
@@ -197,6 +199,7 @@ export class TrainLoop {
     if (!run.durable) {
       this.save("final");
       while (book.find(run.state)!.pins > 0) await this.slotFreed();
+      if (this.saveError) throw this.saveError;
     }
     progress.set({ phase: "finished" });
     send({ kind: "finished", generation, rank, state: run.state, reason });

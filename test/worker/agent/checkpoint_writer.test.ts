@@ -5,6 +5,7 @@ import { test } from "node:test";
 import { openCheckpoint } from "../../../checkpoint/load.js";
 import { saveShard } from "../../../checkpoint/save.js";
 import type { StateName } from "../../../checkpoint/state.js";
+import type { GokuError } from "../../../job/errors.js";
 import { type Job, jobSchema, modelConfig } from "../../../job/job.js";
 import { Layout } from "../../../job/layout.js";
 import { parameterSpecs } from "../../../job/parameters.js";
@@ -71,7 +72,7 @@ function writing() {
       for (const wake of waiting.splice(0)) wake();
     },
   });
-  const save = (order: SaveOrder) => new Promise<void>((resolve) => writer.save(order, resolve));
+  const save = (order: SaveOrder) => new Promise<GokuError | null>((resolve) => writer.save(order, resolve));
   const news = () => new Promise<void>((resolve) => waiting.push(resolve));
   return { writer, committed, failed, save, news };
 }
@@ -148,6 +149,8 @@ test("CheckpointWriter reports a save that fails and frees the slot; a final one
   const broken = setUp("fails", state(1, 10), "1", false);
   await save({ ...broken.order(0), slotPath: "/nonexistent/slot" });
   assert.deepEqual(failed, ["SNAPSHOT_MISSING"]);
+  const impossible = await save({ ...setUp("fails", state(1, 40), "1", true).order(1), rank: 0 });
+  assert.equal(impossible?.code, "SNAPSHOT_MISSING", "the snapshot of another rank");
   const final = setUp("fails", state(1, 50), "1", true);
   const order = final.order(0);
   const blocked = {
@@ -157,10 +160,10 @@ test("CheckpointWriter reports a save that fails and frees the slot; a final one
   const told = news();
   const end = save(blocked);
   await told;
-  assert.equal(failed.length, 2);
+  assert.equal(failed.length, 3);
   blocked.job.checkpoint.uri = order.job.checkpoint.uri; // somebody made room
   await final.saveOther(1);
-  await end;
+  assert.equal(await end, null);
   assert.equal(committed.length, 1);
 });
 

@@ -29,27 +29,28 @@ test("Outbox repeats the newest report of each kind and rank until the next gene
   outbox.add(ready(0, 100), 0, true);
   outbox.add(ready(1, 200), 0, true);
   outbox.add(ready(0, 101), 0, true);
-  assert.deepEqual(outbox.repeat(1), [ready(0, 101), ready(1, 200)]);
-  assert.equal(outbox.repeat(2).length, 2);
+  assert.deepEqual(outbox.repeat(1, false), [ready(0, 101), ready(1, 200)]);
+  assert.equal(outbox.repeat(2, false).length, 2);
   outbox.prepared();
-  assert.deepEqual(outbox.repeat(3), []);
+  assert.deepEqual(outbox.repeat(3, false), []);
 });
 
-test("Outbox repeats steps that were never sent however old, and sent ones only for a while", () => {
+test("Outbox repeats to the same leader steps that it may have missed, to a new one all it keeps", () => {
   const outbox = new Outbox();
   outbox.add(step(1), 0, true);
   outbox.add(step(2), 1_000, false);
   outbox.add(step(3), 2_000, false);
-  assert.deepEqual(outbox.repeat(60_000), [step(2), step(3)]);
-  assert.deepEqual(outbox.repeat(60_001), []);
+  assert.deepEqual(outbox.repeat(60_000, false), [step(2), step(3)]);
+  assert.deepEqual(outbox.repeat(60_001, false), []);
   outbox.add(step(4), 60_002, true);
-  assert.deepEqual(outbox.repeat(60_003), [step(4)]);
+  assert.deepEqual(outbox.repeat(60_003, false), [step(4)]);
+  assert.deepEqual(outbox.repeat(99_000, true), [step(1), step(2), step(3), step(4)]);
 });
 
 test("Outbox bounds the steps it keeps while no controller is there: the newest stay", () => {
   const outbox = new Outbox();
   for (let number = 1; number <= 5_000; number++) outbox.add(step(number), number, false);
-  const kept = outbox.repeat(5_000);
+  const kept = outbox.repeat(5_000, false);
   assert.equal(kept.length, 4_096);
   assert.deepEqual(kept.at(-1), step(5_000));
 });
@@ -59,9 +60,9 @@ test("Outbox keeps the newest commit over generations, and an alarm until a late
   outbox.add(committed(10), 0, true);
   outbox.add(failed(20), 0, true);
   outbox.prepared();
-  assert.deepEqual(outbox.repeat(1), [committed(10), failed(20)]);
+  assert.deepEqual(outbox.repeat(1, false), [committed(10), failed(20)]);
   outbox.add(committed(30), 2, true);
-  assert.deepEqual(outbox.repeat(3), [committed(30)]);
+  assert.deepEqual(outbox.repeat(3, false), [committed(30)]);
 });
 
 test("Outbox says once more that the node was released, until it is prepared again", () => {
@@ -70,7 +71,7 @@ test("Outbox says once more that the node was released, until it is prepared aga
   outbox.add(committed(5), 0, true);
   outbox.forgetJob();
   outbox.add(released, 1, false);
-  assert.deepEqual(outbox.repeat(2), [released]);
+  assert.deepEqual(outbox.repeat(2, false), [released]);
   outbox.prepared();
-  assert.deepEqual(outbox.repeat(3), []);
+  assert.deepEqual(outbox.repeat(3, false), []);
 });
