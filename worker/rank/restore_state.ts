@@ -74,7 +74,7 @@ async function fromCheckpoint(
       writeFloats(native, shard[kind], 0, values);
     }
   }
-  return adopt(trainer, checkpoint.meta, { parent: checkpoint.meta.state, durable: true });
+  return adopt(trainer, checkpoint.meta, { parent: checkpoint.meta.parent, durable: true });
 }
 
 function adopt(

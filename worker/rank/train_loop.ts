@@ -106,6 +106,8 @@ export class TrainLoop {
     failpoint("optimizer.after");
     if (vote.save) requests.save = false;
     book.voted(vote.snapshotWhole);
+    // The first step of a generation descends from what was restored; so ancestry leads through every generation.
+    if (run.state.generation !== this.options.generation) run.parent = run.state;
     run.state = { generation: this.options.generation, step };
     run.durable = false;
     for (const sample of vote.excluded) run.exclusions.push({ step, sample });
