@@ -1,8 +1,6 @@
 import path from "node:path";
 import type { Command } from "commander";
-import { runController } from "../../controller/main.js";
 import { toGokuError } from "../../job/errors.js";
-import { runAgent } from "../../worker/agent/run_agent.js";
 import type { FailedMessage, ListeningMessage } from "../local_cluster.js";
 import { wholeNumber } from "./jobs.js";
 
@@ -21,6 +19,8 @@ export function addServerCommands(program: Command): void {
     .option("--store <dir>", "folder of the embedded store", "./runs/store")
     .action(async (options: { host: string; port: string; restPort: string; store: string }) => {
       try {
+        // Loaded here, so that no other command pays for it.
+        const { runController } = await import("../../controller/main.js");
         const server = await runController({
           host: options.host,
           port: wholeNumber("--port", options.port),
@@ -56,6 +56,7 @@ export function addServerCommands(program: Command): void {
         options: { node: string; slots: string; host: string; stateDir: string; logDir: string },
         command: Command,
       ) => {
+        const { runAgent } = await import("../../worker/agent/run_agent.js");
         const agent = await runAgent({
           controllers: (command.optsWithGlobals() as { controller: string }).controller.split(","),
           node: options.node,
