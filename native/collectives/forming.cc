@@ -55,6 +55,10 @@ Lines Forming::run() {
                                          membersDigest(options_), options_.rank, options_.size());
     listener_->expect(mailbox_);
     connectAll();
+    // Nothing more may arrive: its event, left readable by the last arrival, would turn every wait into a
+    // spin.
+    listener_->forget(mailbox_);
+    mailbox_.reset();
     lines.segment = shareMemory();
   }
   lines.waiter = std::make_unique<Waiter>(options_, mesh_, lines.segment.get(), local_);

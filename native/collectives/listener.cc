@@ -19,6 +19,7 @@ constexpr std::chrono::seconds kHelloTime{5};
 // after it.
 constexpr std::chrono::seconds kParkTime{30};
 constexpr size_t kGuestsMax = 1024;
+constexpr std::chrono::milliseconds kAcceptPause{100};
 
 void wake(int eventFd) {
   const uint64_t one = 1;
@@ -122,9 +123,10 @@ void Listener::run() {
   std::vector<pollfd> fds;
   while (!stopping_) {
     int timeoutMs = -1;
-    fds.assign({{listening_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}});
     {
       const std::lock_guard lock(mutex_);
+      const short listen = Clock::now() < acceptAgainAt_ ? 0 : POLLIN;
+      fds.assign({{listening_.get(), listen, 0}, {wake_.get(), POLLIN, 0}});
       for (const Guest& guest : guests_) fds.push_back({guest.fd.get(), POLLIN | POLLRDHUP, 0});
       timeoutMs = pollTimeoutMs();
     }
@@ -142,7 +144,12 @@ void Listener::run() {
 void Listener::accept() {
   for (;;) {
     UniqueFd fd(::accept4(listening_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (!fd) return;
+    if (!fd) {
+      // Out of descriptors or memory: the socket stays readable, so it is left alone for a while.
+      const bool none = errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ECONNABORTED;
+      if (!none) acceptAgainAt_ = Clock::now() + kAcceptPause;
+      return;
+    }
     Guest& guest = guests_.emplace_back();
     guest.fd = std::move(fd);
     guest.deadline = Clock::now() + kHelloTime;
@@ -215,8 +222,8 @@ uint64_t Listener::newestOf(const std::string& job) const {
 }
 
 int Listener::pollTimeoutMs() const {
-  if (guests_.empty()) return -1;
-  auto earliest = Clock::time_point::max();
+  auto earliest = acceptAgainAt_ > Clock::now() ? acceptAgainAt_ : Clock::time_point::max();
+  if (guests_.empty() && earliest == Clock::time_point::max()) return -1;
   for (const Guest& guest : guests_) earliest = std::min(earliest, guest.deadline);
   const auto left =
       std::chrono::duration_cast<std::chrono::milliseconds>(earliest - Clock::now()).count() + 1;

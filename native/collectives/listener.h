@@ -101,6 +101,7 @@ class Listener {
   std::vector<std::shared_ptr<Mailbox>> mailboxes_;
   std::map<std::string, uint64_t> newest_;
   ListenerCounters counters_;
+  Clock::time_point acceptAgainAt_;
   std::thread thread_;
 };
 
