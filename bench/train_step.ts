@@ -81,7 +81,7 @@ export async function benchTrainStep(options: {
       { name: name("PyTorch seconds"), value: torchSeconds, unit: "s", limit: null },
       {
         name: name("PyTorch peak resident memory"),
-        value: over(torchPeak ?? 0, torch ? 2 ** 20 : null),
+        value: torchPeak === null ? null : torchPeak / 2 ** 20,
         unit: "MiB",
         limit: null,
       },

@@ -143,7 +143,9 @@ async function drawSamples(
   bf16: boolean,
 ): Promise<{ name: string; values: Float32Array }[]> {
   const { model, sampler } = parityCase;
-  const arena = new Arena(loadNative());
+  const native = loadNative();
+  native.threadsSet(1); // the cases are small
+  const arena = new Arena(native);
   const dtype = bf16 ? "bf16" : "f32";
   const weights = new WholeWeights(arena, model, dtype, ({ name }) => parityCase.tensor(`param.${name}`));
   const samples: { name: string; values: Float32Array }[] = [];
