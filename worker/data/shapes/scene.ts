@@ -79,10 +79,16 @@ const RASTER = [12, 16, 20] as const;
 
 function single(random: PhiloxRandom, shape: ShapeName, colour: ColourName, size: number): Content {
   const unit = size / SIDE;
-  const radius = random.pick([6, 7, 8, 9, 10]);
-  const place = () => (radius < 10 ? random.pick(RASTER) : 16) * unit; // the largest has no room to move
-  // only some of the small and large ones say so: the plain caption stays by far the most common
-  const word = random.uniform() < 0.5 ? "" : radius === 6 ? "small " : radius === 10 ? "large " : "";
+  // the caption tells the size, so that a plain one asks for one thing only
+  const [word, radius] = random.pick([
+    ["", 8],
+    ["", 8],
+    ["", 8],
+    ["small ", 6],
+    ["large ", 10],
+  ] as const);
+  // most stand in the middle; the largest have no room elsewhere
+  const place = () => (radius === 10 || random.uniform() < 0.6 ? 16 : random.pick(RASTER)) * unit;
   const figure = still(random, shape, colour, { x: place(), y: place(), radius: radius * unit });
   return { caption: `a ${word}${colour} ${shape}`, figures: [figure] };
 }
