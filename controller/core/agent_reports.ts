@@ -1,0 +1,174 @@
+import { adoptRunning, onAdoptedPages } from "./adopt.js";
+import { onSaved, onSaveFailed } from "./checkpoints.js";
+import type { Event, Session } from "./contract.js";
+import { knownCode } from "./failure_class.js";
+import { onRankConnected, onRankReady, onRankRestored } from "./form.js";
+import { isOver, reconsider } from "./jobs.js";
+import { type Fault, faultOf } from "./judge_fault.js";
+import { raiseTerm } from "./leadership.js";
+import { pageText } from "./localise_stall.js";
+import { hear, onHeartbeat, onHello } from "./nodes.js";
+import { reportFaults } from "./recover.js";
+import { onReleased } from "./release.js";
+import { onRankFinished, onStep, tryComplete } from "./run.js";
+import type { JobState, NodeState } from "./state.js";
+import { observe, type Turn } from "./turn.js";
+import { type Report, readReport } from "./wire.js";
+
+/** A message of an agent: malformed ones, and those of replaced streams and older generations, are counted and dropped. */
+export function onAgentMessage(turn: Turn, event: Event & { kind: "agentMessage" }): void {
+  const report = readReport(event.message);
+  if (report === null) {
+    refused(turn, "malformed");
+    return;
+  }
+  if (report.kind === "hello") {
+    if (report.hello.term <= turn.state.leader!.term) {
+      onHello(turn, event.from, report.hello);
+      return;
+    }
+    turn.state.deferred.push(event);
+    raiseTerm(turn, report.hello.term);
+    return;
+  }
+  const node = turn.state.nodes.get(event.from.nodeId);
+  if (node === undefined || !isPresent(node, event.from)) {
+    refused(turn, "stale_session");
+    return;
+  }
+  hear(turn, node);
+  onReport(turn, node, report);
+}
+
+/** Only the newest stream of the newest process of a node speaks for it. */
+function isPresent(node: NodeState, from: Session): boolean {
+  return node.session === from.session && node.incarnation === from.incarnation;
+}
+
+function refused(turn: Turn, reason: "malformed" | "stale_session" | "stale_generation"): void {
+  observe(turn, "goku_agent_messages_refused_total", 1, { reason });
+}
+
+function onReport(turn: Turn, node: NodeState, report: Report): void {
+  switch (report.kind) {
+    case "heartbeat":
+      onHeartbeat(turn, node, report);
+      adoptFrom(turn, node, report);
+      return;
+    case "released":
+      onReleased(turn, node.nodeId, report.jobId);
+      reconsider(turn);
+      return;
+    case "saved":
+    case "saveFailed": {
+      const job = turn.state.jobs.get(node.jobId ?? node.heldJobId ?? "");
+      if (job === undefined || isOver(job)) {
+        refused(turn, "stale_generation");
+        return;
+      }
+      if (report.kind === "saveFailed") {
+        onSaveFailed(turn, job, node, report);
+        return;
+      }
+      onSaved(turn, job, node, report);
+      if (job.generation?.stage === "run") tryComplete(turn, job, false);
+      return;
+    }
+    case "hello":
+    case "output":
+      return;
+    default:
+      onGenerationReport(turn, node, report);
+      return;
+  }
+}
+
+function adoptFrom(turn: Turn, node: NodeState, report: Report & { kind: "heartbeat" }): void {
+  const job = node.jobId === null ? undefined : turn.state.jobs.get(node.jobId);
+  if (job?.generation?.number === report.generation && !isOver(job)) onAdoptedPages(turn, job, report.pages);
+}
+
+type GenerationReport = Extract<
+  Report,
+  { kind: "ready" | "connected" | "restored" | "step" | "exited" | "failed" | "finished" | "refusedPrepare" }
+>;
+
+/** The fence: only the newest generation of the job that has a place for this node, and only the rank's own node. */
+function onGenerationReport(turn: Turn, node: NodeState, report: GenerationReport): void {
+  const job = node.jobId === null ? undefined : turn.state.jobs.get(node.jobId);
+  const generation = job?.generation;
+  if (job === undefined || generation == null || isOver(job)) {
+    refused(turn, "stale_generation");
+    return;
+  }
+  if (report.generation !== generation.number) {
+    refused(turn, "stale_generation");
+    return;
+  }
+  const rank = "rank" in report ? report.rank : null;
+  if (rank !== null && generation.rankNodes[rank] !== node.nodeId) {
+    refused(turn, "stale_generation");
+    return;
+  }
+  if (report.kind === "exited" || report.kind === "failed" || report.kind === "refusedPrepare") {
+    reportFaults(turn, job, [faultFrom(turn, job, node, report)]);
+    return;
+  }
+  if (report.kind === "step" || report.kind === "finished") {
+    const found = generation.stage === "adopt" && (job.stage === "forming" || job.stage === "running");
+    if (found) adoptRunning(turn, job);
+    if (job.stage !== "running") return;
+    report.kind === "step" ? onStep(turn, job, report) : onRankFinished(turn, job, report);
+    return;
+  }
+  if (job.stage !== "forming") return;
+  if (report.kind === "ready") {
+    onRankReady(turn, job, node, report);
+    return;
+  }
+  if (report.kind === "connected") {
+    onRankConnected(turn, job, report.rank);
+    return;
+  }
+  onRankRestored(turn, job, report.rank, report.state);
+  return;
+}
+
+function faultFrom(
+  turn: Turn,
+  job: JobState,
+  node: NodeState,
+  report: Extract<Report, { kind: "exited" | "failed" | "refusedPrepare" }>,
+): Fault {
+  const { nodeId } = node;
+  if (report.kind === "exited") {
+    const how = report.signal === "" ? `exited with code ${report.exitCode}` : `ended by ${report.signal}`;
+    const where = report.page === null ? "" : ` in ${pageText(report.page)}`;
+    return faultOf({
+      atMs: turn.nowMs,
+      source: "exit",
+      code: "RANK_DIED",
+      rank: report.rank,
+      nodeId,
+      operation: report.page?.phase ?? "",
+      text: `rank ${report.rank} on ${nodeId} ${how}${where}`,
+      lastLines: report.lastLines,
+      ordered: job.kills.has(report.rank),
+    });
+  }
+  const { error } = report;
+  const named = error.peer === undefined ? "" : `, names rank ${error.peer}`;
+  const inside = error.operation === "" ? "" : ` in ${error.operation}`;
+  const who = report.kind === "failed" ? `rank ${report.rank} on ${nodeId}` : nodeId;
+  return faultOf({
+    atMs: turn.nowMs,
+    source: report.kind === "failed" ? "failed" : "refused",
+    code: knownCode(error.code),
+    rank: report.kind === "failed" ? report.rank : null,
+    nodeId,
+    peer: error.peer ?? null,
+    operation: error.operation,
+    text: `${who}: ${error.code}${inside}${named}: ${error.message}`,
+    lastLines: report.kind === "failed" ? report.lastLines : [],
+  });
+}
