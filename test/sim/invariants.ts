@@ -3,7 +3,8 @@ import type { DurableRecord, Effect, StateName } from "../../controller/core/con
 import { durableKeys } from "../../controller/core/contract.js";
 import type { CoreState, JobState } from "../../controller/core/state.js";
 import { compareStates, sameState, stateText } from "../../controller/core/state_name.js";
-import { plain, type SimAgent, type SimNode } from "./sim_agent.js";
+import { plain } from "./agent_messages.js";
+import type { SimAgent, SimNode } from "./sim_agent.js";
 import type { CommandFrame, SimController } from "./sim_controller.js";
 import { type Content, mixStep, type SimMemory } from "./sim_memory.js";
 import type { SimRank } from "./sim_rank.js";

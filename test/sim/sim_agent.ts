@@ -1,7 +1,6 @@
 import type { AgentMessage, Command, StateName } from "../../controller/core/contract.js";
 import type { Hello } from "../../gen/goku/v1/agent.pb.js";
-import type { Layout as WireLayout, StateName as WireState } from "../../gen/goku/v1/common.pb.js";
-import { Layout } from "../../job/layout.js";
+import * as messages from "./agent_messages.js";
 import type { Random } from "./random.js";
 import type { Scheduler } from "./scheduler.js";
 import { type AgentLink, type CommandFrame, SIM_VERSION } from "./sim_controller.js";
@@ -120,94 +119,34 @@ export class SimAgent {
   // Reports -----------------------------------------------------------------------------------------------------------
 
   reportConnected(rank: SimRank): void {
-    this.#report(`connected/${rank.rank}`, {
-      $case: "rankConnected",
-      value: { generation: BigInt(rank.generation), rank: rank.rank },
-    });
+    this.#report(`connected/${rank.rank}`, messages.connected(rank));
   }
 
   reportStep(group: TrainGroup, step: number, stepSeconds: number): void {
-    this.#send({
-      $case: "stepCompleted",
-      value: {
-        generation: BigInt(group.generation),
-        step: BigInt(step),
-        loss: 1 / step,
-        gradNorm: 1,
-        learningRate: 1e-3,
-        applied: true,
-        tokens: 2048n,
-        images: 4,
-        videos: 1,
-        stepSeconds,
-        computeSeconds: stepSeconds,
-        commWaitSeconds: 0,
-        dataWaitSeconds: 0,
-        snapshotSeconds: 0,
-        memoryPeakBytes: 0n,
-        packFill: 0.9,
-        unreadable: 0,
-      },
-    });
+    this.#send(messages.step(group.generation, step, stepSeconds));
   }
 
   reportFinished(rank: SimRank, state: StateName, reason: "steps" | "stop"): void {
-    this.#report(`finished/${rank.rank}`, {
-      $case: "rankFinished",
-      value: { generation: BigInt(rank.generation), rank: rank.rank, state: wire(state), reason },
-    });
+    this.#report(`finished/${rank.rank}`, messages.finished(rank, state, reason));
   }
 
-  reportFailed(rank: SimRank, error: { code: string; peer?: number; operation: string }): void {
-    this.#report(`failed/${rank.rank}`, {
-      $case: "rankFailed",
-      value: {
-        generation: BigInt(rank.generation),
-        rank: rank.rank,
-        error: {
-          code: error.code,
-          message: "Cannot go on with the collective",
-          peer: error.peer,
-          operation: error.operation,
-        },
-        lastLines: [],
-      },
-    });
+  reportFailed(rank: SimRank, error: messages.Failure): void {
+    this.#report(`failed/${rank.rank}`, messages.failed(rank, error));
   }
 
   reportExited(generation: number, rank: number, pid: number, signal: string): void {
-    const value = {
-      generation: BigInt(generation),
-      rank,
-      pid,
-      exitCode: -1,
-      signal,
-      lastLines: [`rank ${rank} says goodbye`],
-      progress: undefined,
-    };
-    if (generation === this.generation) this.#report(`exited/${rank}`, { $case: "rankExited", value });
-    else this.#send({ $case: "rankExited", value });
+    const message = messages.exited({ generation, rank, pid, signal });
+    if (generation === this.generation) this.#report(`exited/${rank}`, message);
+    else this.#send(message);
   }
 
   reportCommitted(generation: number, state: StateName, uri: string): void {
-    this.#commitReport = {
-      $case: "checkpointCommitted",
-      value: { generation: BigInt(generation), state: wire(state), uri, bytes: 1_000n, seconds: 1 },
-    };
+    this.#commitReport = messages.committed(generation, state, uri);
     this.#send(this.#commitReport);
   }
 
   reportSaveFailed(generation: number, state: StateName): void {
-    const error = {
-      code: "STORAGE_FULL",
-      message: "Cannot write: no space left",
-      peer: undefined,
-      operation: "",
-    };
-    this.#send({
-      $case: "checkpointFailed",
-      value: { generation: BigInt(generation), state: wire(state), error },
-    });
+    this.#send(messages.saveFailed(generation, state));
   }
 
   #report(key: string, message: AgentMessage): void {
@@ -272,17 +211,9 @@ export class SimAgent {
       jobId: this.jobId ?? "",
       generation: BigInt(this.generation),
       ranks: [...this.ranks.values()].map((rank) => rank.progress()),
-      heldStates: this.#heldStates(),
+      heldStates: messages.heldStates(this.node.memory),
       term: BigInt(this.#term),
     };
-  }
-
-  #heldStates(): Hello["heldStates"] {
-    return this.node.memory.held().map(({ state, rank, layout }) => ({
-      state: wire(state),
-      rank,
-      layout: wireLayout(layout),
-    }));
   }
 
   #beat(): void {
@@ -296,7 +227,7 @@ export class SimAgent {
       value: {
         generation: BigInt(this.generation),
         ranks: [...this.ranks.values()].map((rank) => rank.progress()),
-        heldStates: heldStatesChanged ? this.#heldStates() : [],
+        heldStates: heldStatesChanged ? messages.heldStates(this.node.memory) : [],
         heldStatesChanged,
         term: BigInt(this.#term),
         commandId: BigInt(this.#commandId),
@@ -437,16 +368,7 @@ export class SimAgent {
       process.enter("idle");
       group.join(process, this);
       this.inventoryChanged();
-      this.#report(`ready/${number}`, {
-        $case: "rankReady",
-        value: {
-          generation: BigInt(generation),
-          rank: number,
-          pid: process.pid,
-          port: 20_000 + number,
-          heldStates: this.node.memory.states(process.set).map(wire),
-        },
-      });
+      this.#report(`ready/${number}`, messages.ready(process, this.node.memory.states(process.set)));
     });
   }
 
@@ -470,7 +392,7 @@ export class SimAgent {
     rank.enter("restore");
     const { job } = rank.group!;
     if (source?.$case === "snapshot") {
-      const name = plain(source.value);
+      const name = messages.plain(source.value);
       rank.later(rank.random.between(5, 50), () => {
         const content = this.node.memory.find(rank.set, name);
         if (content === null) {
@@ -507,10 +429,7 @@ export class SimAgent {
     rank.snapshotState = held ? content.state : null;
     if (!held) group.snapshot({ rank, agent: this }, false);
     group.restored.set(rank.rank, content.state);
-    this.#report(`restored/${rank.rank}`, {
-      $case: "rankRestored",
-      value: { generation: BigInt(rank.generation), rank: rank.rank, state: wire(content.state) },
-    });
+    this.#report(`restored/${rank.rank}`, messages.restored(rank, content.state));
   }
 
   #kill(number: number): void {
@@ -534,24 +453,4 @@ export class SimAgent {
       if (this.jobId !== jobId) this.#send({ $case: "nodeReleased", value: { jobId } });
     });
   }
-}
-
-const layouts = new Map<string, WireLayout>();
-
-function wireLayout(text: string): WireLayout {
-  let layout = layouts.get(text);
-  if (layout === undefined) {
-    const { dpReplicate, dpShard, sp } = Layout.parse(text);
-    layout = { dpReplicate, dpShard, sp };
-    layouts.set(text, layout);
-  }
-  return layout;
-}
-
-export function wire(state: StateName): WireState {
-  return { generation: BigInt(state.generation), step: BigInt(state.step) };
-}
-
-export function plain(state: WireState): StateName {
-  return { generation: Number(state.generation), step: Number(state.step) };
 }
