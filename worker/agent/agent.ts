@@ -134,6 +134,7 @@ export class Agent {
       this.remember({ jobId: null, generation: 0n });
     }
     this.logFile.close();
+    if (this.record.jobId === null) rmSync(this.folder, { recursive: true, force: true });
   }
 
   private makeWriter(): CheckpointWriter {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
@@ -126,6 +126,11 @@ test("agent: a run from Prepare to Release: steps, commits and ends are told, me
     await controller.next(node, "nodeReleased");
     assert.deepEqual(readdirSync(path.join(memory, node, "snapshots")), []);
   });
+  assert.equal(
+    existsSync(path.join(memory, node)),
+    false,
+    "an agent that holds nothing leaves nothing behind",
+  );
 });
 
 test("agent: a killed rank is told at once, its place goes to a spare, the survivor's process stays", async () => {
