@@ -9,7 +9,7 @@ export interface LocalClusterOptions {
   slotsPerNode: number;
   /** Logs and the embedded store go here; kept afterwards. */
   folder: string;
-  /** Parent of the nodes' shared memory. */
+  /** Parent of the nodes' shared memory; one of this cluster's own unless given: another one's memory is of no use here. */
   stateDir?: string;
   /** Extra environment of controller and agents, for example failpoints. */
   env?: Record<string, string>;
@@ -94,7 +94,7 @@ export class LocalCluster {
   }
 
   startAgent(node: string): void {
-    const stateDir = this.#options.stateDir ?? "/dev/shm/goku";
+    const { stateDir, folder } = this.#options;
     this.#spawn(node, [
       "agent",
       "--controller",
@@ -106,9 +106,9 @@ export class LocalCluster {
       "--host",
       "127.0.0.1",
       "--state-dir",
-      path.join(stateDir, node),
+      stateDir ?? path.join("/dev/shm/goku", path.basename(folder)),
       "--log-dir",
-      this.#options.folder,
+      folder,
     ]);
   }
 
