@@ -20,9 +20,9 @@ const TRAINING = new Set([
 ]);
 
 /**
- * A new leader and a generation that it did not form. Nobody is disturbed: one rank seen training proves that all ranks
- * had restored the same state, so the generation runs, and those who have not re-homed yet are its members. Only what
- * the agents themselves report missing, or a generation found half formed, is recovered.
+ * A new leader and a generation that it did not form. Nobody is disturbed: the record says that it ran, or one rank
+ * seen training proves that all had restored the same state, so the generation runs, and those who have not re-homed
+ * yet are its members. Only what the agents themselves report missing, or a generation found half formed, is recovered.
  */
 export function adoptMember(turn: Turn, job: JobState, node: NodeState, hello: NodeHello): void {
   const generation = job.generation!;
@@ -32,11 +32,13 @@ export function adoptMember(turn: Turn, job: JobState, node: NodeState, hello: N
     return;
   }
   generation.incarnations.set(node.nodeId, node.incarnation);
-  if (hello.pages.some((page) => isTraining(page, generation.number))) {
+  if (job.stage === "running" || hello.pages.some((page) => isTraining(page, generation.number))) {
     adoptRunning(turn, job);
     return;
   }
-  if (generation.incarnations.size === generation.nodeRanks.size) abandon(turn, job, []);
+  // All are here and none trains: unless their next pages say otherwise, it was never told to.
+  const soonMs = turn.nowMs + 2 * turn.state.config.limits.heartbeatMs;
+  if (generation.incarnations.size === generation.nodeRanks.size) arm(turn, jobTimers.stage(job), soonMs);
 }
 
 /** Its members train: it is ours as it is. Run is repeated, for a member that the old leader did not reach. */

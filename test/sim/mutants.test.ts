@@ -19,7 +19,7 @@ interface Mutant {
 const MUTANTS: Mutant[] = [
   {
     name: "accepts reports of older generations",
-    file: "step.js",
+    file: "agent_reports.js",
     from: "if (report.generation !== generation.number) {",
     to: "if (false) {",
   },
@@ -60,10 +60,10 @@ const MUTANTS: Mutant[] = [
     to: "const term = Math.max(1, state.leader?.term ?? 0);",
   },
   {
-    name: "forms anew whatever a leader before it left running",
-    file: "adopt.js",
-    from: "return page.generation === generation && TRAINING.has(page.phase);",
-    to: "return false;",
+    name: "takes every node that reconnects for one that has lost its ranks",
+    file: "nodes.js",
+    from: "if (hello.generation !== generation.number || hello.jobId !== job.record.jobId) {",
+    to: "if (true) {",
   },
   {
     name: "takes a page of older work for this generation's",

@@ -88,13 +88,19 @@ export class SimRank {
     for (const run of parked) run();
   }
 
+  /** Between two steps a page shows idle for a moment. */
+  #pagePhase(): string {
+    const between = this.phase === "forward" && this.random.chance(0.05);
+    return between || this.phase === "starting" ? "idle" : this.phase;
+  }
+
   progress(): RankProgress {
     return {
       rank: this.rank,
       pid: this.pid,
       step: BigInt(this.content?.state.step ?? 0),
       microStep: 0,
-      phase: this.phase === "starting" ? "idle" : this.phase,
+      phase: this.#pagePhase(),
       layer: this.phase === "forward" ? 1 : -1,
       collectiveEntered: BigInt(this.entered),
       collectiveCompleted: BigInt(this.completed),

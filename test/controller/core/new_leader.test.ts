@@ -73,8 +73,25 @@ test("a generation found half formed is formed anew", () => {
       ranks: ranks.map((r) => page(r, { phase: "forming" })),
     });
   }
-  core.pass(100);
+  core.pass(2_200);
   assert.equal(core.job.generation?.number, 2);
+});
+
+test("ranks that pause between two steps just then are taken for training: the record says that they ran", () => {
+  const core = successor("running");
+  for (const [nodeId, ranks] of [
+    ["n0", [0, 1]],
+    ["n1", [2, 3]],
+  ] as const) {
+    core.hello(nodeId, {
+      jobId: "job-1",
+      generation: 1n,
+      ranks: ranks.map((r) => page(r, { phase: "idle" })),
+    });
+  }
+  core.pass(3_000);
+  assert.deepEqual(disturbing(core), []);
+  assert.equal(core.job.stage, "running");
 });
 
 test("a page of older work proves nothing about the generation that was being formed", () => {
