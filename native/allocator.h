@@ -60,4 +60,19 @@ class Allocator {
   size_t peakBytes_ = 0;
 };
 
+/// A block of allocator memory for the length of a scope. Contents are undefined.
+class Scratch {
+ public:
+  Scratch(Allocator& allocator, size_t bytes) : allocator_(allocator), data_(allocator.allocate(bytes)) {}
+  ~Scratch() { allocator_.release(data_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  std::byte* data() const { return data_; }
+  float* floats() const { return reinterpret_cast<float*>(data_); }
+
+ private:
+  Allocator& allocator_;
+  std::byte* data_;
+};
+
 }  // namespace goku

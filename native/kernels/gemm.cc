@@ -295,21 +295,6 @@ class Multiplication {
   float* partial_;
 };
 
-/// A block of allocator memory for the length of a scope.
-class Scratch {
- public:
-  Scratch(Allocator& allocator, int64_t floats)
-      : allocator_(allocator), data_(allocator.allocate(static_cast<size_t>(floats) * sizeof(float))) {}
-  ~Scratch() { allocator_.release(data_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  float* floats() const { return reinterpret_cast<float*>(data_); }
-
- private:
-  Allocator& allocator_;
-  std::byte* data_;
-};
-
 int64_t roundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 /// How tasks cut C; any cut gives the same bits. Columns are cut when there are few row blocks for the
@@ -336,10 +321,13 @@ void gemm(const Gemm& g, Allocator& allocator) {
   const DepthBlocks depths(g.K);
   const int64_t columnsMax = std::min(kColumnsMax, roundUp(g.N, kPanel));
   const bool needsPartial = Multiplication(g, nullptr).needsPartial();
-  const Scratch packed(allocator, columnsMax * depths.count * depths.size);
+  const auto floats = [&](int64_t count) {
+    return Scratch(allocator, static_cast<size_t>(count) * sizeof(float));
+  };
+  const Scratch packed = floats(columnsMax * depths.count * depths.size);
   const int64_t rowBuffer = kRowBlock * depths.size;
-  const Scratch rowBuffers(allocator, threads * rowBuffer);
-  const Scratch partial(allocator, needsPartial ? threads * kRowBlock * kColumnsMax : 0);
+  const Scratch rowBuffers = floats(threads * rowBuffer);
+  const Scratch partial = floats(needsPartial ? threads * kRowBlock * kColumnsMax : 0);
   const Multiplication multiplication(g, partial.floats());
 
   for (int64_t first = 0; first < g.N; first += kColumnsMax) {

@@ -1,5 +1,6 @@
 #include "native/kernels/linear.h"
 
+#include "native/kernels/elementwise.h"
 #include "native/kernels/gemm.h"
 #include "native/parallel.h"
 #include "native/simd.h"
@@ -16,6 +17,12 @@ void checkMatrix(const char* name, const Tensor& x, int64_t rows, int64_t column
 
 MatrixView rowMajor(const Tensor& x, int64_t columns) { return {x.data, x.dtype, columns, 1}; }
 MatrixOut out(const Tensor* x) { return x == nullptr ? MatrixOut{} : MatrixOut{x->data, x->dtype}; }
+
+void multiply(const ProductResources& resources, const Gemm& g) {
+  const bool bf16 = g.a.dtype == DType::kBf16 && g.b.dtype == DType::kBf16;
+  if (bf16 && resources.onednn.multipliesBf16() && resources.onednn.run(g, resources.scratch)) return;
+  gemm(g, resources.scratch);
+}
 
 /// Columns of dy that one thread sums, and rows it sums in f32 before going on in f64.
 constexpr int64_t kBiasColumns = 64;
@@ -60,16 +67,22 @@ void linearForward(const ProductResources& resources, const Tensor& y, const Ten
   checkMatrix("linearForward: w", w, F, K);
   if (bias != nullptr) checkMatrix("linearForward: bias", *bias, 1, F);
   if (preActivation != nullptr) checkMatrix("linearForward: preActivation", *preActivation, N, F);
-  gemm({.M = N,
-        .N = F,
-        .K = K,
-        .a = rowMajor(x, K),
-        .b = rowMajor(w, K).transposed(),
-        .c = out(&y),
-        .bias = bias,
-        .gelu = preActivation != nullptr,
-        .preActivation = out(preActivation)},
-       resources.scratch);
+  Gemm product{.M = N,
+               .N = F,
+               .K = K,
+               .a = rowMajor(x, K),
+               .b = rowMajor(w, K).transposed(),
+               .c = out(&y),
+               .bias = bias};
+  if (preActivation != nullptr && resources.onednn.multipliesBf16() && x.dtype == DType::kBf16) {
+    product.c = out(preActivation);
+    multiply(resources, product);
+    geluForward(y, *preActivation);
+    return;
+  }
+  product.gelu = preActivation != nullptr;
+  product.preActivation = out(preActivation);
+  multiply(resources, product);
 }
 
 void linearBackwardInput(const ProductResources& resources, const Tensor& dx, const Tensor& dy,
@@ -78,14 +91,13 @@ void linearBackwardInput(const ProductResources& resources, const Tensor& dx, co
   checkMatrix("linearBackwardInput: dx", dx, N, K);
   checkMatrix("linearBackwardInput: dy", dy, N, F);
   checkMatrix("linearBackwardInput: w", w, F, K);
-  gemm({.M = N,
-        .N = K,
-        .K = F,
-        .a = rowMajor(dy, F),
-        .b = rowMajor(w, K),
-        .c = out(&dx),
-        .accumulate = accumulate},
-       resources.scratch);
+  multiply(resources, {.M = N,
+                       .N = K,
+                       .K = F,
+                       .a = rowMajor(dy, F),
+                       .b = rowMajor(w, K),
+                       .c = out(&dx),
+                       .accumulate = accumulate});
 }
 
 void linearBackwardWeight(const ProductResources& resources, const Tensor& dw, const Tensor* dbias,
@@ -98,14 +110,13 @@ void linearBackwardWeight(const ProductResources& resources, const Tensor& dw, c
     checkMatrix("linearBackwardWeight: dbias", *dbias, 1, F);
     biasGradient(*dbias, dy, N, F, accumulate);
   }
-  gemm({.M = F,
-        .N = K,
-        .K = N,
-        .a = rowMajor(dy, F).transposed(),
-        .b = rowMajor(x, K),
-        .c = out(&dw),
-        .accumulate = accumulate},
-       resources.scratch);
+  multiply(resources, {.M = F,
+                       .N = K,
+                       .K = N,
+                       .a = rowMajor(dy, F).transposed(),
+                       .b = rowMajor(x, K),
+                       .c = out(&dw),
+                       .accumulate = accumulate});
 }
 
 }  // namespace goku

@@ -13,7 +13,7 @@ namespace goku {
 /// What products need beside their operands; one per environment.
 struct ProductResources {
   Allocator& scratch;
-  OnednnMatmul& bf16;  // used where the CPU multiplies bf16
+  OnednnMatmul& onednn;  // used where both operands are bf16 and the CPU multiplies bf16
 };
 
 struct LinearShape {

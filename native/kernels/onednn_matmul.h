@@ -1,6 +1,9 @@
-// Matrix products by oneDNN: C[M,N] = A[M,K] B[K,N] (+ C), for any strides of A and B. f32, or bf16 inputs on
-// CPUs that multiply bf16. Primitives are kept per shape and layout: making one costs as much as a small
-// product.
+// Products of bf16 matrices by oneDNN, for CPUs that multiply bf16 (AVX512_BF16, AMX): C[M,N] = A[M,K]
+// B[K,N].
+//
+// oneDNN chooses its blocking by shape and number of threads, and with it the order of additions. So C is cut
+// here, by shape alone, into parts that are each computed by one thread with a primitive made for one thread:
+// the bits do not depend on how many threads share the parts.
 #pragma once
 
 #include <cstdint>
@@ -15,13 +18,17 @@ class OnednnMatmul {
   OnednnMatmul();
   ~OnednnMatmul();
 
-  /// c (f32 or bf16) = a b, or += when accumulate. a and b: both f32, or both bf16.
-  void run(const MatrixOut& c, const MatrixView& a, const MatrixView& b, int64_t M, int64_t N, int64_t K,
-           bool accumulate);
+  /// Whether this CPU multiplies bf16.
+  bool multipliesBf16() const { return bf16_; }
+
+  /// Computes the product, or returns false where oneDNN has no fast way for it (an odd shape or stride;
+  /// gelu): the caller then uses gemm(). a and b have one dtype. Primitives are kept, the 512 used last.
+  bool run(const Gemm& problem, Allocator& scratch);
 
  private:
   struct State;
   std::unique_ptr<State> state_;
+  bool bf16_;
 };
 
 }  // namespace goku
