@@ -37,16 +37,21 @@ function reference(): Promise<{ record: RunRecord; job: Job }> {
   return undisturbed;
 }
 
-/** Same losses at every step, same final state bit for bit. */
-async function assertSameRun(found: { record: RunRecord; cluster: TestCluster; job: Job }): Promise<void> {
+/**
+ * Same losses at every step, same final state bit for bit. With `untoldMax` some steps may not have been told: an agent
+ * that is killed takes with it what it had not sent yet.
+ */
+async function assertSameRun(
+  found: { record: RunRecord; cluster: TestCluster; job: Job },
+  untoldMax = 0,
+): Promise<void> {
   const wanted = await reference();
   const { record, cluster, job } = found;
   const explain = `${record.phase}\n${cluster.logs}`;
   assert.equal(record.phase, "COMPLETED", explain);
-  assert.deepEqual(
-    [...record.losses].sort(([a], [b]) => a - b),
-    [...wanted.record.losses].sort(([a], [b]) => a - b),
-  );
+  for (const [step, loss] of record.losses)
+    assert.equal(loss, wanted.record.losses.get(step), `loss of step ${step}`);
+  assert.ok(record.losses.size >= STEPS - untoldMax, `${record.losses.size} of ${STEPS} steps told`);
   const [a, b] = await Promise.all([job, wanted.job].map((one) => openCheckpoint(one.checkpoint.uri)));
   assert.equal(a!.meta.state.step, STEPS);
   assert.equal(a!.meta.adamStep, b!.meta.adamStep);
@@ -119,7 +124,7 @@ test("faults: agents killed while they save, commit, and train, one asked to end
     process.kill(cluster.local.pid("node-b"), "SIGKILL");
   });
   assert.equal(found.cluster.fired.length, failpoints.length, found.cluster.fired.join(" "));
-  await assertSameRun(found);
+  await assertSameRun(found, 5);
 });
 
 test("faults: a dead controller and full disks: training never pauses, alarms are raised, the last state is durable", async () => {

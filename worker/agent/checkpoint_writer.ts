@@ -1,5 +1,5 @@
 import type { SaveHook } from "../../checkpoint/hooks.js";
-import { openCheckpoint } from "../../checkpoint/load.js";
+import { type Checkpoint, openCheckpoint } from "../../checkpoint/load.js";
 import { prune } from "../../checkpoint/retention.js";
 import { commitCheckpoint, saveShard } from "../../checkpoint/save.js";
 import { readSnapshotHeader } from "../../checkpoint/snapshot.js";
@@ -127,11 +127,10 @@ export class CheckpointWriter {
     if (this.last === null || timeoutMs <= 0) return false;
     const signal = AbortSignal.timeout(Math.ceil(timeoutMs));
     try {
-      await untilCommitted(this.last.job.checkpoint.uri, this.last.state, signal);
+      return (await untilCommitted(this.last.job.checkpoint.uri, this.last.state, signal)) !== null;
     } catch {
       return false; // unreadable counts as not committed: memory is kept
     }
-    return !signal.aborted;
   }
 
   /** Gives up everything under way: the job is over here, or the agent ends. Resolves when no file is touched any more. */
@@ -172,7 +171,18 @@ export class CheckpointWriter {
     await saveShard({ uri, slotPath, rank, layout, units, generation, hook: hookOf(rank) });
     if (!final) for (const release of released.splice(0)) release(null);
     if (rank === 0) await this.commit(order, { meta, begun, signal: stop.signal });
-    else if (final) await untilCommitted(uri, order.state, stop.signal);
+    else if (final) await this.awaitCommit(order, { begun, signal: stop.signal });
+  }
+
+  /** The end of a run is told by every agent: that of rank 0 may die between the commit and its report. */
+  private async awaitCommit(
+    { job, generation, state }: SaveOrder,
+    { begun, signal }: { begun: number; signal: AbortSignal },
+  ): Promise<void> {
+    const checkpoint = await untilCommitted(job.checkpoint.uri, state, signal);
+    if (checkpoint === null) return;
+    const { uri, bytes } = checkpoint;
+    this.events.committed({ generation, state, uri, bytes, seconds: (performance.now() - begun) / 1000 });
   }
 
   private async commit(
@@ -208,17 +218,21 @@ export class CheckpointWriter {
   }
 }
 
-/** Resolves when some agent has committed the state, or `signal` gives up. */
-async function untilCommitted(uri: string, state: StateName, signal: AbortSignal): Promise<void> {
+/** Resolves when some agent has committed the state; null: `signal` gave up. */
+async function untilCommitted(
+  uri: string,
+  state: StateName,
+  signal: AbortSignal,
+): Promise<Checkpoint | null> {
   while (!signal.aborted) {
     try {
-      await openCheckpoint(uri, state);
-      return;
+      return await openCheckpoint(uri, state);
     } catch (error) {
       if (toGokuError(error, "STORAGE_FAILED").code !== "NOT_FOUND") throw error;
     }
     await pause(COMMIT_POLL_MS, signal);
   }
+  return null;
 }
 
 function pause(ms: number, signal: AbortSignal): Promise<void> {
