@@ -31,6 +31,12 @@ export interface RunRecord {
 
 const BASE = path.join(tmpdir(), "goku-faults");
 
+/** Folders of this process's clusters; a failed test carries its logs in its message. */
+const folders: string[] = [];
+process.once("exit", () => {
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+});
+
 /** A small data set, written once for all tests of a process. */
 let media: Promise<string> | null = null;
 export function testMedia(): Promise<string> {
@@ -83,6 +89,7 @@ export class TestCluster {
   static async start(options: TestClusterOptions = {}): Promise<TestCluster> {
     mkdirSync(BASE, { recursive: true });
     const folder = mkdtempSync(path.join(BASE, "cluster-"));
+    folders.push(folder);
     const stateDir = mkdtempSync("/dev/shm/goku-faults-");
     const env: Record<string, string> = { GOKU_FAILPOINT_DIR: path.join(folder, "fired") };
     if (options.failpoints) env.GOKU_FAILPOINTS = options.failpoints;

@@ -6,6 +6,8 @@ import type { Job } from "../../job/job.js";
 import { type RunRecord, TestCluster, type TestClusterOptions, testJob } from "./cluster.js";
 
 const STEPS = 30;
+/** Ends a run that hangs, so that the suite does; far above what a busy machine takes. */
+const LIMIT = { timeout: 600_000 };
 
 /** Runs one job on a cluster of its own; `harm` may do things to it meanwhile. */
 async function run(
@@ -68,77 +70,101 @@ function generations(record: RunRecord): number {
   return new Set(record.steps.map((step) => step.generation)).size;
 }
 
-test("faults: nothing: every step once, in one generation, with checkpoints at 10, 20 and 30", async () => {
-  const { record, job } = await reference();
-  assert.equal(record.phase, "COMPLETED");
-  assert.deepEqual(
-    record.steps.map(({ step, applied }) => [step, applied]),
-    Array.from({ length: STEPS }, (_, i) => [i + 1, true]),
-  );
-  assert.equal(generations(record), 1);
-  assert.equal((await openCheckpoint(job.checkpoint.uri)).meta.state.step, STEPS);
-});
+test(
+  "faults: nothing: every step once, in one generation, with checkpoints at 10, 20 and 30",
+  LIMIT,
+  async () => {
+    const { record, job } = await reference();
+    assert.equal(record.phase, "COMPLETED");
+    assert.deepEqual(
+      record.steps.map(({ step, applied }) => [step, applied]),
+      Array.from({ length: STEPS }, (_, i) => [i + 1, true]),
+    );
+    assert.equal(generations(record), 1);
+    assert.equal((await openCheckpoint(job.checkpoint.uri)).meta.state.step, STEPS);
+  },
+);
 
-test("faults: SIGKILL of a rank in every phase, and of two at once: same losses, same weights", async () => {
-  const failpoints = [
-    "connect.before/1:kill",
-    "restore.before/2:kill",
-    "data.before@3/0:kill",
-    "forward.block@5/1:kill",
-    "collective.entered@7/2:kill",
-    "backward.block@9/3:kill",
-    "vote.before@12/0:kill",
-    "optimizer.before@14/1:kill",
-    "optimizer.after@16/2:kill",
-    "snapshot.copy@18/3:kill",
-    "data.before@23/0:kill",
-    "data.before@23/3:kill",
-    "snapshot.copy@30/1:kill",
-  ];
-  const found = await run({ failpoints: failpoints.join(",") });
-  assert.equal(found.cluster.fired.length, failpoints.length, found.cluster.fired.join(" "));
-  await assertSameRun(found);
-});
+test(
+  "faults: SIGKILL of a rank in every phase, and of two at once: same losses, same weights",
+  LIMIT,
+  async () => {
+    const failpoints = [
+      "connect.before/1:kill",
+      "restore.before/2:kill",
+      "data.before@3/0:kill",
+      "forward.block@5/1:kill",
+      "collective.entered@7/2:kill",
+      "backward.block@9/3:kill",
+      "vote.before@12/0:kill",
+      "optimizer.before@14/1:kill",
+      "optimizer.after@16/2:kill",
+      "snapshot.copy@18/3:kill",
+      "data.before@23/0:kill",
+      "data.before@23/3:kill",
+      "snapshot.copy@30/1:kill",
+    ];
+    const found = await run({ failpoints: failpoints.join(",") });
+    assert.equal(found.cluster.fired.length, failpoints.length, found.cluster.fired.join(" "));
+    await assertSameRun(found);
+  },
+);
 
-test("faults: a rank stopped, one blocked, one with an error of its own: found, replaced, same losses", async () => {
-  const failpoints = ["vote.before@8/2:stop", "data.before@14/1:stall", "backward.block@20/0:throw"];
-  const found = await run({ failpoints: failpoints.join(",") });
-  assert.equal(found.cluster.fired.length, failpoints.length, found.cluster.fired.join(" "));
-  await assertSameRun(found);
-});
+test(
+  "faults: a rank stopped, one blocked, one with an error of its own: found, replaced, same losses",
+  LIMIT,
+  async () => {
+    const failpoints = ["vote.before@8/2:stop", "data.before@14/1:stall", "backward.block@20/0:throw"];
+    const found = await run({ failpoints: failpoints.join(",") });
+    assert.equal(found.cluster.fired.length, failpoints.length, found.cluster.fired.join(" "));
+    await assertSameRun(found);
+  },
+);
 
-test("faults: a loss that is not a number: the step is voted down by all, training goes on in the same generation", async () => {
-  const { record } = await run({ failpoints: "forward.block@6/1:nan,vote.before@9/3:nan" });
-  assert.equal(record.phase, "COMPLETED");
-  assert.equal(generations(record), 1);
-  const down = record.steps.filter(({ applied }) => !applied).map(({ step }) => step);
-  assert.deepEqual(down, [6, 9]);
-});
+test(
+  "faults: a loss that is not a number: the step is voted down by all, training goes on in the same generation",
+  LIMIT,
+  async () => {
+    const { record } = await run({ failpoints: "forward.block@6/1:nan,vote.before@9/3:nan" });
+    assert.equal(record.phase, "COMPLETED");
+    assert.equal(generations(record), 1);
+    const down = record.steps.filter(({ applied }) => !applied).map(({ step }) => step);
+    assert.deepEqual(down, [6, 9]);
+  },
+);
 
-test("faults: agents killed while they save, commit, and train, one asked to end: snapshots are adopted, same losses", async () => {
-  const failpoints = ["save.write@10/0:kill", "save.commit@20/0:kill", "save.committed@30/0:kill"];
-  const found = await run({ failpoints: failpoints.join(",") }, async (cluster) => {
-    await cluster.follow((record) => record.losses.has(14));
-    process.kill(cluster.local.pid("node-a"), "SIGTERM");
-    await cluster.follow((record) => record.losses.has(25));
-    process.kill(cluster.local.pid("node-b"), "SIGKILL");
-  });
-  assert.equal(found.cluster.fired.length, failpoints.length, found.cluster.fired.join(" "));
-  await assertSameRun(found, 5);
-});
+test(
+  "faults: agents killed while they save, commit, and train, one asked to end: snapshots are adopted, same losses",
+  LIMIT,
+  async () => {
+    const failpoints = ["save.write@10/0:kill", "save.commit@20/0:kill", "save.committed@30/0:kill"];
+    const found = await run({ failpoints: failpoints.join(",") }, async (cluster) => {
+      await cluster.follow((record) => record.losses.has(14));
+      process.kill(cluster.local.pid("node-a"), "SIGTERM");
+      await cluster.follow((record) => record.losses.has(25));
+      process.kill(cluster.local.pid("node-b"), "SIGKILL");
+    });
+    assert.equal(found.cluster.fired.length, failpoints.length, found.cluster.fired.join(" "));
+    await assertSameRun(found, 5);
+  },
+);
 
-test("faults: a dead controller and full disks: training never pauses, alarms are raised, the last state is durable", async () => {
-  const failpoints = ["save.write@10/0:enospc", "save.write@30/3:enospc", "save.commit@30/0:enospc"];
-  const found = await run({ failpoints: failpoints.join(",") }, async (cluster) => {
-    await cluster.follow(({ events }) => events.some(({ kind }) => kind === "alarm"));
-    process.kill(cluster.local.pid("controller"), "SIGKILL");
-  });
-  assert.equal(found.cluster.fired.length, failpoints.length, found.cluster.fired.join(" "));
-  assert.equal(generations(found.record), 1, "no generation was formed anew");
-  const alarms = found.record.events.filter(({ kind }) => kind === "alarm").map(({ message }) => message);
-  assert.ok(
-    alarms.some((message) => /step 10 .*no space left/i.test(message)),
-    alarms.join("\n"),
-  );
-  await assertSameRun(found);
-});
+test(
+  "faults: a dead controller and full disks: training never pauses, alarms are raised, the last state is durable",
+  LIMIT,
+  async () => {
+    const failpoints = ["save.write@10/0:enospc", "save.write@30/3:enospc", "save.commit@30/0:enospc"];
+    const found = await run({ failpoints: failpoints.join(",") }, async (cluster) => {
+      await cluster.follow(({ events }) => events.some(({ kind }) => kind === "alarm"));
+      process.kill(cluster.local.pid("controller"), "SIGKILL");
+    });
+    assert.equal(found.cluster.fired.length, failpoints.length, found.cluster.fired.join(" "));
+    assert.equal(generations(found.record), 1, "no generation was formed anew");
+    const alarms = found.record.events.filter(({ kind }) => kind === "alarm").map(({ message }) => message);
+    assert.ok(
+      alarms.some((message) => /step 10 .*no space left/i.test(message)),
+      alarms.join("\n"),
+    );
+    await assertSameRun(found);
+  },
+);
