@@ -119,7 +119,8 @@ class OurSide {
   }
 
   static async start(side: TrainStepSettings): Promise<OurSide> {
-    const rank = new OurSide(fork(new URL("./train_step_rank.js", import.meta.url)));
+    const env = { ...process.env, OMP_WAIT_POLICY: "passive" }; // as agents start ranks
+    const rank = new OurSide(fork(new URL("./train_step_rank.js", import.meta.url), { env }));
     await rank.ask({ settings: side });
     return rank;
   }
