@@ -11,9 +11,7 @@
 namespace goku::collectives {
 namespace {
 
-constexpr size_t kLine = 64;
-// How far ahead the source is fetched: 256 and 64 bytes were alike, beyond 512 it helped less.
-[[maybe_unused]] constexpr size_t kAhead = 256;
+[[maybe_unused]] constexpr size_t kLine = 64;
 
 }  // namespace
 
@@ -29,17 +27,6 @@ void copyAround(std::byte* to, const std::byte* from, size_t bytes) {
     }
   }
   _mm_sfence();  // these stores are ordered with nothing else
-#endif
-  std::memcpy(to, from, bytes);
-}
-
-void copyIntoCache(std::byte* to, const std::byte* from, size_t bytes) {
-#if defined(__SSE2__)
-  for (; bytes >= kLine; to += kLine, from += kLine, bytes -= kLine) {
-    // Fetched past the outer caches. Beyond the end of the source a fetch does nothing.
-    _mm_prefetch(reinterpret_cast<const char*>(from) + kAhead, _MM_HINT_NTA);
-    std::memcpy(to, from, kLine);
-  }
 #endif
   std::memcpy(to, from, bytes);
 }

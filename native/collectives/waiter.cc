@@ -12,11 +12,10 @@ Waiter::Waiter(const GroupOptions& options, Mesh& mesh, Segment* segment, std::v
 }
 
 void Waiter::begin() {
-  looked_ = Clock::now();
-  deadline_ = looked_ + std::chrono::duration_cast<Clock::duration>(
-                            std::chrono::duration<double, std::milli>(options_.timeoutMs));
-  // What came while the group was idle: a peer may have died long ago.
-  mesh_.pump();
+  deadline_ = Clock::now() + std::chrono::duration_cast<Clock::duration>(
+                                 std::chrono::duration<double, std::milli>(options_.timeoutMs));
+  // A peer may have died long ago, while the group was idle.
+  look();
 }
 
 uint32_t Waiter::seen() const { return segment_ == nullptr ? 0 : segment_->bell(self_); }

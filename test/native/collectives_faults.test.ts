@@ -212,6 +212,22 @@ describe("the end of a group", () => {
     }
   });
 
+  it("comes with process.exit in the middle of an operation and of a forming: exit code kept, peers see a death", async () => {
+    const group = groupOf(["a", "a", "a"], [1, 2, 3]); // rank 1 holds back
+    await ranks.form(group);
+    const waiting = ranks.runOn(group, 2, BIG);
+    await ranks.ranks[2]!.entered(2);
+    // Rank 3 dials rank 0, which has no such group: its commCreate is still under way at the end.
+    const unformed: GroupSpec = { name: "unformed", generation, members: [0, 3], nodes: ["a", "b"] };
+    void ranks.join(unformed, 3);
+    const exited = once(ranks.ranks[3]!.process, "exit");
+    void ranks.ranks[3]!.tell({ kind: "exitWhileBusy", group: group.name, operation: BIG });
+    assert.deepEqual(await exited, [7, null]);
+    assertFault(await waiting, "COMM_PEER_DIED", 3);
+    for (const rank of [1, 2]) await ranks.ranks[rank]!.do({ kind: "close", group: group.name });
+    await replace(3);
+  });
+
   it("leaves no shared memory behind", () => {
     assert.deepEqual(
       readdirSync("/dev/shm").filter((name) => name.startsWith(`goku-comm-${JOB}.`)),

@@ -108,6 +108,28 @@ describe("forming a group", () => {
       assert.deepEqual([error?.code, error?.peer, error?.operation], ["COMM_TIMEOUT", 1, "connect"]);
   });
 
+  it("is COMM_PEER_DIED naming a member that dies before all are there", async () => {
+    for (const nodes of [
+      ["a", "b", "c"],
+      ["a", "b", "a"],
+    ]) {
+      const group = pair({ members: [0, 1, 2], nodes });
+      const before = await stats(0);
+      const waiting = ranks.join(group, 0);
+      const victim = ranks.join(group, 2);
+      // Control and data connection, or control alone where memory is shared.
+      const connections = nodes[2] === nodes[0] ? 1 : 2;
+      await until(0, (now) => now.accepted === before.accepted + connections);
+      await ranks.ranks[2]!.kill();
+      await victim;
+      const { error } = await waiting;
+      assert.deepEqual([error?.code, error?.peer], ["COMM_PEER_DIED", 2]);
+      const fresh = await ranks.add();
+      ranks.ranks[2] = ranks.ranks[fresh]!;
+      ranks.ranks.length = fresh;
+    }
+  });
+
   it("ends at the abort word", async () => {
     const group = pair();
     const waiting = ranks.join(group, 1);

@@ -55,7 +55,7 @@ export type Command =
   | { kind: "waitTwice"; group: string }
   | { kind: "abort"; group: string }
   | { kind: "close"; group: string }
-  | { kind: "crash" }
+  | { kind: "exitWhileBusy"; group: string; operation: OperationSpec } // process.exit with an operation running
   | { kind: "leave" }; // lets the process end with its groups open
 export interface RankError {
   code: string;
@@ -329,9 +329,9 @@ async function execute(command: Command): Promise<unknown> {
     case "close":
       native.commClose(groupOf(command.group).comm);
       return null;
-    case "crash":
-      process.kill(process.pid, "SIGKILL");
-      return null;
+    case "exitWhileBusy":
+      startOperation(groupOf(command.group), command.operation);
+      return process.exit(7);
     case "leave":
       process.disconnect();
       return null;
