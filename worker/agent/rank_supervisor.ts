@@ -3,17 +3,17 @@ import type { Logger } from "pino";
 import type { StateName } from "../../checkpoint/state.js";
 import type { Abort, Connect, KillRank, Prepare, RankProgress, Restore } from "../../gen/goku/v1/agent.pb.js";
 import { GokuError, toGokuError } from "../../job/errors.js";
-import { type Job, jobSchema } from "../../job/job.js";
-import type { Layout } from "../../job/layout.js";
 import type { FromRank, RestoreSource, ToRank } from "../rank_messages.js";
 import type { CheckpointWriter } from "./checkpoint_writer.js";
 import type { Report } from "./outbox.js";
+import { type Place, readPlace } from "./place.js";
 import { planProcesses, threadsPerRank } from "./plan_processes.js";
+import { ProcessPool } from "./process_pool.js";
 import type { ProcessRecords } from "./process_records.js";
-import { type ProcessEnd, RankProcess } from "./rank_process.js";
+import type { ProcessEnd, RankProcess } from "./rank_process.js";
 import { chooseSet, distinctHeld, findHeld, type HeldSnapshot, supersededSets } from "./snapshot_sets.js";
 import type { SnapshotStore } from "./snapshot_store.js";
-import { failureReport, readCode, readLayout, readState, stepReport, wireError, wireState } from "./wire.js";
+import { failureReport, readCode, readState, stepReport, wireError, wireState } from "./wire.js";
 
 export interface RankSupervisorOptions {
   node: string;
@@ -33,31 +33,29 @@ export interface RankSupervisorOptions {
   onLines: (rank: number | null, lines: string[]) => void;
 }
 
-/** The place of this node in a generation. */
-interface Place {
-  generation: bigint;
-  jobId: string;
-  job: Job;
-  layout: Layout;
-  ranks: readonly number[];
-  /** A step was completed in this generation: every rank of the world has its state in its present set. */
-  stepped: boolean;
-}
-
 /** Started ahead, so that a dead rank's successor needs no start of a process. */
 const SPARES = 1;
 
 /** The rank processes of a node, from one generation to the next, and their snapshot sets. */
 export class RankSupervisor {
   private readonly options: RankSupervisorOptions;
-  private readonly processes = new Map<number, RankProcess>();
+  private readonly pool: ProcessPool;
   private readonly exits = new Map<number, Report>();
   private place: Place | null = null;
-  private idLast = 0;
   private closing = false;
 
   constructor(options: RankSupervisorOptions) {
     this.options = options;
+    const { pagesFolder, records, slots, onLines } = options;
+    this.pool = new ProcessPool({
+      pagesFolder,
+      records,
+      threads: threadsPerRank({ cores: availableParallelism(), ranks: slots }),
+      onMessage: (process, message) => this.receive(process, message),
+      onLines: (process, lines) => onLines(process.rank, lines),
+      onExit: (process) => this.exited(process),
+      onEnd: (process, end) => this.ended(process, end),
+    });
   }
 
   /** Of the ranks that run or formed last; 0: none. */
@@ -65,13 +63,9 @@ export class RankSupervisor {
     return this.place?.generation ?? 0n;
   }
 
-  get jobId(): string | null {
-    return this.place?.jobId ?? null;
-  }
-
   /** Progress of the living ranks. */
   progress(): RankProgress[] {
-    return this.ranks().map((process) => process.progress());
+    return this.pool.ranks.map((process) => process.progress());
   }
 
   /** Whole snapshots of a job on this node, each state of a rank once. */
@@ -81,10 +75,9 @@ export class RankSupervisor {
 
   /** Starts processes that wait for a place. */
   startSpares(count: number): void {
-    const spares = this.living().filter((process) => process.rank === null).length;
     if (this.closing) return;
-    for (let i = spares; i < count; i++) {
-      const process = this.startProcess();
+    for (let i = this.pool.spares.length; i < count; i++) {
+      const process = this.pool.start();
       if (this.place) process.send({ kind: "warm", job: this.place.job });
     }
   }
@@ -96,7 +89,7 @@ export class RankSupervisor {
   prepare(wire: Prepare): void {
     if (wire.generation === this.place?.generation) return; // a repeat: its reports were repeated, too
     try {
-      const place = this.readPlace(wire);
+      const place = readPlace(wire, this.options);
       if (this.place && this.place.jobId !== place.jobId) this.forgetJob(this.place.jobId);
       this.place = place;
       this.exits.clear();
@@ -116,7 +109,7 @@ export class RankSupervisor {
   }
 
   restore({ generation, source }: Restore): void {
-    for (const process of this.ranks()) {
+    for (const process of this.pool.ranks) {
       try {
         const from = this.restoreSource(process, source);
         process.send({ kind: "restore", generation: String(generation), source: from });
@@ -136,18 +129,18 @@ export class RankSupervisor {
 
   run(generation: bigint): void {
     this.tellRanks({ kind: "run", generation: String(generation) });
-    for (const process of this.ranks()) if (process.stage === "restored") process.stage = "running";
+    for (const process of this.pool.ranks) if (process.stage === "restored") process.stage = "running";
   }
 
   /** Raised by one rank in its next vote: several would be heard in different votes, and save twice. */
   request(request: "save" | "stop"): void {
-    this.ranks()[0]?.send({ kind: "request", request });
+    this.pool.ranks[0]?.send({ kind: "request", request });
   }
 
   abort({ generation, reason }: Abort): void {
     const code = readCode(reason?.code ?? "COMM_ABORTED");
     const peer = reason?.peer ?? null;
-    for (const process of this.ranks()) {
+    for (const process of this.pool.ranks) {
       process.abort(generation, { peer, code });
       process.send({
         kind: "abort",
@@ -161,10 +154,10 @@ export class RankSupervisor {
 
   /** Ends a rank's process; RankExited follows when it has been reaped, at once when it had gone before. */
   killRank({ generation, rank, reason }: KillRank): void {
-    const process = this.ranks().find((one) => one.rank === rank);
+    const process = this.pool.ranks.find((one) => one.rank === rank);
     this.options.log.warn({ rank, pid: process?.pid, reason }, "rank is killed");
     if (process) process.kill();
-    else if (![...this.processes.values()].some((one) => one.rank === rank)) {
+    else if (!this.pool.all.some((one) => one.rank === rank)) {
       this.options.report(this.exits.get(rank) ?? goneReport(generation, rank));
     }
   }
@@ -174,8 +167,8 @@ export class RankSupervisor {
     const { store, writer, onReleased, report } = this.options;
     if (this.place?.jobId === jobId) {
       this.place = null;
-      this.dismiss(this.ranks());
-      await Promise.all([writer.abandon(), this.gone((process) => process.rank !== null)]);
+      this.pool.dismiss(this.pool.ranks);
+      await Promise.all([writer.abandon(), this.pool.gone((process) => process.rank !== null)]);
     }
     store.removeJob(jobId);
     onReleased(jobId);
@@ -194,7 +187,7 @@ export class RankSupervisor {
     const { writer } = this.options;
     const before = writer.begunCount;
     const end = performance.now() + timeoutMs;
-    const stages = () => this.ranks().map((process) => process.stage);
+    const stages = () => this.pool.ranks.map((process) => process.stage);
     if (stages().includes("running")) this.request("save");
     const waiting = () => !writer.idle || (stages().includes("running") && writer.begunCount === before);
     while (waiting() && performance.now() < end) await new Promise((resolve) => setTimeout(resolve, 20));
@@ -205,45 +198,23 @@ export class RankSupervisor {
   /** Ends all processes and waits until they have gone. */
   async close(): Promise<void> {
     this.closing = true;
-    this.dismiss(this.living());
-    await this.gone(() => true);
+    this.pool.dismiss(this.pool.living);
+    await this.pool.gone(() => true);
   }
 
   // -------------------------------------------------------------------------------------------------------------------
   // Placing
 
-  private readPlace(wire: Prepare): Place {
-    const parsed = jobSchema.safeParse(wire.job);
-    if (!parsed.success) {
-      const issue = parsed.error.issues[0];
-      throw new GokuError(
-        "JOB_INVALID",
-        `Cannot prepare generation ${wire.generation}: job.${issue?.path.join(".")}: ${issue?.message}`,
-      );
-    }
-    const { slots, node } = this.options;
-    if (wire.ranks.length > slots) {
-      throw new GokuError(
-        "STATE_INVALID",
-        `Cannot prepare generation ${wire.generation}: ${wire.ranks.length} ranks for ${slots} slots of ${node}`,
-      );
-    }
-    const layout = readLayout(wire.layout);
-    const { generation, jobId } = wire;
-    return { generation, jobId, job: parsed.data, layout, ranks: wire.ranks, stepped: false };
-  }
-
   private placeRanks(place: Place): void {
-    for (const process of this.ranks()) {
+    for (const process of this.pool.ranks) {
       process.abort(place.generation - 1n, { peer: null, code: "COMM_ABORTED" });
     }
-    const living = this.living();
+    const living = this.pool.living;
     const plan = planProcesses({ ranks: place.ranks, living, sparesKept: SPARES });
-    this.dismiss(living.filter((process) => plan.surplus.includes(process.id)));
-    // First the processes that live: their sets are spoken for before orphaned ones are given away.
+    this.pool.dismiss(living.filter((process) => plan.surplus.includes(process.id)));
     for (const { rank, id } of plan.places) {
-      const process = id === null ? null : this.processes.get(id)!;
-      this.placeRank(place, rank, process ?? this.startProcess());
+      const process = id === null ? null : this.pool.find(id)!;
+      this.placeRank(place, rank, process ?? this.pool.start());
     }
   }
 
@@ -379,42 +350,23 @@ export class RankSupervisor {
     place.stepped = true;
     this.startSpares(SPARES);
     const sets = this.options.store.sets(place.jobId);
-    const running = this.ranks().flatMap((process) => process.set ?? []);
+    const running = this.pool.ranks.flatMap((process) => process.set ?? []);
     for (const set of supersededSets({ sets, running, stepCompleted: true })) this.options.store.remove(set);
   }
 
   // -------------------------------------------------------------------------------------------------------------------
   // Processes
 
-  private startProcess(): RankProcess {
-    const { pagesFolder, slots, records, onLines } = this.options;
-    const process: RankProcess = new RankProcess({
-      id: ++this.idLast,
-      folder: pagesFolder,
-      threads: threadsPerRank({ cores: availableParallelism(), ranks: slots }),
-      onMessage: (message) => this.receive(process, message),
-      onLines: (lines) => onLines(process.rank, lines),
-      onExit: () => this.exited(process),
-      onEnd: (end) => this.ended(process, end),
-    });
-    this.processes.set(process.id, process);
-    if (process.pid > 0) records.add(process.pid);
-    return process;
-  }
-
   /** A process has gone: those of its generation on this node leave their collectives at once, naming it. */
   private exited(process: RankProcess): void {
-    process.dying = true;
-    this.options.records.remove(process.pid);
     this.options.store.disown(process.id);
     if (process.rank === null || process.dismissed || process.generation !== this.generation) return;
-    for (const other of this.ranks()) {
+    for (const other of this.pool.ranks) {
       other.abort(process.generation, { peer: process.rank, code: "RANK_DIED" });
     }
   }
 
   private ended(process: RankProcess, end: ProcessEnd): void {
-    this.processes.delete(process.id);
     const { rank, pid, generation, dismissed, lastLines } = process;
     const level = dismissed ? "debug" : "warn";
     this.options.log[level]({ rank, pid, ...end, lastLines: lastLines.slice(-3) }, "rank process ended");
@@ -428,35 +380,15 @@ export class RankSupervisor {
     this.options.report(report);
   }
 
-  private dismiss(processes: readonly RankProcess[]): void {
-    for (const process of processes) {
-      process.dismissed = true;
-      process.kill();
-    }
-  }
-
   /** Another job takes the node: the controller decided, and has fenced its command. */
   private forgetJob(jobId: string): void {
-    this.dismiss(this.ranks());
+    this.pool.dismiss(this.pool.ranks);
     this.options.writer.abandon().catch((error: unknown) => this.options.log.error(error, "abandon"));
     this.options.store.removeJob(jobId);
   }
 
-  private async gone(which: (process: RankProcess) => boolean): Promise<void> {
-    while ([...this.processes.values()].some(which)) await new Promise((resolve) => setTimeout(resolve, 5));
-  }
-
-  private living(): RankProcess[] {
-    return [...this.processes.values()].filter((process) => !process.dying);
-  }
-
-  /** Living processes that hold a rank of the present generation. */
-  private ranks(): RankProcess[] {
-    return this.living().filter((process) => process.rank !== null);
-  }
-
   private tellRanks(message: ToRank): void {
-    for (const process of this.ranks()) process.send(message);
+    for (const process of this.pool.ranks) process.send(message);
   }
 }
 

@@ -104,7 +104,7 @@ describe("buildIndex()", () => {
     assert.deepEqual(
       index.samples.map(({ name, caption }) => [name, caption]),
       [
-        ["good.png", "a red square"],
+        ["good.png", "a small red square"],
         ["listed.png", "from the list"],
       ],
     );

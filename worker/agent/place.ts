@@ -1,0 +1,34 @@
+import type { Prepare } from "../../gen/goku/v1/agent.pb.js";
+import { GokuError } from "../../job/errors.js";
+import { type Job, jobSchema } from "../../job/job.js";
+import type { Layout } from "../../job/layout.js";
+import { readLayout } from "./wire.js";
+
+/** The place of a node in a generation. */
+export interface Place {
+  generation: bigint;
+  jobId: string;
+  job: Job;
+  layout: Layout;
+  /** World ranks of this node. */
+  ranks: readonly number[];
+  /** A step was completed in this generation: every rank of the world has its state in its present set. */
+  stepped: boolean;
+}
+
+/** Checks a Prepare where it comes in. Throws JOB_INVALID, LAYOUT_INVALID, STATE_INVALID. Pure. */
+export function readPlace(wire: Prepare, { node, slots }: { node: string; slots: number }): Place {
+  const { generation, jobId, ranks } = wire;
+  const doing = `Cannot prepare generation ${generation}`;
+  const parsed = jobSchema.safeParse(wire.job);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    throw new GokuError("JOB_INVALID", `${doing}: job.${issue?.path.join(".")}: ${issue?.message}`);
+  }
+  const layout = readLayout(wire.layout);
+  if (ranks.length > slots)
+    throw new GokuError("STATE_INVALID", `${doing}: ${ranks.length} ranks for ${slots} slots of ${node}`);
+  if (new Set(ranks).size !== ranks.length || ranks.some((rank) => rank >= layout.worldSize))
+    throw new GokuError("STATE_INVALID", `${doing}: ranks ${ranks.join(", ")} of ${layout.worldSize}`);
+  return { generation, jobId, job: parsed.data, layout, ranks, stepped: false };
+}
