@@ -43,6 +43,8 @@ interface Demo {
   verdict: { colours: number; shapes: number; both: number; of: number };
 }
 type Task = ListrTaskWrapper<Demo, typeof DefaultRenderer, typeof SimpleRenderer>;
+/** How far each task was when it was drawn last. */
+const progresses = new WeakMap<Task, { sinceMs: number; done: number; tenth: number }>();
 
 async function main(): Promise<void> {
   rmSync(FOLDER, { recursive: true, force: true });
@@ -223,14 +225,33 @@ async function follow(
     draw(
       task,
       done,
-      `step ${event.step.step}/${job.train.steps}  loss ${event.step.loss.toFixed(4)}  ETA ${duration(status.etaSeconds)}`,
+      `step ${event.step.step}/${job.train.steps}  loss ${event.step.loss.toFixed(4)}`,
+      status.etaSeconds,
     );
     if (!isOver(status.phase)) await at(status, Number(event.step.step));
   }
 }
 
-function draw(task: Task, done: number, note: string): void {
-  task.output = `${bar(done, 30)} ${(100 * done).toFixed(0).padStart(3)} %  ${note}`;
+/** Every change on a terminal; in a log, where no line is overwritten, one line for each tenth of the way. */
+function draw(task: Task, done: number, note: string, etaSeconds?: number): void {
+  const progress = progressOf(task, done);
+  const tenth = Math.floor(10 * done);
+  if (!process.stdout.isTTY && progress.tenth === tenth) return;
+  progress.tenth = tenth;
+  const paceEta = done > 0 ? ((performance.now() - progress.sinceMs) / 1000) * (1 / done - 1) : null;
+  const percent = (100 * done).toFixed(0).padStart(3);
+  task.output = `${bar(done, 30)} ${percent} %  ${note}  ETA ${duration(etaSeconds ?? paceEta)}`;
+}
+
+/** Begins anew with each part of a task. */
+function progressOf(task: Task, done: number): { sinceMs: number; done: number; tenth: number } {
+  let progress = progresses.get(task);
+  if (!progress || done < progress.done) {
+    progress = { sinceMs: performance.now(), done, tenth: -1 };
+    progresses.set(task, progress);
+  }
+  progress.done = done;
+  return progress;
 }
 
 async function summary(demo: Demo): Promise<void> {
