@@ -19,6 +19,8 @@ import {
 } from "./wanted.js";
 
 const count = wholeFrom(1);
+/** A key of the stable interface for what is not built yet: only 0, its way of saying no, is taken. */
+const notYet = (what: string) => z.literal(0, { error: `0, since ${what} not supported yet` }).default(0);
 const presets = Object.keys(MODEL_PRESETS) as [ModelPreset, ...ModelPreset[]];
 const NAME_WANTED = "1 to 63 of a-z, 0-9 and '-', with no '-' at the ends";
 
@@ -101,10 +103,14 @@ export const jobSchema = z
         stall_seconds: positive.default(5),
         /** How long a lost node may come back before the job goes on without it (layout auto) or fails. */
         node_grace_seconds: positive.default(60),
+        /** Nodes held ready to replace a lost one. */
+        spares: notYet("spare nodes are"),
       })
       .prefault({}),
     sample: z
       .strictObject({
+        /** Steps between previews drawn while training; 0: none. */
+        every_steps: notYet("previews while training are"),
         prompts: z.array(text("a prompt"), { error: "a list of prompts" }).default([]),
         steps: count.default(24),
         guidance: notNegative.default(3),

@@ -13,7 +13,7 @@ export interface GuaranteeEnded {
 const HARMLESS = new Set(["name", "device", "recompute", "checkpoint", "recovery", "sample"]);
 
 const CONSEQUENCES: Record<string, string> = {
-  model: "the checkpoint does not fit another model: the resume is refused",
+  model: "the same weights are read by a model that computes differently: losses jump",
   seed: "noise, times and sample order of the coming steps are drawn anew",
   data: "the data position refers to another data set: the resume is refused unless its digest is the same",
   "train.steps": "a cosine schedule is stretched: learning rates of the coming steps differ",

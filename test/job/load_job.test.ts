@@ -57,6 +57,13 @@ describe("loadJob()", () => {
     assert.equal(job.optimizer.lr, 1e-4);
   });
 
+  it("takes the keys of what is not built yet with the value that says no", () => {
+    const job = load(
+      `${SMALLEST}recovery: { spares: 0 }\nsample: { every_steps: 0, prompts: [a red circle] }\n`,
+    );
+    assert.deepEqual([job.recovery.spares, job.sample.every_steps], [0, 0]);
+  });
+
   it("overrides single keys of the preset and leaves the others", () => {
     const config = modelConfig(load(SMALLEST, "model.depth=2"));
     assert.deepEqual([config.depth, config.width, config.heads, config.patch], [2, 128, 4, [1, 2, 2]]);
@@ -104,6 +111,18 @@ describe("loadJob()", () => {
       `${SMALLEST}sample: { prompts: [a, 3] }\n`,
       [],
       "sample.prompts.1 (line 6, column 24) is 3, want a prompt",
+    ],
+    [
+      "spare nodes, which are not built yet",
+      `${SMALLEST}recovery: { spares: 1 }\n`,
+      [],
+      "recovery.spares (line 6, column 21) is 1, want 0, since spare nodes are not supported yet",
+    ],
+    [
+      "previews, which are not built yet",
+      `${SMALLEST}sample: { every_steps: 200 }\n`,
+      [],
+      "sample.every_steps (line 6, column 24) is 200, want 0, since previews while training are not supported yet",
     ],
     [
       "a missing key",

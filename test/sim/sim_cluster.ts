@@ -110,6 +110,7 @@ export class SimCluster implements SimWorld, Truth {
       train: { ...BASE_JOB.train, steps: options.steps },
       checkpoint: { ...BASE_JOB.checkpoint, uri, every_steps: options.saveEverySteps ?? 20 },
       recovery: {
+        ...BASE_JOB.recovery,
         max_attempts: options.maxAttempts ?? 1_000,
         stall_seconds: 5,
         node_grace_seconds: this.graceMs / 1000,
