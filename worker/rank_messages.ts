@@ -42,8 +42,7 @@ export type ToRank =
    * The durable write of this state is over (either way): one answer to each `save`, and to each entry of `pinned`.
    * That of a final save comes when the checkpoint is committed, or with what makes that impossible.
    */
-  | { kind: "unpin"; state: StateName; error: { code: ErrorCode; message: string } | null }
-  | { kind: "exit" };
+  | { kind: "unpin"; state: StateName; error: { code: ErrorCode; message: string } | null };
 
 export type RestoreSource =
   | { kind: "initial" }
@@ -66,6 +65,15 @@ export type FromRank =
       state: StateName;
       slotPath: string;
       reason: "periodic" | "request" | "final";
+    }
+  /** The state could not be copied into a slot; training goes on without. Once, until a copy succeeds again. */
+  | {
+      kind: "snapshotFailed";
+      generation: string;
+      rank: number;
+      state: StateName;
+      code: ErrorCode;
+      message: string;
     }
   | { kind: "finished"; generation: string; rank: number; state: StateName; reason: "steps" | "stop" }
   | {

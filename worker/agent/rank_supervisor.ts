@@ -299,6 +299,16 @@ export class RankSupervisor {
         if (rank === 0) report(stepReport(generation, message.metrics));
         this.stepped();
         return;
+      case "snapshotFailed": {
+        const { code, message: reason } = message;
+        this.options.log.error({ rank, code, reason }, "snapshot failed");
+        const error = new GokuError(code, `rank ${rank} cannot keep the state in memory: ${reason}`);
+        report({
+          $case: "checkpointFailed",
+          value: { generation, state: wireState(message.state), error: wireError(error) },
+        });
+        return;
+      }
       case "finished": {
         process.stage = "finished";
         const { reason } = message;

@@ -6,8 +6,8 @@ export type SaveReason = "periodic" | "request" | "final";
 export interface StepDecision {
   /** Copy the state into a slot. */
   snapshot: boolean;
-  /** Make that snapshot durable, and why; null: not. */
-  save: SaveReason | null;
+  /** Make that snapshot durable, and why; null: not. The final save has a way of its own: no vote follows it. */
+  save: Exclude<SaveReason, "final"> | null;
   /** A save is due and no rank could begin it: it stays due. */
   saveOwed: boolean;
   /** The run ends with this step. */
@@ -16,24 +16,26 @@ export interface StepDecision {
 
 export interface StepOutcome {
   step: number;
+  /** From the vote: every rank's snapshot of the step before is whole. */
+  snapshotWhole: boolean;
   /** From the vote: every rank has a free slot. */
   slotFree: boolean;
   save: boolean;
   stop: boolean;
-  /** `saveOwed` of the step before. */
-  saveOwed: boolean;
+  /** Decision of the step before. */
+  before: Pick<StepDecision, "save" | "saveOwed">;
 }
 
 /** Pure. */
 export function decideStep(job: Pick<Job, "train" | "checkpoint">, outcome: StepOutcome): StepDecision {
-  const { step, slotFree } = outcome;
+  const { step, slotFree, before } = outcome;
   const end = step >= job.train.steps ? "steps" : outcome.stop ? "stop" : null;
-  const periodic = isPeriodicSave(job, step);
-  const wanted = end !== null || periodic || outcome.save || outcome.saveOwed;
+  // A save whose snapshot is missing on some rank never becomes a checkpoint: it is still due.
+  const owed = before.saveOwed || (before.save !== null && !outcome.snapshotWhole);
+  const wanted = end !== null || isPeriodicSave(job, step) || outcome.save || owed;
   const snapshot = slotFree && (wanted || step % job.checkpoint.snapshot_every_steps === 0);
-  // The final save does not depend on a free slot now: each rank waits for one, since no vote follows.
-  const save = !(wanted && snapshot) ? null : end !== null ? "final" : outcome.save ? "request" : "periodic";
-  return { snapshot, save, saveOwed: wanted && !snapshot && end === null, end };
+  const save = end !== null || !wanted || !snapshot ? null : outcome.save ? "request" : "periodic";
+  return { snapshot, save, saveOwed: end === null && wanted && !snapshot, end };
 }
 
 /** Whether the state of this step is made durable because of its number. Pure. */

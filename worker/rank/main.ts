@@ -41,7 +41,6 @@ function boot(send: (message: FromRank) => void): (message: ToRank) => void {
   } catch (error) {
     const { code, message } = error instanceof GokuError ? error : toGokuError(error, "NATIVE_MISSING");
     return (command) => {
-      if (command.kind === "exit") process.exit(0);
       if (command.kind !== "prepare") return;
       const { generation, rank } = command;
       send({ kind: "failed", generation, rank, code, message, peer: -1, operation: "" });

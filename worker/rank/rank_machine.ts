@@ -84,9 +84,6 @@ export class RankMachine {
         if (this.loop) this.loop.saved(message.state, message.error);
         else this.place?.book.unpin(message.state);
         return;
-      case "exit":
-        process.exit(0);
-        return;
       case "warm":
         this.warm(message.job);
         return;

@@ -1,5 +1,5 @@
 import type { StateMeta, StateName } from "../../checkpoint/state.js";
-import { ERRORS, type ErrorCode, GokuError } from "../../job/errors.js";
+import { ERRORS, type ErrorCode, GokuError, toGokuError } from "../../job/errors.js";
 import type { Job } from "../../job/job.js";
 import type { Layout } from "../../job/layout.js";
 import type { PackBatch, PackSource, StepPlan } from "../data/pack_batch.js";
@@ -9,7 +9,7 @@ import type { ApplyResult, Trainer } from "../parallel/trainer.js";
 import type { VoteResult } from "../parallel/vote.js";
 import type { Progress } from "../progress.js";
 import type { FromRank, StepMetrics } from "../rank_messages.js";
-import { decideStep, isPeriodicSave, type SaveReason } from "./decide_step.js";
+import { decideStep, isPeriodicSave, type SaveReason, type StepDecision } from "./decide_step.js";
 import { ownPacks } from "./own_packs.js";
 import type { SlotBook } from "./slots.js";
 import type { SnapshotPages } from "./snapshot_pages.js";
@@ -59,7 +59,9 @@ const ANNOUNCED_STEPS = 2;
 export class TrainLoop {
   private readonly options: TrainLoopOptions;
   private readonly own: (number | null)[];
-  private saveOwed = false;
+  private decided: Pick<StepDecision, "save" | "saveOwed"> = { save: null, saveOwed: false };
+  /** The last copy failed, and that was told. */
+  private snapshotsFail = false;
   private saveError: GokuError | null = null;
   private announcedUntil = 0;
   /** Called whenever a durable save has freed a slot. */
@@ -111,8 +113,8 @@ export class TrainLoop {
     run.state = { generation: this.options.generation, step };
     run.durable = false;
     for (const sample of vote.excluded) run.exclusions.push({ step, sample });
-    const decision = decideStep(job, { ...vote, saveOwed: this.saveOwed });
-    this.saveOwed = decision.saveOwed;
+    const decision = decideStep(job, { ...vote, before: this.decided });
+    this.decided = decision;
     const copying = performance.now();
     if (decision.snapshot && this.snapshot() && decision.save !== null) this.save(decision.save);
     const snapshotSeconds = secondsSince(copying);
@@ -166,24 +168,39 @@ export class TrainLoop {
   /** A durable save of the restored state that a fault may have cut off is begun again; one that is there costs nothing. */
   private repeatSave(): void {
     const { job, run } = this.options;
-    if (!run.durable && isPeriodicSave(job, run.state.step)) this.save("periodic");
+    if (run.durable || !isPeriodicSave(job, run.state.step)) return;
+    this.decided = { save: "periodic", saveOwed: false };
+    this.save("periodic");
   }
 
-  /** Copies the state into a free slot; false when there is none or the copy failed (training goes on). */
+  /** Copies the state into a free slot. When there is none, or the copy fails, the vote hears of it and training goes on. */
   private snapshot(): boolean {
+    const { book, rank, generation, run, send } = this.options;
+    try {
+      const copied = this.copyState();
+      if (!copied) book.failed();
+      else this.snapshotsFail = false;
+      return copied;
+    } catch (thrown) {
+      book.failed();
+      const { code, message } = toGokuError(thrown);
+      process.stderr.write(`snapshot of step ${run.state.step} failed: ${message}\n`);
+      if (!this.snapshotsFail)
+        send({ kind: "snapshotFailed", generation, rank, state: run.state, code, message });
+      this.snapshotsFail = true;
+      return false;
+    }
+  }
+
+  /** False: no slot is free. Throws when the copy fails. */
+  private copyState(): boolean {
     const { trainer, pages, book, rank, run, progress } = this.options;
     const slot = book.take();
     if (slot === null) return false;
     progress.set({ phase: "snapshot" });
-    try {
-      pages.write(slot.index, trainer.shards, { meta: this.meta(), rank });
-      book.written(slot, run.state);
-      return true;
-    } catch (error) {
-      book.failed();
-      process.stderr.write(`snapshot of step ${run.state.step} failed: ${(error as Error).message}\n`);
-      return false;
-    }
+    pages.write(slot.index, trainer.shards, { meta: this.meta(), rank });
+    book.written(slot, run.state);
+    return true;
   }
 
   private save(reason: SaveReason): void {
@@ -193,11 +210,11 @@ export class TrainLoop {
     send({ kind: "save", generation, rank, state: run.state, slotPath: pages.slotPath(slot.index), reason });
   }
 
-  /** Waits until the final state is durable everywhere, then says so. */
+  /** Waits until the final state is durable everywhere, then says so. Throws when it cannot be copied or committed. */
   private async finish(reason: "steps" | "stop"): Promise<void> {
     const { book, run, progress, rank, generation, send } = this.options;
     progress.set({ phase: "finished" });
-    while (!run.durable && book.find(run.state) === null && !this.snapshot()) await this.slotFreed();
+    while (!run.durable && book.find(run.state) === null && !this.copyState()) await this.slotFreed();
     if (!run.durable) {
       this.save("final");
       while (book.find(run.state)!.pins > 0) await this.slotFreed();

@@ -6,8 +6,16 @@ const job = {
   train: { steps: 100, packs_per_step: 4, tokens_per_pack: 512 },
   checkpoint: { uri: "file:///run", every_steps: 20, keep_last: 3, snapshot_every_steps: 5 },
 };
-const decide = (change: Partial<StepOutcome>) =>
-  decideStep(job, { step: 7, slotFree: true, save: false, stop: false, saveOwed: false, ...change });
+const nothing = { save: null, saveOwed: false };
+const calm: StepOutcome = {
+  step: 7,
+  snapshotWhole: true,
+  slotFree: true,
+  save: false,
+  stop: false,
+  before: nothing,
+};
+const decide = (change: Partial<StepOutcome>) => decideStep(job, { ...calm, ...change });
 
 test("decideStep() snapshots every snapshot_every_steps only", () => {
   assert.deepEqual(decide({}), { snapshot: false, save: null, saveOwed: false, end: null });
@@ -21,13 +29,22 @@ test("decideStep() snapshots between, to save on request", () => {
 test("decideStep() owes a save when no slot is free, and pays it with the next free one", () => {
   const owed = decide({ step: 20, slotFree: false });
   assert.deepEqual(owed, { snapshot: false, save: null, saveOwed: true, end: null });
-  const paid = decide({ step: 21, saveOwed: true });
+  const paid = decide({ step: 21, before: owed });
   assert.deepEqual(paid, { snapshot: true, save: "periodic", saveOwed: false, end: null });
 });
 
-test("decideStep() ends with a final save at the last step and at a voted stop", () => {
-  assert.deepEqual(decide({ step: 100 }), { snapshot: true, save: "final", saveOwed: false, end: "steps" });
-  assert.deepEqual(decide({ stop: true }), { snapshot: true, save: "final", saveOwed: false, end: "stop" });
+test("decideStep() owes a save again when some rank has no whole snapshot of it", () => {
+  const before = { save: "periodic", saveOwed: false } as const;
+  assert.equal(decide({ step: 21, before }).save, null);
+  const again = decide({ step: 21, before, snapshotWhole: false });
+  assert.deepEqual(again, { snapshot: true, save: "periodic", saveOwed: false, end: null });
+  assert.equal(decide({ step: 21, before, snapshotWhole: false, slotFree: false }).saveOwed, true);
+  assert.equal(decide({ step: 21, snapshotWhole: false }).save, null, "nothing was to be saved");
+});
+
+test("decideStep() ends at the last step and at a voted stop, with a snapshot for the final save", () => {
+  assert.deepEqual(decide({ step: 100 }), { snapshot: true, save: null, saveOwed: false, end: "steps" });
+  assert.deepEqual(decide({ stop: true }), { snapshot: true, save: null, saveOwed: false, end: "stop" });
   const full = decide({ step: 100, slotFree: false });
   assert.deepEqual(full, { snapshot: false, save: null, saveOwed: false, end: "steps" });
 });

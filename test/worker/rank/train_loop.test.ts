@@ -1,0 +1,127 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { StateName } from "../../../checkpoint/state.js";
+import { GokuError } from "../../../job/errors.js";
+import { jobSchema } from "../../../job/job.js";
+import { Layout } from "../../../job/layout.js";
+import { PAGE_BYTES } from "../../../worker/pages.js";
+import { SLOT_COUNT, SlotBook } from "../../../worker/rank/slots.js";
+import { TrainLoop, type TrainLoopOptions } from "../../../worker/rank/train_loop.js";
+import type { FromRank } from "../../../worker/rank_messages.js";
+
+const STEPS = 6;
+const job = jobSchema.parse({
+  name: "loop",
+  model: { preset: "goku-nano" },
+  data: { media: "unused" },
+  train: { steps: STEPS },
+  checkpoint: { uri: "file:///unused", every_steps: 2, snapshot_every_steps: 1 },
+});
+
+/**
+ * The loop alone: a trainer that computes nothing, slots without memory, one rank. `copy` is called for every copy into a
+ * slot and may throw; saves are durable at once.
+ */
+function loopOf(copy: (step: number) => void, start: StateName = { generation: "1", step: 0 }) {
+  const sent: FromRank[] = [];
+  const book = new SlotBook(Array(SLOT_COUNT).fill(null));
+  book.restoredTo(start);
+  let flags = {};
+  const options = {
+    job,
+    layout: Layout.parse("1x1x1"),
+    rank: 0,
+    generation: "1",
+    version: "0",
+    trainer: {
+      shards: [],
+      adamStep: 0,
+      figures: {},
+      computeStep: () => ({ packLosses: new Float64Array(1) }),
+      vote: (step: number, said: object) => {
+        flags = said;
+        return { step, loss: 1, finite: true, excluded: [], ...said };
+      },
+      apply: () => ({ applied: true, lr: 0, gradNorm: 1, loss: 1 }),
+    },
+    source: {
+      digest: "d",
+      codec: null,
+      pack: async () => null,
+      plan: () => ({ tokens: 0, fill: 1 }),
+      announce: () => {},
+    },
+    progress: { set: () => {} },
+    controlPage: new Uint8Array(PAGE_BYTES),
+    pages: {
+      slotPath: (index: number) => `slot-${index}`,
+      write: (_: number, __: unknown, content: { meta: { state: StateName } }) =>
+        copy(content.meta.state.step),
+    },
+    book,
+    run: { state: start, parent: null, exclusions: [], durable: false },
+    requests: { save: false, stop: false },
+    send: (message: FromRank) => {
+      sent.push(message);
+      if (message.kind === "save") setImmediate(() => loop.saved(message.state, null));
+    },
+  };
+  const loop: TrainLoop = new TrainLoop(options as unknown as TrainLoopOptions);
+  const saves = () =>
+    sent.flatMap((message) => (message.kind === "save" ? [[message.state.step, message.reason]] : []));
+  const failures = () => sent.filter((message) => message.kind === "snapshotFailed");
+  return { loop, sent, saves, failures, flags: () => flags };
+}
+
+const full = () => {
+  throw new GokuError("STORAGE_FULL", "no room");
+};
+
+test("TrainLoop saves every few steps and at the end, each state once", async () => {
+  const { loop, saves, failures } = loopOf(() => {});
+  await loop.train();
+  assert.deepEqual(saves(), [
+    [2, "periodic"],
+    [4, "periodic"],
+    [6, "final"],
+  ]);
+  assert.deepEqual(failures(), []);
+});
+
+test("TrainLoop saves a step later what could not be copied when it was due", async () => {
+  const { loop, saves } = loopOf((step) => step === 2 && full());
+  await loop.train();
+  assert.deepEqual(saves(), [
+    [3, "periodic"],
+    [4, "periodic"],
+    [6, "final"],
+  ]);
+});
+
+test("TrainLoop tells once that copies fail, again after one that succeeded, and goes on", async () => {
+  const { loop, failures } = loopOf((step) => [1, 2, 3, 5].includes(step) && full());
+  await loop.train();
+  const told = failures().map((message) => "code" in message && [message.state.step, message.code]);
+  assert.deepEqual(told, [
+    [1, "STORAGE_FULL"],
+    [5, "STORAGE_FULL"],
+  ]);
+});
+
+test("TrainLoop ends with the error when the last state cannot be copied, instead of waiting for ever", async () => {
+  const { loop, saves } = loopOf((step) => step === STEPS && full());
+  await assert.rejects(loop.train(), { code: "STORAGE_FULL" });
+  assert.deepEqual(saves(), [
+    [2, "periodic"],
+    [4, "periodic"],
+  ]);
+});
+
+test("TrainLoop votes that the restored state is not whole when its first copy fails", async () => {
+  const { loop, flags } = loopOf((step) => step === STEPS - 1 && full(), {
+    generation: "1",
+    step: STEPS - 1,
+  });
+  await loop.train();
+  assert.deepEqual(flags(), { snapshotWhole: false, slotFree: true, save: false, stop: false });
+});
