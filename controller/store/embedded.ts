@@ -101,12 +101,8 @@ export class EmbeddedStore implements Store {
     if (!lease || this.#closed) return;
     lease.cancel();
     this.#leases.delete(id);
-    const keys = [...this.#entries.values()].filter((e) => e.lease === id).map((e) => e.key);
-    if (keys.length > 0)
-      await this.transact(
-        [],
-        keys.map((key) => ({ kind: "delete", key })),
-      );
+    // Its keys go before the next batch is decided, so behind a put under this lease that is being written now.
+    await this.transact([], []);
   }
 
   async close(): Promise<void> {
@@ -132,6 +128,7 @@ export class EmbeddedStore implements Store {
 
   /** Decides every waiting transaction on top of those before it, writes once, then shows the result. */
   async #commit(batch: Pending[]): Promise<void> {
+    this.#dropLapsed();
     const staged = new Map<string, StoreEntry | null>();
     const look = (key: string) =>
       staged.has(key) ? (staged.get(key) ?? null) : (this.#entries.get(key) ?? null);
@@ -176,6 +173,17 @@ export class EmbeddedStore implements Store {
     for (const [i, pending] of batch.entries()) pending.resolve(outcomes[i]!);
   }
 
+  /** Keys of ended leases. They were never on disk, so a disk that takes no writes keeps none of them alive. */
+  #dropLapsed(): void {
+    const lapsed = [...this.#entries.values()].filter((e) => e.lease !== null && !this.#leases.has(e.lease));
+    if (lapsed.length === 0) return;
+    this.#revision++;
+    for (const { key } of lapsed) this.#entries.delete(key);
+    this.#notify(
+      lapsed.map(({ key }) => ({ kind: "delete", key, value: null, modRevision: this.#revision })),
+    );
+  }
+
   async #write(staged: Map<string, StoreEntry | null>, revision: bigint): Promise<void> {
     if (staged.size === 0) return;
     const operations: ({ type: "put"; key: string; value: Buffer } | { type: "del"; key: string })[] = [
@@ -210,8 +218,10 @@ export class EmbeddedStore implements Store {
     const entries = new Map<string, StoreEntry>();
     let revision = this.#revision;
     for await (const [key, value] of this.#db.iterator()) {
-      if (key === REVISION_KEY) revision = BigInt(value.toString());
-      else entries.set(key.slice(DATA_PREFIX.length), decode(key.slice(DATA_PREFIX.length), value));
+      if (key === REVISION_KEY) {
+        const written = BigInt(value.toString());
+        if (written > revision) revision = written;
+      } else entries.set(key.slice(DATA_PREFIX.length), decode(key.slice(DATA_PREFIX.length), value));
     }
     for (const entry of leased) entries.set(entry.key, entry);
     this.#entries = entries;

@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
+import { ClassicLevel } from "classic-level";
 import { EmbeddedStore } from "../../../controller/store/embedded.js";
 import { VirtualClock } from "../../support/virtual_clock.js";
 import { storeConformance } from "./suite.js";
@@ -16,8 +17,13 @@ storeConformance("embedded store", async () => {
   const dir = folder();
   const clock = new VirtualClock();
   const store = await EmbeddedStore.open(dir, clock);
+  const { batch } = ClassicLevel.prototype;
   return {
     store,
+    failWrites: (fail) => {
+      const full = () => Promise.reject(new Error("IO error: No space left on device"));
+      ClassicLevel.prototype.batch = fail ? (full as unknown as typeof batch) : batch;
+    },
     advance: async (ms) => {
       await clock.advance(ms);
       // A read behind the queue: everything that was due has been committed when this returns.

@@ -7,6 +7,8 @@ export interface StoreHarness {
   store: Store;
   /** Lets at least `ms` pass and what is due happen. */
   advance(ms: number): Promise<void>;
+  /** From now on writes fail, or work again. */
+  failWrites(fail: boolean): void;
   close(): Promise<void>;
 }
 
@@ -117,6 +119,28 @@ export function storeConformance(name: string, open: () => Promise<StoreHarness>
     await store.leaseRevoke(lease);
     assert.equal(await store.get("x"), null);
     assert.equal(text((await store.get("y"))?.value), "1");
+  });
+
+  check("a leased key ends with its lease though writes fail", async ({ store, advance, failWrites }) => {
+    const lease = await store.leaseGrant(3000);
+    await store.transact([], [put("leader", "me", lease), put("kept", "1")]);
+    failWrites(true);
+    await advance(5000);
+    assert.equal((await store.transact([], [put("kept", "2")])).kind, "unknown");
+    failWrites(false);
+    await advance(5000);
+    assert.equal(await store.get("leader"), null);
+    const next = await store.leaseGrant(3000);
+    const born = [{ key: "leader", createRevision: 0n }];
+    assert.equal((await store.transact(born, [put("leader", "next", next)])).kind, "applied");
+  });
+
+  check("a lease that ends while a key is put under it takes the key along", async ({ store }) => {
+    const lease = await store.leaseGrant(60_000);
+    const putting = store.transact([], [put("leader", "me", lease)]);
+    await Promise.resolve().then(() => Promise.resolve()); // being written
+    await Promise.all([putting, store.leaseRevoke(lease)]);
+    assert.equal(await store.get("leader"), null);
   });
 
   check("a thousand concurrent increments lose none", async ({ store }) => {
