@@ -37,6 +37,8 @@ interface Demo {
   client: ControllerClient;
   started: number;
   killed: { step: number; rank: number; seconds: number } | null;
+  /** What `gokuctl why` prints about the kill. */
+  incident: string;
   tokensPerSecond: number;
   resumedFrom: number;
   points: Map<number, number>;
@@ -64,6 +66,7 @@ async function main(): Promise<void> {
     client: undefined as unknown as ControllerClient,
     started: performance.now(),
     killed: null,
+    incident: "",
     tokensPerSecond: 0,
     resumedFrom: 0,
     points: new Map(),
@@ -125,6 +128,11 @@ async function trainAndKill(demo: Demo, task: Task, at: { kill: number; stop: nu
         rank: killedAt.rank,
         seconds: (performance.now() - killedAt.time) / 1000,
       };
+      const { incidents } = await client.call("listIncidents", { job: job.name });
+      demo.incident = incidents.map(incidentText).join("\n");
+      const seen = `${incidents[0]?.what}: ${duration(demo.killed.seconds)} until the next step completed`;
+      task.output = seen;
+      task.title = `Train: ${seen}`;
     } else if (step >= at.stop && !asked) {
       asked = true;
       demo.tokensPerSecond = status.tokensPerSecond ?? 0;
@@ -135,12 +143,10 @@ async function trainAndKill(demo: Demo, task: Task, at: { kill: number; stop: nu
   if (ended?.phase !== JobPhase.STOPPED)
     throw new GokuError("STATE_INVALID", `Cannot go on: the job ended as ${ended?.reason}`);
   demo.resumedFrom = Number(ended.checkpointStep);
-  const { incidents } = await client.call("listIncidents", { job: job.name });
   const killed = demo.killed as Demo["killed"];
   task.title =
     `Trained to step ${ended.step}; rank ${killed?.rank} was killed at step ${killed?.step}, ` +
     `${duration(killed?.seconds ?? null)} until the next step completed; stopped with a checkpoint`;
-  task.output = incidents.map(incidentText).join("\n");
 }
 
 /** SIGKILLs the process of a rank on the second node. */
@@ -276,8 +282,9 @@ async function summary(demo: Demo): Promise<void> {
     ["checkpoints", path.join(FOLDER, "checkpoints")],
     ["time", duration((performance.now() - demo.started) / 1000)],
   ]);
-  writeFileSync(path.join(FOLDER, "summary.txt"), `${text}\n`);
-  process.stdout.write(`\n${text}\n\nNext: node dist/cli/main.js --help\n`);
+  const report = demo.incident === "" ? text : `${demo.incident}\n\n${text}`;
+  writeFileSync(path.join(FOLDER, "summary.txt"), `${report}\n`);
+  process.stdout.write(`\n${report}\n\nNext: node dist/cli/main.js --help\n`);
 }
 
 await main();
