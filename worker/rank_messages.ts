@@ -25,7 +25,7 @@ export type ToRank =
       progressPage: string;
       /** The set of slot files of this rank; may hold snapshots of an earlier process, which the rank adopts. */
       snapshotDir: string;
-      /** States in that set whose durable write is under way; `unpin` follows for each. */
+      /** All states in that set whose durable write is under way; `unpin` follows once for each, and for no other. */
       pinned: StateName[];
       threads: number;
     }

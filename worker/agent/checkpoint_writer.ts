@@ -1,3 +1,4 @@
+import path from "node:path";
 import type { SaveHook } from "../../checkpoint/hooks.js";
 import { type Checkpoint, openCheckpoint } from "../../checkpoint/load.js";
 import { prune } from "../../checkpoint/retention.js";
@@ -63,6 +64,7 @@ export type Released = (error: GokuError | null) => void;
 
 interface Saving {
   order: SaveOrder;
+  /** Empty: the slot is not read any more. */
   released: Released[];
   stop: AbortController;
   ended: Promise<void>;
@@ -109,12 +111,16 @@ export class CheckpointWriter {
     });
   }
 
-  /** States of a rank whose slots are being read; `released` is called for each when it is free. */
-  pinned(jobId: string, rank: number, released: (state: StateName) => void): StateName[] {
+  /**
+   * States whose slots in this set are still read. From now on `released` is called for each when it is free, and nobody
+   * else: those who asked for the saves did so in a generation that is over.
+   */
+  pinned(set: string, released: (state: StateName) => void): StateName[] {
     const found = [...this.saving.values()].filter(
-      ({ order }) => order.jobId === jobId && order.rank === rank,
+      ({ order, released: waiting }) => path.dirname(order.slotPath) === set && waiting.length > 0,
     );
-    for (const { order, released: waiting } of found) waiting.push(() => released(order.state));
+    for (const { order, released: waiting } of found)
+      waiting.splice(0, waiting.length, () => released(order.state));
     return found.map(({ order }) => order.state);
   }
 
@@ -163,9 +169,12 @@ export class CheckpointWriter {
 
   private async attempt({ order, released, stop }: Saving): Promise<void> {
     const begun = performance.now();
-    const { job, layout, rank, generation, slotPath, final } = order;
+    const { job, layout, rank, generation, state, slotPath, final } = order;
     const meta = readSnapshotHeader(slotPath)?.meta;
-    if (!meta) throw new GokuError("SNAPSHOT_MISSING", `Cannot save ${slotPath}: it holds nothing whole`);
+    if (!meta || stateKey(meta.state) !== stateKey(state)) {
+      const found = meta ? `step ${meta.state.step}` : "nothing whole";
+      throw new GokuError("SNAPSHOT_MISSING", `Cannot save step ${state.step}: ${slotPath} holds ${found}`);
+    }
     const units = flatUnits(parameterSpecs(modelConfig(job)));
     const { uri } = job.checkpoint;
     await saveShard({ uri, slotPath, rank, layout, units, generation, hook: hookOf(rank) });

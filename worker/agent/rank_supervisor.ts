@@ -1,4 +1,5 @@
 import { availableParallelism } from "node:os";
+import path from "node:path";
 import type { Logger } from "pino";
 import type { StateName } from "../../checkpoint/state.js";
 import type { Abort, Connect, KillRank, Prepare, RankProgress, Restore } from "../../gen/goku/v1/agent.pb.js";
@@ -224,10 +225,8 @@ export class RankSupervisor {
     const sets = store.sets(place.jobId);
     const found = chooseSet({ sets, process: process.id, rank, layout });
     const set = found?.path ?? store.create(place.jobId, rank, layout);
-    // Its own set keeps its pins; of one that it takes over, saves may be reading.
-    const adopted = found !== null && found.owner === null;
-    const unpin = (state: StateName) => process.send({ kind: "unpin", state, error: null });
-    const pinned = adopted ? writer.pinned(place.jobId, rank, unpin) : [];
+    // Saves of an older generation may still read the set; whoever was to hear of their end hears no more.
+    const pinned = writer.pinned(set, (state) => this.unpin(process, { set, state, error: null }));
     store.own(set, process.id);
     process.rank = rank;
     process.generation = place.generation;
@@ -340,10 +339,8 @@ export class RankSupervisor {
 
   private save(process: RankProcess, message: Extract<FromRank, { kind: "save" }>): void {
     const { place } = this;
-    const unpin = (error: GokuError | null) => {
-      const reason = error && { code: error.code, message: error.message };
-      process.send({ kind: "unpin", state: message.state, error: reason });
-    };
+    const set = path.dirname(message.slotPath);
+    const unpin = (error: GokuError | null) => this.unpin(process, { set, state: message.state, error });
     if (place === null || BigInt(message.generation) !== place.generation) {
       unpin(null); // of a generation that is over: the next one saves again what is due
       return;
@@ -352,6 +349,16 @@ export class RankSupervisor {
     const { rank, generation, state, slotPath, reason } = message;
     const final = reason === "final";
     this.options.writer.save({ jobId, job, layout, rank, generation, state, slotPath, final }, unpin);
+  }
+
+  /** A process that has left the set for another one has forgotten its pins. */
+  private unpin(
+    process: RankProcess,
+    { set, state, error }: { set: string; state: StateName; error: GokuError | null },
+  ): void {
+    if (process.set !== set) return;
+    const reason = error && { code: error.code, message: error.message };
+    process.send({ kind: "unpin", state, error: reason });
   }
 
   private stepped(): void {

@@ -81,8 +81,8 @@ export class RankMachine {
         this.requests[message.request] = true;
         return;
       case "unpin":
-        if (this.loop) this.loop.saved(message.state, message.error);
-        else this.place?.book.unpin(message.state);
+        // In its turn: it may be about a pin that a prepare before it brings.
+        this.enqueue(async () => this.unpin(message));
         return;
       case "warm":
         this.warm(message.job);
@@ -106,6 +106,11 @@ export class RankMachine {
       case "run":
         this.enqueue(() => this.advance(message.generation, "restored", () => this.run()));
     }
+  }
+
+  private unpin({ state, error }: Extract<ToRank, { kind: "unpin" }>): void {
+    if (this.loop) this.loop.saved(state, error);
+    else this.place?.book.unpin(state);
   }
 
   /** Opens the data ahead of a prepare; if that fails, the prepare tries again and says why. */
@@ -164,33 +169,46 @@ export class RankMachine {
     const same = old !== null && samePlace(old.prepare, message);
     if (same && old.prepare.snapshotDir === message.snapshotDir) {
       old.prepare = message;
+      old.book.setPins(message.pinned);
       return old;
     }
     this.place = null;
     const sameJob = old !== null && sameJson(old.prepare.job, message.job);
     if (old) this.dismiss(old, { keepSource: sameJob });
-    const { native } = this.options;
     const layout = new Layout(message.layout);
     const source = sameJob ? old.source : await this.openSource(message.job);
-    const units = flatUnits(parameterSpecs(modelConfig(message.job)));
-    const pages = new SnapshotPages(native, message.snapshotDir, snapshotLayout(units, layout, message.rank));
-    const book = new SlotBook(pages.states());
-    for (const state of message.pinned) book.pin(state);
-    const controlPage = native.pageMap(message.controlPage, PAGE_BYTES);
-    const progressPage = native.pageMap(message.progressPage, PAGE_BYTES);
-    const progress = new Progress(progressPage);
-    return {
-      prepare: message,
-      layout,
-      source,
-      controlPage,
-      progressPage,
-      progress,
-      pages,
-      book,
-      trainer: null,
-      run: null,
+    try {
+      const mapped = this.mapPages(message, layout);
+      return { ...mapped, prepare: message, layout, source, trainer: null, run: null };
+    } catch (error) {
+      this.ahead = { job: message.job, source: Promise.resolve(source) }; // for the next prepare
+      throw error;
+    }
+  }
+
+  /** All pages of a place, or none. */
+  private mapPages(message: Prepare, layout: Layout) {
+    const { native } = this.options;
+    const undo: (() => void)[] = [];
+    const map = (file: string) => {
+      const page = native.pageMap(file, PAGE_BYTES);
+      undo.push(() => native.pageUnmap(page));
+      return page;
     };
+    try {
+      const controlPage = map(message.controlPage);
+      const progressPage = map(message.progressPage);
+      const units = flatUnits(parameterSpecs(modelConfig(message.job)));
+      const plan = snapshotLayout(units, layout, message.rank);
+      const pages = new SnapshotPages(native, message.snapshotDir, plan);
+      undo.push(() => pages.close());
+      const book = new SlotBook(pages.states());
+      book.setPins(message.pinned);
+      return { controlPage, progressPage, progress: new Progress(progressPage), pages, book };
+    } catch (error) {
+      for (const step of undo) step();
+      throw error;
+    }
   }
 
   private dismiss(place: Place, keep: { keepSource: boolean }): void {
@@ -250,18 +268,19 @@ export class RankMachine {
     const begun = performance.now();
     place.progress.set({ phase: "restore" });
     failpoint("restore.before");
-    const run = await restoreState(
-      {
-        native: this.options.native,
-        model: modelConfig(job),
-        layout: place.layout,
-        rank,
-        trainer: place.trainer!,
-        source: place.source,
-        pages: place.pages,
-      },
-      source,
-    );
+    const options = {
+      native: this.options.native,
+      model: modelConfig(job),
+      layout: place.layout,
+      rank,
+      trainer: place.trainer!,
+      source: place.source,
+      pages: place.pages,
+    };
+    const run = await restoreState(options, source).catch((error: unknown) => {
+      place.book.reread(place.pages.states()); // the slot may have been found damaged
+      throw error;
+    });
     place.run = run;
     place.book.restoredTo(run.state);
     place.progress.set({ step: run.state.step, phase: "idle" });

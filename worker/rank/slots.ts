@@ -74,6 +74,21 @@ export class SlotBook {
     return this.slots.find((slot) => slot.state !== null && stateKey(slot.state) === key) ?? null;
   }
 
+  /** Some slots were found damaged. `states`: what each holds whole now. */
+  reread(states: readonly (StateName | null)[]): void {
+    for (const slot of this.slots) {
+      if (states[slot.index] !== null) continue;
+      slot.state = null;
+      slot.pins = 0; // the save that reads it fails
+    }
+  }
+
+  /** Takes the slots of exactly these states, where there are any, as pinned, each once. */
+  setPins(states: readonly StateName[]): void {
+    for (const slot of this.slots) slot.pins = 0;
+    for (const state of states) this.pin(state);
+  }
+
   /** Keeps the slot of `state`, if there is one, until `unpin` was called as often. */
   pin(state: StateName): Slot | null {
     const slot = this.find(state);

@@ -1,4 +1,4 @@
-import { mkdirSync, rmSync } from "node:fs";
+import { mkdirSync, rmSync, statSync } from "node:fs";
 import path from "node:path";
 import {
   beginSnapshot,
@@ -24,7 +24,7 @@ export class SnapshotPages {
   readonly folder: string;
   private readonly native: Native;
   private readonly layout: SnapshotLayout;
-  private readonly pages: Uint8Array[];
+  private readonly pages: Uint8Array[] = [];
 
   /** Throws NATIVE_IO when the memory cannot be had. */
   constructor(native: Native, folder: string, layout: SnapshotLayout) {
@@ -32,7 +32,12 @@ export class SnapshotPages {
     this.folder = folder;
     this.layout = layout;
     mkdirSync(folder, { recursive: true });
-    this.pages = Array.from({ length: SLOT_COUNT }, (_, i) => this.map(this.slotPath(i)));
+    try {
+      for (let i = 0; i < SLOT_COUNT; i++) this.pages.push(this.map(this.slotPath(i)));
+    } catch (error) {
+      this.close();
+      throw toGokuError(error, "NATIVE_IO");
+    }
   }
 
   slotPath(index: number): string {
@@ -85,17 +90,10 @@ export class SnapshotPages {
   }
 
   private map(file: string): Uint8Array {
-    try {
-      return this.native.pageMap(file, this.layout.bytes);
-    } catch {
-      // A file of another size cannot hold anything for us; whatever else was wrong shows again.
-      rmSync(file, { force: true });
-    }
-    try {
-      return this.native.pageMap(file, this.layout.bytes);
-    } catch (error) {
-      throw toGokuError(error, "NATIVE_IO");
-    }
+    // A file of another size cannot hold anything for us. Any other trouble may pass, and the file may be the only copy.
+    const { size } = statSync(file, { throwIfNoEntry: false }) ?? { size: this.layout.bytes };
+    if (size !== this.layout.bytes) rmSync(file);
+    return this.native.pageMap(file, this.layout.bytes);
   }
 }
 

@@ -215,12 +215,12 @@ export class TrainLoop {
     const { book, run, progress, rank, generation, send } = this.options;
     progress.set({ phase: "finished" });
     while (!run.durable && book.find(run.state) === null && !this.copyState()) await this.slotFreed();
+    progress.set({ phase: "finished" });
     if (!run.durable) {
       this.save("final");
       while (book.find(run.state)!.pins > 0) await this.slotFreed();
       if (this.saveError) throw this.saveError;
     }
-    progress.set({ phase: "finished" });
     send({ kind: "finished", generation, rank, state: run.state, reason });
   }
 

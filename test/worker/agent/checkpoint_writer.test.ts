@@ -118,17 +118,38 @@ test("CheckpointWriter joins a save under way: one write, every caller is told",
   const { save, committed, writer } = writing();
   const one = setUp("joined", state(1, 10), "1", true);
   const ends = [save(one.order(0)), save(one.order(0)), save(one.order(1))];
-  assert.deepEqual(
-    writer.pinned("j", 0, () => {}).map(({ step }) => step),
-    [10],
-  );
-  assert.deepEqual(
-    writer.pinned("another", 0, () => {}),
-    [],
-  );
   await Promise.all(ends);
   assert.equal(committed.length, 2, "one of each rank, not one of each call");
   assert.equal(writer.idle, true);
+});
+
+test("CheckpointWriter tells the newest holder of a set alone when a slot of it is free, once", async () => {
+  const { writer, news } = writing();
+  const one = setUp("pinned", state(1, 10), "1", false);
+  const order = one.order(0);
+  const set = path.dirname(order.slotPath);
+  const told: string[] = [];
+  writer.save(order, () => told.push("the rank that asked"));
+  const pins = (name: string, of = set) => writer.pinned(of, ({ step }) => told.push(`${name} ${step}`));
+  assert.deepEqual(pins("elsewhere", path.join(set, "other")), []);
+  assert.deepEqual(pins("first"), [order.state]);
+  const freed = new Promise<StateName>((resolve) => {
+    assert.deepEqual(writer.pinned(set, resolve), [order.state]);
+  });
+  assert.deepEqual(await freed, order.state);
+  assert.deepEqual(pins("late"), [], "the commit goes on, the slot is not read any more");
+  const committed = news();
+  await one.saveOther(1);
+  await committed;
+  assert.deepEqual(told, []);
+});
+
+test("CheckpointWriter saves no slot that holds another state by now", async () => {
+  const { save, failed } = writing();
+  const reused = setUp("reused", state(1, 20), "1", false).order(0);
+  await save({ ...reused, state: state(1, 10) });
+  assert.deepEqual(failed, ["SNAPSHOT_MISSING"]);
+  assert.equal(existsSync(path.join(folder, "reused", "checkpoint-10")), false);
 });
 
 test("CheckpointWriter gives up what an older generation began: files of two generations make no checkpoint", async () => {

@@ -103,6 +103,26 @@ test("SlotBook adopts what a former process left and protects the state it is re
   assert.ok(book.find(state(7)));
 });
 
+test("SlotBook forgets the slots that were found damaged, so that their states are copied anew", () => {
+  const book = new SlotBook([state(7), null, state(8)]);
+  book.pin(state(8));
+  book.reread([state(7), null, null]);
+  assert.equal(book.find(state(8)), null);
+  assert.equal(book.slots[2]!.pins, 0, "no answer will name it");
+  assert.ok(book.find(state(7)));
+});
+
+test("SlotBook takes the agent's word on what is pinned as the whole truth", () => {
+  const book = new SlotBook([state(7), null, state(8)]);
+  book.pin(state(7));
+  book.pin(state(7));
+  book.setPins([state(8), state(9)]);
+  assert.deepEqual(
+    book.slots.map(({ pins }) => pins),
+    [0, 0, 1],
+  );
+});
+
 /** Small deterministic generator (mulberry32): a failing seed replays. */
 function random(seed: number): () => number {
   let word = seed;

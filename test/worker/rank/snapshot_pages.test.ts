@@ -93,6 +93,33 @@ test(
 );
 
 test(
+  "SnapshotPages keeps every file and no mapping when one cannot be mapped now",
+  withPages((folder, arena) => {
+    const before = new SnapshotPages(native, folder, plan);
+    before.write(2, shards(arena, 1), { meta: meta(8), rank: RANK });
+    before.close();
+    let mapped = 0;
+    const failing = {
+      ...native,
+      pageMap: (file: string, bytes: number) => {
+        if (file.endsWith("slot-2")) throw Object.assign(new Error("no memory"), { code: "NATIVE_IO" });
+        mapped++;
+        return native.pageMap(file, bytes);
+      },
+      pageUnmap: (page: Uint8Array) => {
+        mapped--;
+        native.pageUnmap(page);
+      },
+    };
+    assert.throws(() => new SnapshotPages(failing, folder, plan), { code: "NATIVE_IO" });
+    assert.equal(mapped, 0);
+    const after = new SnapshotPages(native, folder, plan);
+    assert.deepEqual(after.states(), [null, null, { generation: "1", step: 8 }]);
+    after.close();
+  }),
+);
+
+test(
   "SnapshotPages leaves a slot that is not whole when the copy ends half-way, or it was found damaged",
   withPages((folder, arena) => {
     const pages = new SnapshotPages(native, folder, plan);
