@@ -89,6 +89,7 @@ export type Effect =
   | { kind: "send"; nodeId: string; session: number; term: number; commandId: number; message: Command }
   /** Send Refused on that session and end it. */
   | { kind: "refuse"; nodeId: string; session: number; error: ErrorDetail }
+  /** The first reply to a request counts. */
   | { kind: "reply"; requestId: string; result: Reply }
   /** An entry of the event log, with its reason. */
   | { kind: "log"; entry: LogEntry }
@@ -316,8 +317,9 @@ export interface CoreLimits {
   backoffMsMax: number;
   /** No progress while all ranks wait for the final durable save. */
   finalSaveMs: number;
-  /** Between re-reads of a store that does not answer. */
+  /** Between tries of a store that does not answer or takes no writes: this, doubling. */
   storeRetryMs: number;
+  storeRetryMsMax: number;
 }
 
 export const DEFAULT_LIMITS: CoreLimits = {
@@ -335,4 +337,5 @@ export const DEFAULT_LIMITS: CoreLimits = {
   backoffMsMax: 30_000,
   finalSaveMs: 900_000,
   storeRetryMs: 500,
+  storeRetryMsMax: 5_000,
 };

@@ -183,7 +183,10 @@ export interface GenerationState {
 export interface DurableState {
   revisions: Map<string, bigint>;
   queue: Transaction[];
-  inFlight: { transaction: Transaction; refused: boolean } | null;
+  /** `tries`: times that it ended refused or unknown. */
+  inFlight: { transaction: Transaction; refused: boolean; tries: number } | null;
+  /** People were told that the store takes no writes. */
+  troubled: boolean;
   idLast: number;
 }
 
@@ -214,7 +217,7 @@ export function createState(config: CoreConfig): CoreState {
     nodes: new Map(),
     jobs: new Map(),
     quarantine: new Map(),
-    durable: { revisions: new Map(), queue: [], inFlight: null, idLast: 0 },
+    durable: { revisions: new Map(), queue: [], inFlight: null, troubled: false, idLast: 0 },
     timers: new Map(),
     excused: new Set(),
     deferred: [],

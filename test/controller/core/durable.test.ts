@@ -25,6 +25,7 @@ test("what came before the term was durable is answered afterwards", () => {
   core.outcomes = ["unknown", "unknown"];
   core.lead();
   core.hello("n0");
+  core.pass(1_000);
   assert.deepEqual(core.commands(), ["n0 welcome"]);
   assert.equal(core.state.leader?.term, 1);
 });
@@ -101,6 +102,30 @@ test("a store that does not answer is asked again, and nothing is done meanwhile
   assert.deepEqual(core.commands(), []);
   answers = true;
   core.pass(1_000);
+  assert.deepEqual(core.commands(), ["n0 prepare"]);
+});
+
+test("a store that takes no writes is tried ever less often, alarms once, and answers those who wait", () => {
+  const core = new CoreHarness();
+  core.lead();
+  core.hello("n0");
+  core.take();
+  core.outcomes = new Array(100).fill("unknown");
+  core.submit();
+  core.pass(60_000);
+  const effects = core.take();
+  const tries = effects.filter((e) => e.kind === "persist").length;
+  assert.ok(tries > 5 && tries < 20, `${tries} tries in a minute`);
+  assert.equal(effects.filter((e) => e.kind === "log" && e.entry.level === "alarm").length, 1);
+  const reply = effects.find((e) => e.kind === "reply");
+  assert.ok(reply?.kind === "reply" && !reply.result.ok && reply.result.code === "STORE_UNAVAILABLE");
+  assert.match(
+    reply.result.message,
+    /the store takes no writes \(lost\); it is done once the store takes it/,
+  );
+  core.outcomes = [];
+  core.beat(6_000);
+  assert.ok(core.store.has("jobs/job-1"));
   assert.deepEqual(core.commands(), ["n0 prepare"]);
 });
 
