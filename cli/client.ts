@@ -1,9 +1,20 @@
 import * as grpc from "@grpc/grpc-js";
 import { ERROR_CODE_METADATA } from "../controller/api/error_metadata.js";
-import { ControllerServiceClient } from "../gen/goku/v1/controller.pb.js";
+import {
+  ControllerServiceClient,
+  type WatchEventsRequest,
+  type WatchEventsResponse,
+} from "../gen/goku/v1/controller.pb.js";
 import { ERRORS, type ErrorCode, GokuError } from "../job/errors.js";
 
 export const DEFAULT_CONTROLLER = "127.0.0.1:7070";
+
+/** How gRPC says that nobody answers, or that the one who did has gone. */
+const GONE: ReadonlySet<grpc.status> = new Set([
+  grpc.status.UNAVAILABLE,
+  grpc.status.DEADLINE_EXCEEDED,
+  grpc.status.CANCELLED,
+]);
 
 /** A controller, asked one thing at a time; errors come back as GokuErrors of the catalogue. */
 export class ControllerClient {
@@ -12,7 +23,11 @@ export class ControllerClient {
 
   constructor(address: string) {
     this.#address = address;
-    this.#client = new ControllerServiceClient(address, grpc.credentials.createInsecure());
+    // A controller that was started again is found at once, also after a long absence.
+    this.#client = new ControllerServiceClient(address, grpc.credentials.createInsecure(), {
+      "grpc.initial_reconnect_backoff_ms": 100,
+      "grpc.max_reconnect_backoff_ms": 1_000,
+    });
   }
 
   /** Calls one unary method by name. */
@@ -35,15 +50,19 @@ export class ControllerClient {
   }
 
   /** Events as they come; ends when the controller ends the stream. */
-  async *events(request: Parameters<ControllerServiceClient["watchEvents"]>[0], signal?: AbortSignal) {
+  async *events(request: WatchEventsRequest, signal?: AbortSignal): AsyncGenerator<WatchEventsResponse> {
     const stream = this.#client.watchEvents(request);
-    signal?.addEventListener("abort", () => stream.cancel(), { once: true });
+    const cancel = () => stream.cancel();
+    stream.on("error", () => {}); // a cancelled stream says so after nobody reads it any more
+    signal?.addEventListener("abort", cancel, { once: true });
     try {
-      for await (const event of stream)
-        yield event as import("../gen/goku/v1/controller.pb.js").WatchEventsResponse;
+      for await (const event of stream) yield event as WatchEventsResponse;
     } catch (error) {
-      if ((error as grpc.ServiceError).code === grpc.status.CANCELLED && signal?.aborted) return;
+      if (signal?.aborted) return;
       throw this.#translate(error as grpc.ServiceError);
+    } finally {
+      signal?.removeEventListener("abort", cancel);
+      cancel();
     }
   }
 
@@ -55,7 +74,7 @@ export class ControllerClient {
     const code = error.metadata?.get(ERROR_CODE_METADATA)[0]?.toString();
     if (code && Object.hasOwn(ERRORS, code))
       return new GokuError(code as ErrorCode, error.details, { cause: error });
-    if (error.code === grpc.status.UNAVAILABLE || error.code === grpc.status.DEADLINE_EXCEEDED) {
+    if (GONE.has(error.code)) {
       return new GokuError(
         "CONTROLLER_UNREACHABLE",
         `Cannot reach a controller at ${this.#address}: ${error.details || "no answer in 10 s"}; start one with "gokuctl controller" or name another with --controller`,

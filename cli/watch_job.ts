@@ -1,33 +1,54 @@
-import { eventJson } from "../controller/api/json.js";
+import { eventJson, jobJson } from "../controller/api/json.js";
 import type { JobStatus } from "../gen/goku/v1/controller.pb.js";
 import { ERRORS, type ErrorCode, GokuError } from "../job/errors.js";
 import type { ControllerClient } from "./client.js";
-import { eventLine, isOver, phaseName, progressLine } from "./format_job.js";
+import { followJob } from "./follow_job.js";
+import { eventLine, phaseName, progressLine } from "./format_job.js";
 import { number, type Output } from "./output.js";
+
+/** Phase, pace and ETA are asked for at most this often; steps and losses come with the events. */
+const ASK_MS = 1_000;
 
 /**
  * Follows a job until it ends and returns how it ended. On a terminal the last line is a living progress line;
- * elsewhere every event and every tenth of the way is a line; with --json each event is one JSON line.
+ * elsewhere every event and every tenth of the way is a line; with --json each event is one JSON line, and the job the last.
  * Throws the job's own error when it failed, so that the exit code says why.
  */
-export async function watchJob(client: ControllerClient, output: Output, name: string): Promise<JobStatus> {
+export async function watchJob(
+  client: ControllerClient,
+  output: Output,
+  name: string,
+  nowMs: () => number = () => performance.now(),
+): Promise<JobStatus> {
   const first = await client.call("getJob", { name });
   if (!first.job)
     throw new GokuError("NOT_FOUND", `Cannot watch job "${name}": the controller does not know it`);
   const screen = new ProgressLine(output);
   let job = first.job;
-  screen.draw(job);
-  for await (const event of client.events({ job: job.name, afterId: 0n, follow: true })) {
+  let askedMs = nowMs();
+  const told = (status: JobStatus) => {
+    job = status;
+    askedMs = nowMs();
+    screen.draw(job);
+  };
+  const events = followJob(client, job.name, {
+    onStatus: told,
+    onAway: () => screen.print("The controller does not answer; training goes on, trying again"),
+  });
+  for await (const event of events) {
     if (output.json) process.stdout.write(`${JSON.stringify(eventJson(event))}\n`);
-    if (event.kind === "step" && event.step) {
-      if (Number(event.step.step) <= Number(job.step) && isOver(job.phase)) continue;
-      job = (await client.call("getJob", { name: job.name })).job ?? job;
+    else if (!event.step) screen.print(eventLine(event));
+    if (event.step && event.step.step > job.step) {
+      job = { ...job, step: event.step.step, loss: event.step.loss };
       screen.draw(job);
-    } else if (!output.json) screen.print(eventLine(event));
+    }
+    if (nowMs() - askedMs < ASK_MS) continue;
+    askedMs = nowMs();
+    const answer = await client.call("getJob", { name: job.name }).catch(() => null); // it may be away
+    if (answer?.job) told(answer.job);
   }
-  job = (await client.call("getJob", { name: job.name })).job ?? job;
-  screen.draw(job);
   screen.end();
+  if (output.json) process.stdout.write(`${JSON.stringify(jobJson(job))}\n`);
   if (job.error) {
     const code = Object.hasOwn(ERRORS, job.error.code) ? (job.error.code as ErrorCode) : "INTERNAL";
     throw new GokuError(code, job.error.message);
@@ -61,6 +82,7 @@ class ProgressLine {
   }
 
   print(line: string): void {
+    if (this.#silent) return;
     if (this.#shown) process.stdout.write("\r\x1b[2K");
     process.stdout.write(`${line}\n`);
   }

@@ -3,8 +3,9 @@ import { incidentJson, jobJson, logLineJson, nodeJson } from "../../controller/a
 import type { JobStatus } from "../../gen/goku/v1/controller.pb.js";
 import { GokuError } from "../../job/errors.js";
 import { withController } from "../context.js";
+import { followJob } from "../follow_job.js";
 import { incidentText } from "../format_incident.js";
-import { eventLine, isOver, jobDetail, jobsTable } from "../format_job.js";
+import { isOver, jobDetail, jobsTable, phaseName } from "../format_job.js";
 import { duration, type Output, show, table } from "../output.js";
 import { watchJob } from "../watch_job.js";
 
@@ -78,10 +79,11 @@ export function addJobCommands(program: Command): void {
       withController(command, async (client, output) => {
         let { job } = await client.call("stopJob", { name });
         if (options.wait && job && !isOver(job.phase)) {
-          for await (const event of client.events({ job: job.name, afterId: 0n, follow: true })) {
-            if (event.kind === "phase" && !output.json) process.stderr.write(`${eventLine(event)}\n`);
-          }
-          ({ job } = await client.call("getJob", { name: job.name }));
+          if (!output.json) process.stderr.write(`${phaseName(job.phase)}: ${job.reason}\n`);
+          const onStatus = (status: JobStatus) => {
+            job = status;
+          };
+          for await (const _ of followJob(client, job.name, { onStatus }));
         }
         showJob(output, job);
       }),

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, test } from "node:test";
 import { ControllerClient } from "../../cli/client.js";
+import { followJob } from "../../cli/follow_job.js";
 import { LocalCluster } from "../../cli/local_cluster.js";
 import { writeShapes } from "../../worker/data/shapes/write_shapes.js";
 import { gokuctl } from "../support/gokuctl.js";
@@ -73,13 +74,11 @@ async function rankPid(rank: number): Promise<number | null> {
 /** Follows a job's steps until `until` says so; ends with the job. */
 async function follow(name: string, until: (step: number) => Promise<boolean>): Promise<void> {
   const client = new ControllerClient(cluster.controller);
-  const leave = new AbortController();
   try {
-    for await (const event of client.events({ job: name, afterId: 0n, follow: true }, leave.signal)) {
-      if (event.kind === "step" && event.step && (await until(Number(event.step.step)))) break;
+    for await (const event of followJob(client, name)) {
+      if (event.step && (await until(Number(event.step.step)))) break;
     }
   } finally {
-    leave.abort();
     client.close();
   }
 }

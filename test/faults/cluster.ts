@@ -1,12 +1,13 @@
 import assert from "node:assert/strict";
-import { setMaxListeners } from "node:events";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { stringify } from "yaml";
 import { ControllerClient } from "../../cli/client.js";
+import { followJob } from "../../cli/follow_job.js";
+import { isOver } from "../../cli/format_job.js";
 import { LocalCluster } from "../../cli/local_cluster.js";
-import { JobPhase, type WatchEventsResponse } from "../../gen/goku/v1/controller.pb.js";
+import { JobPhase, type JobStatus, type WatchEventsResponse } from "../../gen/goku/v1/controller.pb.js";
 import type { Job } from "../../job/job.js";
 import { loadJob } from "../../job/load_job.js";
 import { writeShapes } from "../../worker/data/shapes/write_shapes.js";
@@ -77,13 +78,13 @@ export class TestCluster {
   private readonly watching = new AbortController();
   private job = "";
   private eventLast = 0n;
+  private over = false;
 
   private constructor(folder: string, stateDir: string, local: LocalCluster) {
     this.folder = folder;
     this.stateDir = stateDir;
     this.local = local;
     this.client = new ControllerClient(local.controller);
-    setMaxListeners(0, this.watching.signal); // one for each stream of a long test
   }
 
   static async start(options: TestClusterOptions = {}): Promise<TestCluster> {
@@ -113,24 +114,17 @@ export class TestCluster {
 
   /** Follows the events until `done` says so, or the job has ended. Survives a controller that goes and comes back. */
   async follow(done: (record: RunRecord) => boolean = () => false): Promise<RunRecord> {
-    for (;;) {
-      // Asked first: once the job is over, the events read after that are all there are.
-      const phase = await this.askPhase();
-      try {
-        const request = { job: this.job, afterId: this.eventLast, follow: !isOver(phase) };
-        for await (const event of this.client.events(request, this.watching.signal)) {
-          this.eventLast = event.id;
-          this.take(event);
-          if (done(this.record)) return this.record;
-        }
-      } catch (error) {
-        if (error instanceof assert.AssertionError) throw error;
-        await new Promise((resolve) => setTimeout(resolve, 50)); // the controller is away
-        continue;
-      }
-      this.record.phase = phase;
-      if (isOver(phase)) return this.record;
+    const onStatus = ({ phase }: JobStatus) => {
+      this.record.phase = JobPhase[phase];
+      this.over = isOver(phase);
+    };
+    const options = { afterId: this.eventLast, onStatus, signal: this.watching.signal };
+    for await (const event of followJob(this.client, this.job, options)) {
+      this.eventLast = event.id;
+      this.take(event);
+      if (done(this.record)) break;
     }
+    return this.record;
   }
 
   /** Process of a rank, from its agent's heartbeats; waits until there is one. */
@@ -169,17 +163,7 @@ export class TestCluster {
       /slot-\d+$/.test(name),
     );
     rmSync(this.stateDir, { recursive: true, force: true });
-    if (isOver(this.record.phase)) assert.deepEqual(left, [], "snapshots left in shared memory");
-  }
-
-  /** Empty: the controller does not answer. */
-  private async askPhase(): Promise<string> {
-    try {
-      const { job } = await this.client.call("getJob", { name: this.job });
-      return JobPhase[job?.phase ?? JobPhase.UNSPECIFIED];
-    } catch {
-      return "";
-    }
+    if (this.over) assert.deepEqual(left, [], "snapshots left in shared memory");
   }
 
   private take(event: WatchEventsResponse): void {
@@ -199,8 +183,4 @@ export class TestCluster {
     }
     this.record.events.push({ kind: event.kind, message: event.message });
   }
-}
-
-function isOver(phase: string): boolean {
-  return /COMPLETED|STOPPED|FAILED/.test(phase);
 }
