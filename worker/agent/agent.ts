@@ -133,7 +133,7 @@ export class Agent {
       this.store.removeOthers(null);
       this.remember({ jobId: null, generation: 0n });
     }
-    this.logFile.close();
+    await this.logFile.close();
     if (this.record.jobId === null) rmSync(this.folder, { recursive: true, force: true });
   }
 

@@ -1,5 +1,6 @@
 import { createWriteStream, mkdirSync, renameSync, statSync, type WriteStream } from "node:fs";
 import path from "node:path";
+import { finished } from "node:stream/promises";
 import { StringDecoder } from "node:string_decoder";
 
 /** Lines kept with every failure. */
@@ -63,13 +64,19 @@ export class LogFile {
     if (this.bytes > FILE_BYTES_MAX) this.rotate();
   }
 
-  close(): void {
+  /** Resolves when all lines are written, or cannot be. */
+  async close(): Promise<void> {
     this.stream.end();
+    await finished(this.stream).catch(() => {});
   }
 
   private rotate(): void {
     this.stream.end();
-    renameSync(this.path, `${this.path}.old`);
+    try {
+      renameSync(this.path, `${this.path}.old`);
+    } catch {
+      // Somebody else moved or removed it, or nothing could ever be written: a new file serves as well.
+    }
     this.bytes = 0;
     this.stream = this.open();
   }
