@@ -116,7 +116,7 @@ for (const [index, { name, file, from, to, by }] of MUTANTS.entries()) {
     writeFileSync(target, text.replace(from, to));
     const args =
       by === "scenarios"
-        ? ["--test", path.join(root, "test/sim/scenarios.test.js")]
+        ? ["--test", "--test-reporter=tap", path.join(root, "test/sim/scenarios.test.js")]
         : [path.join(root, "scripts/sim.js"), "--seeds", "1000", "--first"];
     // A test runner inside a test runner would report to the outer one.
     const env = { ...process.env };

@@ -88,8 +88,8 @@ export function serveRank<Task, Result>(work: (task: Task, place: RankPlace) => 
     await send({ kind: "ready", endpoint: { rank, nodeId: "test", host, port, pid: process.pid } });
     const result = await work(task, { native, rank, members: await peers.promise });
     native.commUnlisten();
+    // Then it waits for the parent to end it: an exit may be told before the last message is read.
     await send({ kind: "result", result });
-    process.disconnect();
   };
   serve().catch(async (error: unknown) => {
     await send({
