@@ -3,13 +3,14 @@ import pino from "pino";
 import { AgentServiceService } from "../gen/goku/v1/agent.pb.js";
 import { ControllerServiceService } from "../gen/goku/v1/controller.pb.js";
 import { chooseLayout } from "../job/choose_layout.js";
-import { GokuError } from "../job/errors.js";
+import { ERRORS, GokuError } from "../job/errors.js";
 import { productVersion } from "../job/version.js";
 import { grpcControllerService } from "./api/grpc_controller_service.js";
 import { restServer } from "./api/rest_server.js";
 import { DEFAULT_LIMITS } from "./core/contract.js";
 import { ControllerShell } from "./shell/controller_shell.js";
 import { Metrics } from "./shell/metrics.js";
+import { ShellApi } from "./shell/shell_api.js";
 import { systemClock } from "./store/clock.js";
 import { EmbeddedStore } from "./store/embedded.js";
 
@@ -30,7 +31,7 @@ export interface RunningController {
   close(): Promise<void>;
 }
 
-/** Starts a controller on the embedded store. Throws STORE_LOCKED, PORT_IN_USE, ARGUMENT_INVALID. */
+/** Starts a controller on the embedded store. Throws STORE_LOCKED, STORE_UNAVAILABLE, PORT_IN_USE, ARGUMENT_INVALID. */
 export async function runController(options: ControllerOptions): Promise<RunningController> {
   if (!["127.0.0.1", "::1", "localhost"].includes(options.host)) {
     throw new GokuError(
@@ -48,7 +49,15 @@ export async function runController(options: ControllerOptions): Promise<Running
     config: { limits: DEFAULT_LIMITS, version, chooseLayout },
     metrics,
     log,
+    onBroken: (error) => {
+      log.fatal(
+        error,
+        "the core threw: ends, to start anew from what is durable; training goes on meanwhile",
+      );
+      process.exit(ERRORS.INTERNAL.exit);
+    },
   });
+  const api = new ShellApi(shell);
   const server = new grpc.Server({
     // Finds connections whose other end is gone without a word, in 8 s.
     "grpc.keepalive_time_ms": 5_000,
@@ -56,8 +65,8 @@ export async function runController(options: ControllerOptions): Promise<Running
     "grpc.max_receive_message_length": 16 * 1024 * 1024,
   });
   server.addService(AgentServiceService, shell.sessions.service());
-  server.addService(ControllerServiceService, grpcControllerService(shell));
-  const rest = await restServer(shell, metrics, version);
+  server.addService(ControllerServiceService, grpcControllerService(api));
+  const rest = await restServer(api, metrics, version);
   try {
     // Ports first: a controller that cannot be reached must not lead.
     const port = await bind(server, options.host, options.port);

@@ -18,6 +18,8 @@ export type JobPhase =
 export interface JobView {
   record: JobRecord;
   phase: JobPhase;
+  /** It will not change any more. */
+  over: boolean;
   reason: string;
   step: number;
   generation: number;
@@ -67,6 +69,7 @@ function viewJob(job: JobState): JobView {
   return {
     record: job.record,
     phase: phaseOf(job),
+    over: job.stage === "ended",
     reason: job.reason,
     step: generation?.step ?? job.stepHighest,
     generation: generation?.number ?? 0,

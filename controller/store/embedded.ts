@@ -60,7 +60,7 @@ export class EmbeddedStore implements Store {
       .sort((a, b) => (a.key < b.key ? -1 : 1));
   }
 
-  transact(compares: readonly StoreCompare[], writes: readonly StoreWrite[]): Promise<StoreOutcome> {
+  async transact(compares: readonly StoreCompare[], writes: readonly StoreWrite[]): Promise<StoreOutcome> {
     this.#checkOpen();
     return new Promise((resolve) => {
       this.#queue.push({ compares, writes, resolve });

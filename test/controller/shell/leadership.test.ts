@@ -14,6 +14,8 @@ async function candidates() {
   const store = await EmbeddedStore.open(folder, storeClock);
   const told: string[] = [];
   const fences: bigint[] = [];
+  /** Candidates that cannot read their records. */
+  const broken = new Set<string>();
   const candidate = (id: string) => {
     const clock = new VirtualClock();
     const leadership = new Leadership({
@@ -21,11 +23,15 @@ async function candidates() {
       clock,
       controllerId: id,
       callbacks: {
-        onGained: async (fence) => {
+        onWon: async () => {
+          if (broken.has(id)) throw new Error(`${id} cannot read`);
+        },
+        onGained: (fence) => {
           told.push(`${id} leads`);
           fences.push(fence);
         },
         onLost: () => told.push(`${id} lost`),
+        onFailed: (error) => told.push(error.message),
       },
     });
     return { leadership, clock };
@@ -39,7 +45,7 @@ async function candidates() {
     await store.close();
     rmSync(folder, { recursive: true });
   };
-  return { store, storeClock, candidate, told, fences, pass, close };
+  return { store, storeClock, candidate, broken, told, fences, pass, close };
 }
 
 test("Leadership: the first candidate leads, the second waits until the first stops", async () => {
@@ -67,6 +73,24 @@ test("Leadership: a leader that slept past its lease gives up before it learns o
   await pass(11_000, a.clock);
   assert.deepEqual(told, ["a leads", "b leads", "a lost"]);
   await a.leadership.stop();
+  await b.leadership.stop();
+  await close();
+});
+
+test("Leadership: who cannot read its records says so and lets the next one lead", async () => {
+  const { candidate, broken, told, pass, close } = await candidates();
+  const [a, b] = [candidate("a"), candidate("b")];
+  broken.add("a");
+  await assert.rejects(a.leadership.start(), /a cannot read/);
+  await b.leadership.start();
+  assert.deepEqual(told, ["b leads"]);
+  broken.add("b");
+  await b.leadership.resign("test");
+  await pass(2500, b.clock);
+  await pass(2500, b.clock);
+  broken.clear();
+  await pass(2500, b.clock);
+  assert.deepEqual(told, ["b leads", "b lost", "b cannot read", "b cannot read", "b leads"]);
   await b.leadership.stop();
   await close();
 });
