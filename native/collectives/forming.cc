@@ -1,9 +1,7 @@
 #include "native/collectives/forming.h"
 
 #include <algorithm>
-#include <cctype>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 
 #include "native/collectives/fault.h"
@@ -197,28 +195,34 @@ void Forming::wait(int timeoutMs) {
 
 std::unique_ptr<Segment> Forming::shareMemory() {
   if (local_.size() < 2) return nullptr;
-  const std::string name = segmentName();
-  const int count = static_cast<int>(local_.size());
-  const std::vector<int> others(local_.begin() + 1, local_.end());
-  if (local_.front() == options_.rank) {
-    auto segment = std::make_unique<Segment>(Segment::create(name, count));
-    struct Unlink {
-      const std::string& name;
-      ~Unlink() { Segment::unlink(name); }
-    } unlinkAtEnd{name};
-    const ControlFrame frame{
-        .type = FrameType::kSegmentReady, .value = segment->bytes(), .nonce = segment->nonce()};
-    for (int member : others) mesh_.send(member, frame);
-    waitUntil("mapped shared memory", others,
-              [&](int member) { return mesh_.peer(member).segmentNonce == segment->nonce(); });
-    return segment;
-  }
   const int creator = local_.front();
+  if (creator == options_.rank) return createMemory();
   waitUntil("created shared memory", {creator},
-            [&](int member) { return mesh_.peer(member).segmentBytes != 0; });
-  const uint64_t nonce = mesh_.peer(creator).segmentNonce;
-  auto segment = std::make_unique<Segment>(Segment::open(name, count, nonce));
-  mesh_.send(creator, ControlFrame{.type = FrameType::kSegmentMapped, .nonce = nonce});
+            [&](int member) { return mesh_.peer(member).segmentPlace != 0; });
+  const Mesh::Peer& peer = mesh_.peer(creator);
+  const Segment::Place place{static_cast<uint32_t>(peer.segmentPlace >> 32),
+                             static_cast<uint32_t>(peer.segmentPlace)};
+  try {
+    const int count = static_cast<int>(local_.size());
+    auto segment = std::make_unique<Segment>(Segment::open(place, count, peer.segmentNonce));
+    mesh_.send(creator, ControlFrame{.type = FrameType::kSegmentMapped, .nonce = segment->nonce()});
+    return segment;
+  } catch (const FaultError&) {
+    wait(kSliceMs);  // if its creator has died, that is the news
+    throw;
+  }
+}
+
+std::unique_ptr<Segment> Forming::createMemory() {
+  UniqueFd fd;
+  auto segment = std::make_unique<Segment>(Segment::create(static_cast<int>(local_.size()), &fd));
+  const ControlFrame frame{.type = FrameType::kSegmentReady,
+                           .value = static_cast<uint64_t>(::getpid()) << 32 | static_cast<uint32_t>(fd.get()),
+                           .nonce = segment->nonce()};
+  const std::vector<int> others(local_.begin() + 1, local_.end());
+  for (int member : others) mesh_.send(member, frame);
+  waitUntil("mapped shared memory", others,
+            [&](int member) { return mesh_.peer(member).segmentNonce == segment->nonce(); });
   return segment;
 }
 
@@ -245,22 +249,6 @@ void Forming::throwTimeout(int member, const char* what) const {
   throw FaultError(
       ErrorCode::kTimeout, options_.members[member].rank,
       concat(rankText(options_, member), " has not ", what, " after ", options_.timeoutMs, " ms"));
-}
-
-// The creator's process is part of the name: two clusters on one machine may have jobs and nodes of the same
-// names.
-std::string Forming::segmentName() const {
-  const Endpoint& creator = options_.members[local_.front()];
-  const std::string whole = concat(options_.job, "/", options_.generation, "/", options_.name, "/",
-                                   creator.nodeId, "/", creator.pid, "/", creator.port);
-  std::string readable =
-      concat(options_.job.substr(0, 40), ".", options_.generation, ".", options_.name.substr(0, 40));
-  for (char& c : readable) {
-    if (!std::isalnum(static_cast<unsigned char>(c)) && c != '.' && c != '-' && c != '_') c = '_';
-  }
-  char hash[17];
-  std::snprintf(hash, sizeof(hash), "%016llx", static_cast<unsigned long long>(fnv1a64(whole)));
-  return "/goku-comm-" + readable + "-" + hash;
 }
 
 }  // namespace goku::collectives

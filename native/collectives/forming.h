@@ -3,9 +3,9 @@
 //   1. The member with the higher index dials the listener of the lower one: a control connection to
 //   everybody, a
 //      data connection where no memory is shared.
-//   2. On each node the first member creates a shared-memory segment, tells its name's mark, and unlinks the
-//   name
-//      once all have mapped it: a crash after that leaves nothing behind.
+//   2. On each node the first member creates a shared-memory segment without a name, and tells its mark and
+//   which
+//      descriptor of its process it is, by which the others open it (/proc): no crash leaves anything behind.
 //   3. Everyone tells everyone that it is ready: the group exists on all members or on none.
 #pragma once
 
@@ -52,11 +52,11 @@ class Forming {
   void connectAll();
   void wait(int timeoutMs);
   std::unique_ptr<Segment> shareMemory();
+  std::unique_ptr<Segment> createMemory();
   void awaitAllReady();
   template <class Ready>
   void waitUntil(const char* what, const std::vector<int>& members, const Ready& ready);
   [[noreturn]] void throwTimeout(int member, const char* what) const;
-  std::string segmentName() const;
 
   const GroupOptions& options_;
   Mesh& mesh_;

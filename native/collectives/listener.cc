@@ -130,7 +130,10 @@ void Listener::run() {
       for (const Guest& guest : guests_) fds.push_back({guest.fd.get(), POLLIN | POLLRDHUP, 0});
       timeoutMs = pollTimeoutMs();
     }
-    if (::poll(fds.data(), fds.size(), timeoutMs) < 0 && errno != EINTR) return;
+    if (::poll(fds.data(), fds.size(), timeoutMs) < 0 && errno != EINTR) {
+      // Out of memory, or of descriptors: that passes, and without this thread nobody could ever connect.
+      std::this_thread::sleep_for(kAcceptPause);
+    }
     const std::lock_guard lock(mutex_);
     if (fds[1].revents != 0) drain(wake_.get());
     // Registering a group may have taken guests away since the poll: every guest is tried, whatever the poll

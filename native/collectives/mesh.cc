@@ -152,7 +152,7 @@ bool Mesh::handle(int member, const ControlFrame& frame) {
     case FrameType::kSegmentReady:
     case FrameType::kSegmentMapped:
       peer.segmentNonce = frame.nonce;
-      peer.segmentBytes = frame.value;
+      peer.segmentPlace = frame.value;
       return true;
     case FrameType::kAbort:
       if (frame.code == 0 || frame.code > std::size(kWireCodes) || frame.peer < -1) return false;

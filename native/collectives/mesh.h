@@ -36,7 +36,7 @@ class Mesh {
     const char* death = nullptr;  // how it was seen to die; no death when it had left
     bool ready = false;
     uint64_t segmentNonce = 0;  // of a kSegmentReady or kSegmentMapped frame
-    uint64_t segmentBytes = 0;
+    uint64_t segmentPlace = 0;
     std::array<std::byte, sizeof(ControlFrame)> partial;
     size_t partialBytes = 0;
   };

@@ -15,7 +15,6 @@
 #include <ctime>
 
 #include "native/collectives/fault.h"
-#include "native/collectives/unique_fd.h"
 
 namespace goku::collectives {
 
@@ -43,13 +42,13 @@ constexpr size_t kPairBudget = 3 << 20;
 constexpr uint32_t kSlotBytesMin = 32 << 10;
 constexpr uint32_t kSlotBytesMax = 128 << 10;
 
-std::string systemError(const char* what, const std::string& name) {
-  return std::string(what) + " shared memory " + name + " failed (" + std::strerror(errno) + ")";
+std::string systemError(const char* what) {
+  return concat(what, " shared memory failed (", std::strerror(errno), ")");
 }
 
-std::byte* mapWhole(int fd, size_t bytes, const std::string& name) {
+std::byte* mapWhole(int fd, size_t bytes) {
   void* base = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
-  if (base == MAP_FAILED) throw FaultError(ErrorCode::kIo, -1, systemError("mapping", name));
+  if (base == MAP_FAILED) throw FaultError(ErrorCode::kIo, -1, systemError("mapping"));
   return static_cast<std::byte*>(base);
 }
 
@@ -102,51 +101,46 @@ bool RingReader::consume(size_t bytes) {
   return true;
 }
 
-Segment Segment::create(const std::string& name, int members) {
-  UniqueFd fd(::shm_open(name.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600));
-  if (!fd && errno == EEXIST) {
-    ::shm_unlink(name.c_str());
-    fd.reset(::shm_open(name.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600));
-  }
-  if (!fd) throw FaultError(ErrorCode::kIo, -1, systemError("creating", name));
+Segment Segment::create(int members, UniqueFd* fd) {
   const SegmentShape shape(members);
-  // Allocated now: a page that tmpfs cannot give later would be a SIGBUS in the middle of a collective.
-  const int failed = ::posix_fallocate(fd.get(), 0, static_cast<off_t>(shape.bytes));
+  fd->reset(::memfd_create("goku-comm", MFD_CLOEXEC));
+  if (!*fd) throw FaultError(ErrorCode::kIo, -1, systemError("creating"));
+  // Allocated now: a page that cannot be had later would be a SIGBUS in the middle of a collective.
+  const int failed = ::posix_fallocate(fd->get(), 0, static_cast<off_t>(shape.bytes));
   if (failed != 0) {
     errno = failed;
-    const std::string reason = systemError("allocating", name) + ", " + std::to_string(shape.bytes >> 10) +
-                               " KiB wanted, give /dev/shm more room";
-    ::shm_unlink(name.c_str());
-    throw FaultError(failed == ENOSPC ? ErrorCode::kOutOfMemory : ErrorCode::kIo, -1, reason);
+    const bool full = failed == ENOSPC || failed == ENOMEM;
+    throw FaultError(full ? ErrorCode::kOutOfMemory : ErrorCode::kIo, -1,
+                     concat(systemError("allocating"), ", ", shape.bytes >> 10, " KiB wanted"));
   }
-  Segment segment(members, mapWhole(fd.get(), shape.bytes, name));
+  Segment segment(members, mapWhole(fd->get(), shape.bytes));
   uint64_t* nonce = reinterpret_cast<uint64_t*>(segment.base_);
   if (::getrandom(nonce, sizeof(*nonce), 0) != sizeof(*nonce)) *nonce = static_cast<uint64_t>(::getpid());
   return segment;
 }
 
-Segment Segment::open(const std::string& name, int members, uint64_t nonce) {
-  UniqueFd fd(::shm_open(name.c_str(), O_RDWR | O_CLOEXEC, 0));
+Segment Segment::open(Place place, int members, uint64_t nonce) {
+  const std::string file = concat("/proc/", place.pid, "/fd/", place.fd);
+  UniqueFd fd(::open(file.c_str(), O_RDWR | O_CLOEXEC));
   if (!fd) {
-    throw FaultError(ErrorCode::kIo, -1,
-                     systemError("opening", name) + ", members of one nodeId must share /dev/shm");
+    throw FaultError(
+        ErrorCode::kIo, -1,
+        concat(systemError("opening"), " at ", file,
+               ", members of one nodeId must run under one user and see each other's processes"));
   }
   const SegmentShape shape(members);
   struct stat info {};
   if (::fstat(fd.get(), &info) != 0 || info.st_size != static_cast<off_t>(shape.bytes)) {
     throw FaultError(ErrorCode::kIo, -1,
-                     "shared memory " + name + " has " + std::to_string(info.st_size) + " bytes, want " +
-                         std::to_string(shape.bytes));
+                     concat("shared memory ", file, " has ", info.st_size, " bytes, want ", shape.bytes));
   }
-  Segment segment(members, mapWhole(fd.get(), shape.bytes, name));
+  Segment segment(members, mapWhole(fd.get(), shape.bytes));
   if (segment.nonce() != nonce) {
     throw FaultError(ErrorCode::kIo, -1,
-                     "shared memory " + name + " is not the one that its creator announced");
+                     concat("shared memory ", file, " is not the one that its creator announced"));
   }
   return segment;
 }
-
-void Segment::unlink(const std::string& name) { ::shm_unlink(name.c_str()); }
 
 Segment::Segment(Segment&& other) noexcept
     : shape_(other.shape_), base_(std::exchange(other.base_, nullptr)) {}

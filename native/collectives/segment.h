@@ -20,6 +20,8 @@
 #include <span>
 #include <string>
 
+#include "native/collectives/unique_fd.h"
+
 namespace goku::collectives {
 
 /// One node's members of a group; bounds the arrays below.
@@ -100,12 +102,17 @@ struct SegmentCell;
 
 class Segment {
  public:
-  /// Creates a segment of that name (one left by a dead process is replaced). Throws FaultError.
-  static Segment create(const std::string& name, int members);
+  /// Where other members find a segment: a descriptor of the process that created it.
+  struct Place {
+    uint32_t pid;
+    uint32_t fd;
+  };
+  /// Creates a segment without a name: it goes with the last process that maps it, however that ends. `fd` is
+  /// to stay open until all members have opened it. Throws FaultError.
+  static Segment create(int members, UniqueFd* fd);
   /// Maps the segment that another member has created. Throws FaultError where its nonce or size is not the
   /// wanted.
-  static Segment open(const std::string& name, int members, uint64_t nonce);
-  static void unlink(const std::string& name);
+  static Segment open(Place place, int members, uint64_t nonce);
   Segment(Segment&& other) noexcept;
   Segment& operator=(Segment&&) = delete;
   ~Segment();

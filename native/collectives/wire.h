@@ -82,7 +82,7 @@ static_assert(sizeof(Welcome) == 16);
 inline constexpr uint32_t kFrameMagic = 0x4D524647;
 
 enum class FrameType : uint16_t {
-  kSegmentReady = 1,   // value: bytes of the shared-memory segment, nonce: its mark
+  kSegmentReady = 1,   // value: pid << 32 | descriptor of the shared memory, nonce: its mark
   kSegmentMapped = 2,  // nonce: the mark found in it
   kReady = 3,          // all connections and mappings of the sender stand
   kDoorbell = 4,       // wakes a member that sleeps in poll() while shared memory changed

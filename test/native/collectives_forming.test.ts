@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import net from "node:net";
 import { after, before, describe, it } from "node:test";
 import type { CommListenStats } from "../../worker/engine/native.js";
@@ -158,6 +159,16 @@ describe("forming a group", () => {
     await ranks.form(group);
     await ranks.run(group, [SMALL]);
     await ranks.close(group);
+  });
+
+  it("hears strangers again after it was out of descriptors for a while", { timeout: 30_000 }, async () => {
+    const { pid } = ranks.ranks[0]!.process;
+    const limit = (count: string) => execFileSync("prlimit", ["--pid", `${pid}`, `--nofile=${count}:`]);
+    limit("1"); // accept() finds no descriptor, and poll() refuses its two
+    const answer = speak(0, Buffer.from("GET / HTTP/1.1\r\n\r\n"));
+    for (let i = 0; i < 50; i++) await stats(0);
+    limit("1024");
+    assert.ok((await answer).length > 0);
   });
 
   it("checks its options and says which field is wrong", async () => {

@@ -13,9 +13,6 @@ import type { Command, MemberSpec, OperationSpec, RankError, Reply } from "./col
 const native = loadNative();
 const helper = fileURLToPath(new URL("./collectives_rank.js", import.meta.url));
 
-/** Unique on the machine, so that a test may look for what it left in shared memory. */
-export const JOB = `test-${process.pid}`;
-
 export type Outcome<T> = { value: T; error: null } | { value: null; error: RankError };
 export interface GroupSpec {
   name: string;
@@ -149,7 +146,7 @@ export class Ranks {
       group: handleOf(group),
       options: {
         name: group.name,
-        job: group.job ?? JOB,
+        job: group.job ?? "test",
         generation: String(group.generation),
         rank: group.members.indexOf(rank),
         members: this.endpoints(group),
