@@ -20,6 +20,8 @@ export interface ControllerApi {
   stopJob(name: string): Promise<JobStatus>;
   saveJob(name: string): Promise<void>;
   listNodes(): NodeStatus[];
+  /** Lifts a quarantine. */
+  releaseNode(nodeId: string): Promise<void>;
   listCheckpoints(name: string): CheckpointRecord[];
   listIncidents(name: string): Incident[];
   logs(name: string, rank: number | null, limit: number): LogLine[];

@@ -19,6 +19,10 @@ export function grpcControllerService(api: ControllerApi): ControllerServiceServ
       return {};
     }),
     listNodes: unary(async () => ({ nodes: api.listNodes() })),
+    releaseNode: unary(async ({ nodeId }) => {
+      await api.releaseNode(nodeId);
+      return {};
+    }),
     listCheckpoints: unary(async ({ job }) => ({ checkpoints: api.listCheckpoints(job) })),
     listIncidents: unary(async ({ job }) => ({ incidents: api.listIncidents(job) })),
     getLogs: unary(async ({ job, rank, limit }) => ({

@@ -56,6 +56,8 @@ export function nodeJson(node: NodeStatus): z.infer<typeof nodeSchema> {
     slots: node.slots,
     host: node.host,
     device: node.device,
+    unusable: node.unusable === "" ? null : node.unusable,
+    quarantined: node.quarantined,
     version: node.version,
     job: node.job === "" ? null : node.job,
     silent_seconds: node.silentSeconds,

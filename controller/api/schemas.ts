@@ -67,6 +67,8 @@ export const nodeSchema = z
     slots: z.number().int(),
     host: z.string(),
     device: z.string(),
+    unusable: z.string().nullable().describe("why no job is given this node; null: it is used"),
+    quarantined: z.boolean().describe("until a person releases it"),
     version: z.string(),
     job: z.string().nullable(),
     silent_seconds: z.number(),

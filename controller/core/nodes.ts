@@ -59,7 +59,6 @@ function nodeFrom(turn: Turn, from: Session, hello: NodeHello): NodeState {
     host: hello.host,
     device: hello.device,
     version: hello.version,
-    labels: hello.labels,
     heldJobId: hello.jobId,
     held: hello.held,
     heardCommand: null,

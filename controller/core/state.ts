@@ -67,7 +67,6 @@ export interface NodeState {
   host: string;
   device: string;
   version: string;
-  labels: Record<string, string>;
   /** Job whose ranks or snapshots the agent says it holds; null: nothing. */
   heldJobId: string | null;
   held: HeldState[];

@@ -1,6 +1,6 @@
 import type { StepCompleted } from "../../gen/goku/v1/agent.pb.js";
 import type { LayoutSize } from "../../job/layout.js";
-import type { CheckpointEntry, IncidentRecord, JobOutcome, JobRecord } from "./contract.js";
+import type { CheckpointEntry, IncidentRecord, JobOutcome, JobRecord, QuarantineRecord } from "./contract.js";
 import type { CoreState, JobState, NodeState } from "./state.js";
 import type { HeldState, RankPage } from "./wire.js";
 
@@ -40,12 +40,13 @@ export interface NodeView {
   host: string;
   device: string;
   version: string;
-  labels: Readonly<Record<string, string>>;
   jobId: string | null;
   pages: readonly RankPage[];
   held: readonly HeldState[];
   /** Why it is not used; null: it may be. */
   unusable: string | null;
+  /** Until a person lifts that. */
+  quarantined: boolean;
 }
 
 /** In order of submission. */
@@ -59,9 +60,11 @@ export function jobView(state: CoreState, jobId: string): JobView | null {
 }
 
 export function nodeViews(state: CoreState, nowMs: number): NodeView[] {
-  return [...state.nodes.values()]
-    .sort((a, b) => (a.nodeId < b.nodeId ? -1 : 1))
-    .map((node) => viewNode(state, node, nowMs));
+  const known = [...state.nodes.values()].map((node) => viewNode(state, node, nowMs));
+  const unseen = [...state.quarantine.values()].filter(({ nodeId }) => !state.nodes.has(nodeId));
+  return [...known, ...unseen.map((record) => viewUnseen(record, nowMs))].sort((a, b) =>
+    a.nodeId < b.nodeId ? -1 : 1,
+  );
 }
 
 function viewJob(job: JobState): JobView {
@@ -92,7 +95,7 @@ export function phaseOf(job: JobState): JobPhase {
 }
 
 function viewNode(state: CoreState, node: NodeState, nowMs: number): NodeView {
-  const { nodeId, slots, host, device, version, labels, pages, held } = node;
+  const { nodeId, slots, host, device, version, pages, held } = node;
   return {
     nodeId,
     connected: node.session !== null,
@@ -101,17 +104,39 @@ function viewNode(state: CoreState, node: NodeState, nowMs: number): NodeView {
     host,
     device,
     version,
-    labels,
     jobId: node.jobId ?? node.heldJobId,
     pages,
     held,
     unusable: unusableText(state, node),
+    quarantined: state.quarantine.has(nodeId),
   };
+}
+
+/** A quarantined node that has not come since this leader was elected. */
+function viewUnseen({ nodeId, reason, atMs }: QuarantineRecord, nowMs: number): NodeView {
+  return {
+    nodeId,
+    connected: false,
+    silentMs: Math.max(0, nowMs - atMs),
+    slots: 0,
+    host: "",
+    device: "",
+    version: "",
+    jobId: null,
+    pages: [],
+    held: [],
+    unusable: quarantineText(reason),
+    quarantined: true,
+  };
+}
+
+function quarantineText(reason: string): string {
+  return `quarantined: ${reason}`;
 }
 
 function unusableText(state: CoreState, node: NodeState): string | null {
   const bad = state.quarantine.get(node.nodeId);
-  if (bad !== undefined) return `quarantined: ${bad.reason}`;
+  if (bad !== undefined) return quarantineText(bad.reason);
   if (node.releasing) return "is being freed";
   if (node.heldJobId !== null && !state.jobs.has(node.heldJobId)) {
     return `holds job ${node.heldJobId}, which this controller does not know`;

@@ -79,7 +79,6 @@ export interface NodeHello {
   host: string;
   device: string;
   version: string;
-  labels: Record<string, string>;
   /** Null: it holds nothing of any job. */
   jobId: string | null;
   generation: number;
@@ -199,7 +198,6 @@ function readHello(hello: Hello): NodeHello {
     host: hello.host,
     device: hello.device,
     version: hello.version,
-    labels: hello.labels,
     jobId: hello.jobId === "" ? null : hello.jobId,
     generation: count(hello.generation),
     pages: readPages(hello.ranks, hello.generation),

@@ -74,6 +74,10 @@ export class ShellApi implements ControllerApi {
     );
   }
 
+  async releaseNode(nodeId: string): Promise<void> {
+    await this.#shell.request((requestId) => ({ kind: "quarantineLifted", requestId, nodeId }));
+  }
+
   listCheckpoints(name: string): CheckpointRecord[] {
     return checkpointMessages(this.#find(name));
   }

@@ -54,6 +54,8 @@ export function nodeStatus(node: NodeView, jobName: string): NodeStatus {
     device: node.device,
     version: node.version,
     job: jobName,
+    unusable: node.unusable ?? "",
+    quarantined: node.quarantined,
     ranks: node.pages.map((page) => ({
       rank: page.rank,
       pid: page.pid,

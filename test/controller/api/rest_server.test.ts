@@ -37,6 +37,9 @@ function oneJob() {
     },
     saveJob: async (name) => know(name),
     listNodes: () => [NodeStatus.fromPartial({ nodeId: "node-a", connected: true, slots: 2 })],
+    releaseNode: async (nodeId) => {
+      if (nodeId !== "node-a") throw new GokuError("NOT_FOUND", `Cannot release node ${nodeId}`);
+    },
     listCheckpoints: () => [],
     listIncidents: () => [
       Incident.fromPartial({ id: 1n, job: "shapes", rank: 0, what: "rank 0 ended", generationBefore: 1n }),
@@ -44,7 +47,10 @@ function oneJob() {
     logs: () => [],
     pastEvents: (job, after) => log.past(job, after),
     onEvent: (callback) => log.listen(callback),
-    isOver: () => over,
+    isOver: (name) => {
+      know(name);
+      return over;
+    },
     isReady: () => !over,
   };
   return { api, log, end: () => (over = true) };
@@ -66,6 +72,7 @@ test("REST: jobs, nodes and incidents come as snake_case JSON with plain numbers
   assert.equal(incident.rank, 0);
   assert.equal(incident.generation_after, null);
   assert.equal((await app.inject({ method: "POST", url: "/v1/jobs/shapes/stop" })).statusCode, 202);
+  assert.equal((await app.inject({ method: "POST", url: "/v1/nodes/node-a/release" })).statusCode, 200);
   assert.equal((await app.inject("/metrics")).body, "goku_nodes_connected 1\n");
   await app.close();
 });
@@ -76,6 +83,9 @@ test("REST: errors are problem documents with the catalogue's code", async () =>
   const cases: [string, string, object | undefined, number, string][] = [
     ["GET", "/v1/jobs/nothing", undefined, 404, "NOT_FOUND"],
     ["GET", "/v2/jobs", undefined, 404, "NOT_FOUND"],
+    ["GET", "/v1/events?job=nothing", undefined, 404, "NOT_FOUND"],
+    ["GET", "/v1/events?job=nothing&follow=false", undefined, 404, "NOT_FOUND"],
+    ["POST", "/v1/nodes/node-z/release", undefined, 404, "NOT_FOUND"],
     ["POST", "/v1/jobs", { job: { name: "x" } }, 400, "LAYOUT_INVALID"],
     ["POST", "/v1/jobs", { jab: 1 }, 400, "ARGUMENT_INVALID"],
     ["GET", "/v1/jobs/shapes/logs?limit=-1", undefined, 400, "ARGUMENT_INVALID"],

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { phaseOf } from "../../../controller/core/views.js";
+import { nodeViews, phaseOf } from "../../../controller/core/views.js";
 import type { RankProgress } from "../../../gen/goku/v1/agent.pb.js";
 import { CoreHarness, jobOf, page } from "./harness.js";
 
@@ -146,6 +146,24 @@ test("a process that cannot be ended makes its node a bad one, and a spare takes
   assert.match(core.state.quarantine.get("n1")!.reason, /rank 3 of job shapes could not be ended/);
   assert.ok(core.store.has("quarantine/n1"));
   assert.deepEqual(core.job.generation?.rankNodes, ["n0", "n0", "n2", "n2"]);
+});
+
+test("a quarantined node is shown with its reason, also to a new leader, until a person releases it", () => {
+  const core = running();
+  core.beat(25_000, stuckPages);
+  const shown = () =>
+    nodeViews(core.state, core.nowMs).map((n) => `${n.nodeId} ${n.quarantined} ${n.unusable}`);
+  const bad = "n1 true quarantined: rank 3 of job shapes could not be ended";
+  assert.deepEqual(shown(), ["n0 false null", bad, "n2 false null"]);
+  core.lead("c1");
+  assert.deepEqual(shown(), [bad]);
+  core.feed({ kind: "quarantineLifted", requestId: "r", nodeId: "n1" });
+  core.hello("n1");
+  assert.deepEqual(shown(), ["n1 false null"]);
+  assert.ok(!core.store.has("quarantine/n1"));
+  core.feed({ kind: "quarantineLifted", requestId: "again", nodeId: "n1" });
+  const again = core.effects.findLast((e) => e.kind === "reply");
+  assert.ok(again?.kind === "reply" && !again.result.ok && again.result.code === "NOT_FOUND");
 });
 
 test("when the pages do not tell, the ranks that do not answer the abort are the ones that hang", () => {
