@@ -1,5 +1,11 @@
-import type { Incident } from "../gen/goku/v1/controller.pb.js";
+import { type Incident, IncidentOutcome } from "../gen/goku/v1/controller.pb.js";
 import { fields } from "./output.js";
+
+const STATES: Partial<Record<IncidentOutcome, string>> = {
+  [IncidentOutcome.OPEN]: "open: not recovered yet",
+  [IncidentOutcome.RECOVERED]: "recovered",
+  [IncidentOutcome.FAILED]: "not recovered: the job ended",
+};
 
 /** One incident on one screen: what happened, who saw it, what was decided and why, what it cost. */
 export function incidentText(incident: Incident): string {
@@ -16,13 +22,10 @@ export function incidentText(incident: Incident): string {
       ["code", incident.code],
       ["where", where],
       ["decided", incident.decision],
-      [
-        "generation",
-        `${incident.generationBefore} -> ${incident.generationAfter === 0n ? "not formed yet" : incident.generationAfter}`,
-      ],
+      ["generation", `${incident.generationBefore} -> ${incident.generationAfter || "none formed"}`],
       ["timeline", milestones],
-      ["steps lost", incident.closed ? String(incident.stepsLost) : "not known yet"],
-      ["state", incident.closed ? "recovered" : "open"],
+      ["steps lost", incident.stepsLost === undefined ? "not known" : String(incident.stepsLost)],
+      ["state", STATES[incident.outcome]],
     ]),
   ];
   if (incident.evidence.length > 0) lines.push("seen by", ...incident.evidence.map((line) => `  ${line}`));

@@ -4,6 +4,7 @@ import type { Layout, StateName } from "../../gen/goku/v1/common.pb.js";
 import {
   type CheckpointRecord,
   type Incident,
+  incidentOutcomeToJSON,
   type JobStatus,
   jobPhaseToJSON,
   type LogLine,
@@ -28,7 +29,7 @@ export function jobJson(job: JobStatus): z.infer<typeof jobStatusSchema> {
   return {
     id: job.id,
     name: job.name,
-    phase: jobPhaseToJSON(job.phase).replace("JOB_PHASE_", "") as z.infer<typeof jobStatusSchema>["phase"],
+    phase: nameOf(jobPhaseToJSON(job.phase), "JOB_PHASE_"),
     reason: job.reason,
     step: Number(job.step),
     steps_total: Number(job.stepsTotal),
@@ -80,8 +81,8 @@ export function incidentJson(incident: Incident): z.infer<typeof incidentSchema>
     generation_before: Number(incident.generationBefore),
     generation_after: incident.generationAfter === 0n ? null : Number(incident.generationAfter),
     milestones: incident.milestones.map((m) => ({ name: m.name, after_ms: Number(m.afterMs) })),
-    steps_lost: Number(incident.stepsLost),
-    closed: incident.closed,
+    steps_lost: incident.stepsLost === undefined ? null : Number(incident.stepsLost),
+    outcome: nameOf(incidentOutcomeToJSON(incident.outcome), "INCIDENT_OUTCOME_"),
     last_lines: incident.lastLines,
   };
 }
@@ -108,6 +109,11 @@ export function eventJson(event: WatchEventsResponse): z.infer<typeof eventSchem
     message: event.message,
     step: event.step ? stepJson(event.step) : null,
   };
+}
+
+/** An enum's value without the prefix of the wire; the schema checks what comes out. */
+function nameOf<Name extends string>(value: string, prefix: string): Name {
+  return value.replace(prefix, "") as Name;
 }
 
 function stepJson(step: StepCompleted): z.infer<typeof stepSchema> {

@@ -106,8 +106,8 @@ export const incidentSchema = z
     generation_before: z.number().int(),
     generation_after: z.number().int().nullable(),
     milestones: z.array(z.object({ name: z.string(), after_ms: z.number().int() })),
-    steps_lost: z.number().int(),
-    closed: z.boolean(),
+    steps_lost: z.number().int().nullable(),
+    outcome: z.enum(["UNSPECIFIED", "OPEN", "RECOVERED", "FAILED"]).describe("FAILED: the job ended before"),
     last_lines: z.array(z.string()),
   })
   .meta({ id: "Incident" });

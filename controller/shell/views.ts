@@ -1,6 +1,7 @@
 import {
   type CheckpointRecord,
   type Incident,
+  IncidentOutcome,
   JobPhase,
   type JobStatus,
   type NodeStatus,
@@ -79,6 +80,12 @@ export function nodeStatus(node: NodeView, jobName: string): NodeStatus {
   };
 }
 
+const OUTCOMES = {
+  open: IncidentOutcome.OPEN,
+  recovered: IncidentOutcome.RECOVERED,
+  failed: IncidentOutcome.FAILED,
+};
+
 export function incidentMessage(record: IncidentRecord, jobName: string): Incident {
   const dropped = record.evidenceDropped > 0 ? [`and ${record.evidenceDropped} more`] : [];
   return {
@@ -97,8 +104,8 @@ export function incidentMessage(record: IncidentRecord, jobName: string): Incide
       name,
       afterMs: BigInt(Math.round(afterMs)),
     })),
-    stepsLost: BigInt(record.stepsLost ?? 0),
-    closed: record.outcome !== "open",
+    stepsLost: record.stepsLost === null ? undefined : BigInt(record.stepsLost),
+    outcome: OUTCOMES[record.outcome],
     lastLines: record.lastLines,
   };
 }

@@ -118,7 +118,7 @@ test("why: the incident names the rank, who saw it, what was decided and what it
   assert.equal(incident.rank, 3);
   assert.match(incident.what, /rank 3 .*SIGKILL/);
   assert.ok(incident.evidence.length > 0 && incident.decision.length > 0);
-  assert.equal(incident.closed, true);
+  assert.equal(incident.outcome, "RECOVERED");
   assert.ok(incident.milestones.some((m: { name: string }) => m.name === "stepped"));
   const text = await gokuctl(["why", "hurt", "--controller", cluster.controller]);
   assert.match(text.stdout, /rank 3/);

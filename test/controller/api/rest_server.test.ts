@@ -3,7 +3,13 @@ import { test } from "node:test";
 import type { ControllerApi } from "../../../controller/api/controller_api.js";
 import { restServer } from "../../../controller/api/rest_server.js";
 import { EventLog } from "../../../controller/shell/event_log.js";
-import { Incident, JobPhase, JobStatus, NodeStatus } from "../../../gen/goku/v1/controller.pb.js";
+import {
+  Incident,
+  IncidentOutcome,
+  JobPhase,
+  JobStatus,
+  NodeStatus,
+} from "../../../gen/goku/v1/controller.pb.js";
 import { GokuError } from "../../../job/errors.js";
 import type { Job } from "../../../job/job.js";
 
@@ -42,7 +48,14 @@ function oneJob() {
     },
     listCheckpoints: () => [],
     listIncidents: () => [
-      Incident.fromPartial({ id: 1n, job: "shapes", rank: 0, what: "rank 0 ended", generationBefore: 1n }),
+      Incident.fromPartial({
+        id: 1n,
+        job: "shapes",
+        rank: 0,
+        what: "rank 0 ended",
+        generationBefore: 1n,
+        outcome: IncidentOutcome.FAILED,
+      }),
     ],
     logs: () => [],
     pastEvents: (job, after) => log.past(job, after),
@@ -70,7 +83,10 @@ test("REST: jobs, nodes and incidents come as snake_case JSON with plain numbers
   assert.equal((await app.inject("/v1/nodes")).json().nodes[0].node_id, "node-a");
   const incident = (await app.inject("/v1/jobs/shapes/incidents")).json().incidents[0];
   assert.equal(incident.rank, 0);
-  assert.equal(incident.generation_after, null);
+  assert.deepEqual(
+    [incident.generation_after, incident.steps_lost, incident.outcome],
+    [null, null, "FAILED"],
+  );
   assert.equal((await app.inject({ method: "POST", url: "/v1/jobs/shapes/stop" })).statusCode, 202);
   assert.equal((await app.inject({ method: "POST", url: "/v1/nodes/node-a/release" })).statusCode, 200);
   assert.equal((await app.inject("/metrics")).body, "goku_nodes_connected 1\n");
