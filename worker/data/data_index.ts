@@ -9,7 +9,7 @@ import { type CodecSettings, codecSettings } from "./codec.js";
 import type { MediaLimits } from "./read_media.js";
 
 /** Raised whenever encoding or the file's layout changes, so that indexes of older versions are built anew. */
-const INDEX_VERSION = 1;
+const INDEX_VERSION = 2;
 
 const wholeSchema = z.number().int().min(0);
 const statisticsSchema = z.object({ mean: z.array(z.number()), deviation: z.array(z.number().positive()) });
@@ -37,7 +37,7 @@ const indexSchema = z.object({
   format: z.literal("goku-data-index"),
   version: z.literal(INDEX_VERSION),
   treeDigest: z.string(),
-  /** What checkpoints pin: settings, names, contents, captions and sizes; no times and no places. */
+  /** What checkpoints pin: settings, names, contents, captions, sizes and statistics; no times and no places. */
   digest: z.string(),
   codec: z.object({
     kind: z.literal("haar"),
@@ -87,11 +87,16 @@ export function settingsDigest(settings: IndexSettings): string {
     .slice(0, 16);
 }
 
-/** Digest that a checkpoint pins. Independent of file times and of where the folder lies. */
-export function contentDigest(settings: IndexSettings, samples: readonly IndexedSample[]): string {
-  const digest = createHash("sha256").update(
-    JSON.stringify([INDEX_VERSION, settings.codec, settings.limits]),
-  );
+/**
+ * Digest that a checkpoint pins. Independent of file times and of where the folder lies. The statistics are part of it, since
+ * another version of a decoder may give other numbers for the same files.
+ */
+export function contentDigest(
+  settings: IndexSettings,
+  samples: readonly IndexedSample[],
+  codec: DataIndex["codec"],
+): string {
+  const digest = createHash("sha256").update(JSON.stringify([INDEX_VERSION, codec, settings.limits]));
   for (const { name, content, caption, frames, height, width } of samples) {
     digest.update(JSON.stringify([name, content, caption, frames, height, width]));
   }

@@ -3,8 +3,9 @@ import type { Job } from "../../job/job.js";
 import type { ModelConfig } from "../../job/model_config.js";
 import { Packer, type PackReport } from "../../job/packer.js";
 import type { PackRequest } from "./assemble_pack.js";
-import { type BuiltIndex, buildIndex, type IndexProgress } from "./build_index.js";
+import { buildIndex, type IndexProgress, openIndex } from "./build_index.js";
 import { type IndexedSample, indexSettings } from "./data_index.js";
+import type { BuiltIndex } from "./index_folder.js";
 import type { CodecRecord } from "./latents.js";
 import type { PackBatch, PackSource, StepPlan } from "./pack_batch.js";
 import { Prefetcher } from "./prefetcher.js";
@@ -23,18 +24,21 @@ export interface OpenPackSourceOptions {
   model: ModelConfig;
   /** Memory for encoded samples, at most. */
   cacheBytes: number;
-  /** Statistics pinned by a checkpoint, used in place of those of the index. */
-  codec?: CodecRecord;
+  /**
+   * Of the index that a state pins: it is opened as it is, without a look at the folder. Where it has gone, or with null, the
+   * folder is scanned, and indexed if that is not done; the digest of the source tells which index was found.
+   */
+  digest: string | null;
   onProgress?: (progress: IndexProgress) => void;
 }
 
 /**
- * The packs of a job over its media folder. Indexes the folder first where that is not done.
- * @throws GokuError DATA_EMPTY, NOT_FOUND, STORAGE_FULL
+ * The packs of a job over its media folder.
+ * @throws GokuError DATA_EMPTY, STORAGE_FULL
  */
 export async function openPackSource(options: OpenPackSourceOptions): Promise<MediaPackSource> {
-  const { job, model, onProgress } = options;
-  const built = await buildIndex({ job, model, ...(onProgress ? { onProgress } : {}) });
+  const { digest } = options;
+  const built = (digest && (await openIndex({ ...options, digest }))) || (await buildIndex(options));
   // sharp must be loaded on the main thread before a thread of ours uses it, or its libraries go with that thread
   if (built.index.samples.some(({ storeOffset }) => storeOffset < 0)) await import("sharp");
   return new MediaPackSource(options, built);
@@ -42,7 +46,7 @@ export async function openPackSource(options: OpenPackSourceOptions): Promise<Me
 
 /** How the samples of a job fill its packs, without opening a source. @throws as openPackSource() */
 export async function reportData(
-  options: Omit<OpenPackSourceOptions, "cacheBytes" | "codec">,
+  options: Omit<OpenPackSourceOptions, "cacheBytes" | "digest">,
 ): Promise<DataReport> {
   const built = await buildIndex(options);
   const { samples } = built.index;
@@ -73,7 +77,7 @@ export class MediaPackSource implements PackSource {
     const { job, model } = options;
     this.samples = built.index.samples;
     this.digest = built.index.digest;
-    this.codec = options.codec ?? built.index.codec;
+    this.codec = built.index.codec;
     this.packsPerStep = job.train.packs_per_step;
     this.packer = new Packer({
       sizes: this.samples.map(tokensOf),

@@ -37,14 +37,14 @@ export interface MediaScan {
 
 /**
  * Walks a folder for media and caption files; hidden files and folders are not entered.
- * @throws GokuError NOT_FOUND when there is no such folder
+ * @throws GokuError DATA_EMPTY when there is no such folder
  */
 export async function scanMedia(directory: string): Promise<MediaScan> {
   const names: string[] = [];
   await walk(directory, "", names).catch((error: NodeJS.ErrnoException) => {
     if (error.code !== "ENOENT" && error.code !== "ENOTDIR") throw error;
     const hint = "set data.media, or write one with gokuctl data shapes";
-    throw new GokuError("NOT_FOUND", `Cannot index media: ${directory} is not a folder, ${hint}`, {
+    throw new GokuError("DATA_EMPTY", `Cannot index media: ${directory} is not a folder, ${hint}`, {
       cause: error,
     });
   });

@@ -6,12 +6,16 @@ import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
 import type { Job } from "../../../job/job.js";
 import { modelConfig } from "../../../job/job.js";
-import { buildIndex } from "../../../worker/data/build_index.js";
+import { buildIndex, openIndex } from "../../../worker/data/build_index.js";
 import { smallJob, writeMovingClip, writePicture, writeSmallDataSet } from "./small_data_set.js";
 import { temporaryFolder } from "./temporary.js";
 
+function optionsOf(job: Job) {
+  return { job, model: modelConfig(job) };
+}
+
 function build(job: Job) {
-  return buildIndex({ job, model: modelConfig(job) });
+  return buildIndex(optionsOf(job));
 }
 
 async function smallFolder(): Promise<string> {
@@ -76,7 +80,23 @@ describe("buildIndex()", () => {
     assert.equal(new Set(digests).size, digests.length);
     assert.equal((await build(smallJob(folder))).built, false, "each setting has an index of its own");
     const stores = (await readdir(join(folder, ".goku"))).filter((name) => name.endsWith(".f32"));
-    assert.equal(stores.length, 2, "stores of replaced indexes are removed");
+    assert.equal(stores.length, 5, "older ones are kept: a run may go on with them");
+  });
+
+  it("keeps the indexes that were used last, with their stores", async () => {
+    const folder = await temporaryFolder();
+    await writePicture(join(folder, "a.png"), { number: 1 });
+    const first = await build(smallJob(folder));
+    for (let number = 0; number < 9; number++) {
+      await writeFile(join(folder, "a.txt"), "a picture".padEnd(10 + number, "!"));
+      const { indexPath } = await build(smallJob(folder));
+      await utimes(indexPath, 1_000 + number, 1_000 + number);
+      const pinned = await openIndex({ ...optionsOf(smallJob(folder)), digest: first.index.digest });
+      assert.equal(pinned?.indexPath, first.indexPath);
+    }
+    const names = await readdir(join(folder, ".goku"));
+    assert.equal(names.filter((name) => name.endsWith(".json")).length, 8);
+    assert.equal(names.filter((name) => name.endsWith(".f32")).length, 8);
   });
 
   it("skips, counts and lists what cannot be used", async () => {
@@ -142,7 +162,7 @@ describe("buildIndex()", () => {
       message: /none of 1 files can be used \(a\.png: no caption/,
     });
     await assert.rejects(build(smallJob(join(folder, "absent"))), {
-      code: "NOT_FOUND",
+      code: "DATA_EMPTY",
       message: /is not a folder, set data\.media/,
     });
     await writePicture(join(folder, "b.png"), { number: 1 });
@@ -167,14 +187,14 @@ describe("buildIndex()", () => {
     // a process id that cannot be alive
     const lock = (await readdir(join(folder, ".goku")))
       .find((name) => name.endsWith(".json"))!
-      .replace(".json", ".lock");
+      .replace(/(index-\w+)-.*/, "$1.lock");
     const { hostname } = await import("node:os");
     await writeFile(join(folder, ".goku", lock), JSON.stringify({ pid: 2 ** 30, host: hostname() }));
     await rm(join(folder, "0.png"));
     assert.equal((await build(smallJob(folder))).index.samples.length, 4);
     assert.deepEqual(
       (await readdir(join(folder, ".goku"))).filter(
-        (name) => !/^(index-\w+\.json|latents-[\w-]+\.f32)$/.test(name),
+        (name) => !/^(index-[\w-]+\.json|latents-[\w-]+\.f32)$/.test(name),
       ),
       [],
     );

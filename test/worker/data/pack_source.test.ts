@@ -18,7 +18,7 @@ import { temporaryFolder } from "./temporary.js";
 const CACHE_BYTES = 1 << 20;
 
 async function open(job: Job, cacheBytes = CACHE_BYTES): Promise<MediaPackSource> {
-  const source = await openPackSource({ job, model: modelConfig(job), cacheBytes });
+  const source = await openPackSource({ job, model: modelConfig(job), digest: null, cacheBytes });
   after(() => source.close());
   return source;
 }
@@ -153,16 +153,29 @@ describe("openPackSource()", () => {
     ]);
   });
 
-  it("uses statistics pinned by a checkpoint in place of the index's", async () => {
-    const job = smallJob(folder);
-    const own = await open(job);
-    const codec = structuredClone(own.codec);
-    codec.first.deviation = codec.first.deviation.map((value) => value * 2);
-    codec.later.deviation = codec.later.deviation.map((value) => value * 2);
-    const pinned = await openPackSource({ job, model: modelConfig(job), cacheBytes: 0, codec });
+  it("goes on with the index that a state pins, whatever has become of the folder", async () => {
+    const own = await temporaryFolder();
+    for (let number = 0; number < 4; number++) await writePicture(join(own, `${number}.png`), { number });
+    const job = smallJob(own);
+    const { digest } = await open(job);
+    await rm(join(own, "1.png"));
+    await writeFile(join(own, "2.txt"), "another caption");
+    await writePicture(join(own, "4.png"), { number: 4 });
+    assert.notEqual((await open(job)).digest, digest, "a new job takes what is there now");
+    const pinned = await openPackSource({ job, model: modelConfig(job), digest, cacheBytes: 0 });
     after(() => pinned.close());
-    const [a, b] = [await own.pack(1, 0), await pinned.pack(1, 0)];
-    for (const [i, value] of a.data.entries()) assert.equal(b.data[i], value / 2);
+    assert.equal(pinned.digest, digest);
+    const batch = await pinned.pack(1, 0);
+    assert.deepEqual(batch.samples.map((name, i) => [name, batch.weights[i]]).sort(), [
+      ["0.png", 1],
+      ["1.png", 0],
+      ["2.png", 1],
+      ["3.png", 1],
+    ]);
+    await rm(join(own, ".goku"), { recursive: true });
+    const rescanned = await openPackSource({ job, model: modelConfig(job), digest, cacheBytes: 0 });
+    after(() => rescanned.close());
+    assert.notEqual(rescanned.digest, digest, "nothing is left of the pinned index");
   });
 
   it("reports what was left out, of files and of samples longer than a pack", async () => {
@@ -180,15 +193,18 @@ describe("openPackSource()", () => {
       ],
     );
     const none = { ...job, train: { ...job.train, tokens_per_pack: 15 } };
-    await assert.rejects(openPackSource({ job: none, model: modelConfig(none), cacheBytes: 0 }), {
-      code: "DATA_EMPTY",
-      message: /all 8 samples are longer than train\.tokens_per_pack 15, raise it to 16 or more/,
-    });
+    await assert.rejects(
+      openPackSource({ job: none, model: modelConfig(none), digest: null, cacheBytes: 0 }),
+      {
+        code: "DATA_EMPTY",
+        message: /all 8 samples are longer than train\.tokens_per_pack 15, raise it to 16 or more/,
+      },
+    );
   });
 
   it("refuses steps and packs that do not exist, and anything once closed", async () => {
     const job = smallJob(folder);
-    const source = await openPackSource({ job, model: modelConfig(job), cacheBytes: 0 });
+    const source = await openPackSource({ job, model: modelConfig(job), digest: null, cacheBytes: 0 });
     for (const [step, index] of [
       [0, 0],
       [1, 2],

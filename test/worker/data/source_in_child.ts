@@ -4,7 +4,7 @@ import { openPackSource } from "../../../worker/data/pack_source.js";
 import { smallJob } from "./small_data_set.js";
 
 const job = smallJob(process.argv[2]!);
-const source = await openPackSource({ job, model: modelConfig(job), cacheBytes: 0 });
+const source = await openPackSource({ job, model: modelConfig(job), digest: null, cacheBytes: 0 });
 await source.pack(1, 0);
 source.announce([{ step: 1, index: 1 }]);
 console.log("got 1 pack");
