@@ -49,7 +49,7 @@ export type Event =
   | { kind: "agentDisconnected"; from: Session; reason: string }
   /**
    * The job is resolved and checked by its schema; `jobId` is new and unique. `source`: checkpoint to continue from.
-   * `found`: committed checkpoints that stand at job.checkpoint.uri already.
+   * `found`: committed checkpoints that stand at job.checkpoint.uri already; `own`: `source` is one of them.
    */
   | {
       kind: "jobSubmitted";
@@ -57,7 +57,7 @@ export type Event =
       jobId: string;
       job: Job;
       source: CheckpointSource | null;
-      found: { count: number; generationHighest: number };
+      found: { count: number; generationHighest: number; own: boolean };
     }
   /** Save and stop; `force`: stop at once without saving. */
   | { kind: "stopRequested"; requestId: string; jobId: string; force: boolean }

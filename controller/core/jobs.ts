@@ -70,8 +70,10 @@ function refusalOf(
     const message = `Cannot submit job ${job.name}: job ${rival.record.job.name} writes to ${job.checkpoint.uri}, choose another checkpoint.uri`;
     return { code: "CONFLICT", message };
   }
-  if (event.source === null && event.found.count > 0) {
-    const message = `Cannot submit job ${job.name}: ${job.checkpoint.uri} holds ${event.found.count} checkpoints of an earlier run, continue it with gokuctl resume --ckpt or choose another checkpoint.uri`;
+  // Retention and lineage know states by generation and step alone: two runs in one folder would mix.
+  if (event.found.count > 0 && !event.found.own) {
+    const { uri } = job.checkpoint;
+    const message = `Cannot submit job ${job.name}: ${uri} holds ${event.found.count} checkpoints of another run, continue that one with gokuctl resume --ckpt ${uri} or choose another checkpoint.uri`;
     return { code: "CONFLICT", message };
   }
   return layoutRefusal(job);

@@ -1,5 +1,7 @@
 import { randomUUID } from "node:crypto";
-import { listCheckpoints, openCheckpoint } from "../../checkpoint/load.js";
+import { realpath } from "node:fs/promises";
+import path from "node:path";
+import { listCheckpoints, openCheckpoint, splitCheckpointUri } from "../../checkpoint/load.js";
 import type {
   CheckpointRecord,
   Incident,
@@ -31,7 +33,11 @@ export class ShellApi implements ControllerApi {
     const source = resumeUri === null ? null : await checkpointSource(resumeUri);
     const entries = await listCheckpoints(resolved.checkpoint.uri);
     const generations = entries.map((entry) => Number(entry.state.generation));
-    const found = { count: entries.length, generationHighest: Math.max(0, ...generations) };
+    const found = {
+      count: entries.length,
+      generationHighest: Math.max(0, ...generations),
+      own: resumeUri !== null && (await isSameRoot(resumeUri, resolved.checkpoint.uri)),
+    };
     const reply = await this.#shell.request((requestId) => ({
       kind: "jobSubmitted",
       requestId,
@@ -123,6 +129,19 @@ export class ShellApi implements ControllerApi {
   #status(view: JobView): JobStatus {
     return jobStatus(view, this.#shell.histories.get(view.record.jobId));
   }
+}
+
+/** Whether a checkpoint to resume from stands in a run's own folder, however the two are spelled. */
+async function isSameRoot(resumeUri: string, runUri: string): Promise<boolean> {
+  const [from, to] = await Promise.all([splitCheckpointUri(resumeUri).root, runUri].map(rootName));
+  return from === to;
+}
+
+/** A folder's one name; other addresses are their own. */
+async function rootName(uri: string): Promise<string> {
+  if (/^(?!file:)[a-z][a-z0-9+.-]*:\/\//i.test(uri)) return uri.replace(/\/+$/, "");
+  const folder = path.resolve(uri.replace(/^file:\/\//i, ""));
+  return await realpath(folder).catch(() => folder);
 }
 
 async function checkpointSource(uri: string): Promise<CheckpointSource> {

@@ -196,7 +196,7 @@ test("sample: a sheet and clips come from the checkpoint alone", async () => {
 test("train: a folder that holds an earlier run is refused, and its checkpoints stay", async () => {
   const result = await gokuctl(["train", jobFile("whole"), "--detach", "--controller", cluster.controller]);
   assert.equal(result.code, 4, result.stdout);
-  assert.match(result.stderr, /CONFLICT: .*holds \d+ checkpoints of an earlier run.*gokuctl resume/);
+  assert.match(result.stderr, /CONFLICT: .*holds \d+ checkpoints of another run.*gokuctl resume/);
 });
 
 test("logs, jobs, status and metrics tell of what ran", async () => {

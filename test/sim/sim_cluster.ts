@@ -132,7 +132,7 @@ export class SimCluster implements SimWorld, Truth {
       jobId,
       job,
       source,
-      found: { count: 0, generationHighest: 0 },
+      found: { count: 0, generationHighest: 0, own: false },
     }));
   }
 

@@ -169,7 +169,7 @@ export class CoreHarness {
   }
 
   submit(job: Job = jobOf(), jobId = "job-1"): void {
-    const found = { count: 0, generationHighest: 0 };
+    const found = { count: 0, generationHighest: 0, own: false };
     this.feed({ kind: "jobSubmitted", requestId: `submit-${jobId}`, jobId, job, source: null, found });
   }
 

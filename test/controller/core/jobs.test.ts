@@ -74,6 +74,21 @@ test("submitting the very same again returns the first; another of that name or 
   assert.equal(core.state.jobs.size, 1);
 });
 
+test("a folder that holds another run is refused, to a new job and to one that resumes from elsewhere", () => {
+  const core = ready(1);
+  const found = { count: 3, generationHighest: 4, own: false };
+  for (const source of [null, { uri: "file:///elsewhere/checkpoint-7", state: { generation: 1, step: 7 } }]) {
+    core.feed({ kind: "jobSubmitted", requestId: "r", jobId: "job-1", job: jobOf(), source, found });
+    const result = replyTo(core, "r");
+    assert.ok(!result.ok && result.code === "CONFLICT");
+    assert.match(
+      result.message,
+      /holds 3 checkpoints of another run, continue that one with gokuctl resume --ckpt/,
+    );
+  }
+  assert.equal(core.state.jobs.size, 0);
+});
+
 test("an impossible layout is refused with the arithmetic", () => {
   const core = ready(1);
   core.submit({ ...jobOf(), layout: { dp_replicate: 1, dp_shard: 0, sp: 1 } });
@@ -150,7 +165,7 @@ test("generation numbers rise over all jobs, and above every state that a job re
   const core = ready(2);
   core.submit(jobOf({ name: "a", layout: TWO }), "job-a");
   const source = { uri: "file:///old", state: { generation: 40, step: 7 } };
-  const found = { count: 3, generationHighest: 44 };
+  const found = { count: 3, generationHighest: 44, own: true };
   core.feed({
     kind: "jobSubmitted",
     requestId: "r",
