@@ -79,7 +79,8 @@ function newestCommon(
   return newest;
 }
 
-function newestCheckpoint(
+/** The newest checkpoint that may be restored from; null: none. */
+export function newestCheckpoint(
   entries: readonly CheckpointEntry[],
   excluded: ReadonlySet<string>,
 ): CheckpointEntry | null {

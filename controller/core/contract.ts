@@ -59,8 +59,8 @@ export type Event =
       source: CheckpointSource | null;
       found: { count: number; generationHighest: number; own: boolean };
     }
-  /** Save and stop; `force`: stop at once without saving. */
-  | { kind: "stopRequested"; requestId: string; jobId: string; force: boolean }
+  /** Save and stop. */
+  | { kind: "stopRequested"; requestId: string; jobId: string }
   | { kind: "saveRequested"; requestId: string; jobId: string }
   /** A person vouches for a quarantined node. */
   | { kind: "quarantineLifted"; requestId: string; nodeId: string }
@@ -188,7 +188,8 @@ export interface JobRecord {
   /** Highest generation that had written to its checkpoint.uri before: its own are above, so that they supersede. */
   generationFloor: number;
   submittedAtMs: number;
-  stop: { force: boolean; atMs: number } | null;
+  /** When a person asked to save and stop. */
+  stop: { atMs: number } | null;
   outcome: JobOutcome | null;
 }
 

@@ -101,26 +101,29 @@ export function acceptJob(turn: Turn, requestId: string, jobId: string): void {
   reconsider(turn);
 }
 
-/** Saves and stops; with `force`, or when nothing runs yet, at once. */
+/** Saves and stops; at once when nothing runs yet. */
 export function stopJob(turn: Turn, event: Event & { kind: "stopRequested" }): void {
-  const { requestId, jobId, force } = event;
+  const { requestId, jobId } = event;
   const job = livingJob(turn, requestId, jobId, "stop");
   if (job === null) return;
-  job.record = { ...job.record, stop: { force: force || job.record.stop?.force === true, atMs: turn.nowMs } };
-  if (job.stage === "queued" || force) {
-    const how = force ? "stopped at once as asked, without saving" : "stopped before it ran";
-    endJob(turn, job, { phase: "STOPPED", code: null, reason: how });
+  job.record = { ...job.record, stop: { atMs: turn.nowMs } };
+  if (job.stage === "queued") {
+    endJob(turn, job, { phase: "STOPPED", code: null, reason: "stopped before it ran" });
   }
   persist(turn, [jobWrite(job)], { kind: "stop", requestId, jobId });
 }
 
-/** The wish to stop is durable: tell the ranks, unless no generation runs; the next one is told when it does. */
+/**
+ * The wish to stop is durable: tell the ranks, unless no generation runs; the next one is told when it does. A job that
+ * waits to recover does not wait on for that.
+ */
 export function passStop(turn: Turn, requestId: string, jobId: string): void {
   reply(turn, requestId, { ok: true, jobId });
   const job = turn.state.jobs.get(jobId)!;
   if (isOver(job)) return;
   log(turn, { level: "info", type: "phase", jobId, text: "will save and stop, as asked" });
   if (job.stage === "running" && job.generation!.stage === "run") requestStop(turn, job.generation!);
+  if (job.stage === "waiting") reform(turn, job);
 }
 
 export function saveJob(turn: Turn, event: Event & { kind: "saveRequested" }): void {
@@ -153,15 +156,18 @@ function livingJob(turn: Turn, requestId: string, jobId: string, action: string)
   return null;
 }
 
-/** Makes the outcome durable; nodes are released after that. */
+/**
+ * Makes the outcome durable; nodes are released after that.
+ * @param step where it ended
+ */
 export function endJob(
   turn: Turn,
   job: JobState,
   outcome: Pick<JobOutcome, "phase" | "code" | "reason">,
+  step = job.generation?.step ?? 0,
 ): void {
   disarm(turn, jobTimers.stage(job));
   disarm(turn, jobTimers.stall(job));
-  const step = job.generation?.step ?? 0;
   job.record = { ...job.record, outcome: { ...outcome, step, atMs: turn.nowMs } };
   enter(turn, job, "ending", outcome.reason);
   const incident = closeIncident(turn, job, outcome.phase === "COMPLETED" ? "recovered" : "failed");

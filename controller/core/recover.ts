@@ -1,5 +1,6 @@
 import type { ErrorCode } from "../../job/errors.js";
 import { checkpointsWrite } from "./checkpoints.js";
+import { newestCheckpoint } from "./choose_restore.js";
 import { persist } from "./durable.js";
 import { failureClass } from "./failure_class.js";
 import { startGeneration } from "./form.js";
@@ -7,7 +8,7 @@ import { addEvidence, decide, mark, nameCulprit, openIncident } from "./incident
 import { endJob } from "./jobs.js";
 import { type Culprit, type Fault, judgeFaults } from "./judge_fault.js";
 import { membersInput } from "./members.js";
-import { planMembers } from "./plan_members.js";
+import { type MembersPlan, planMembers } from "./plan_members.js";
 import { dropKill, giveUpReaping, orderKills } from "./reap.js";
 import { countFinished, tryComplete } from "./run.js";
 import type { GenerationState, JobState } from "./state.js";
@@ -21,6 +22,7 @@ import { arm, disarm, enter, hasHeard, jobTimers, log, observe, type Turn, tell 
  *   reaping    end what hangs; what cannot be ended makes its node a bad one;
  *   waiting    for a lost node to bring back its memory, or between attempts;
  *   forming    again, with the same processes where they live.
+ * A job that is to stop goes this way to save what memory holds, but waits for nothing.
  */
 export function reportFaults(turn: Turn, job: JobState, faults: readonly Fault[]): void {
   const generation = job.generation!;
@@ -215,7 +217,8 @@ export function reform(turn: Turn, job: JobState): void {
   const { max_attempts } = job.record.job.recovery;
   const { limits } = turn.state.config;
   if (job.attempts >= max_attempts) {
-    giveUp(turn, job, "NO_PROGRESS", "");
+    const why = `${job.attempts} of ${max_attempts} attempts and no step beyond ${job.stepHighest} was completed`;
+    giveUp(turn, job, "NO_PROGRESS", why);
     return;
   }
   const readyMs =
@@ -235,23 +238,27 @@ export function reform(turn: Turn, job: JobState): void {
       wait(turn, job, plan.reason, plan.retryAtMs);
       return;
     case "exhausted":
-      job.attempts += 1;
-      if (job.attempts >= max_attempts || plan.code === "LAYOUT_INVALID") {
-        giveUp(turn, job, plan.code, plan.reason);
-        return;
-      }
-      job.waitSinceMs = turn.nowMs;
-      wait(
-        turn,
-        job,
-        `${plan.reason}; attempt ${job.attempts} of ${max_attempts}`,
-        turn.nowMs + 1000 * job.record.job.recovery.node_grace_seconds,
-      );
+      goWithout(turn, job, plan);
       return;
   }
 }
 
+/** The grace for lost nodes is over and what is left is not enough: waits on, as long as that many graces. */
+function goWithout(turn: Turn, job: JobState, plan: Extract<MembersPlan, { kind: "exhausted" }>): void {
+  const { max_attempts, node_grace_seconds } = job.record.job.recovery;
+  const seconds = max_attempts * node_grace_seconds;
+  const untilMs = job.waitSinceMs + 1000 * seconds;
+  if (plan.code === "LAYOUT_INVALID") giveUp(turn, job, plan.code, plan.reason);
+  else if (turn.nowMs < untilMs)
+    wait(turn, job, `${plan.reason}; waits for nodes, at most ${seconds} s`, untilMs);
+  else giveUp(turn, job, plan.code, `no nodes came in ${seconds} s: ${plan.reason}`);
+}
+
 function wait(turn: Turn, job: JobState, reason: string, untilMs: number | null): void {
+  if (job.record.stop !== null) {
+    stopWhereDurable(turn, job, reason);
+    return;
+  }
   decide(turn, job, reason);
   enter(turn, job, "waiting", reason);
   if (untilMs === null) disarm(turn, jobTimers.stage(job));
@@ -264,9 +271,22 @@ export function backoffMs(options: { attempts: number; firstMs: number; maxMs: n
   return attempts === 0 ? 0 : Math.min(maxMs, firstMs * 2 ** (attempts - 1));
 }
 
-function giveUp(turn: Turn, job: JobState, code: ErrorCode, detail: string): void {
-  const { max_attempts } = job.record.job.recovery;
+function giveUp(turn: Turn, job: JobState, code: ErrorCode, why: string): void {
+  if (job.record.stop !== null) {
+    stopWhereDurable(turn, job, why);
+    return;
+  }
   const what = job.incident?.what ?? job.reason;
-  const text = `Cannot recover: ${job.attempts} of ${max_attempts} attempts and no step beyond ${job.stepHighest} was completed; last fault: ${what}`;
-  endJob(turn, job, { phase: "FAILED", code, reason: detail === "" ? text : `${text}; ${detail}` });
+  const reason = `Cannot recover: ${why}; last fault: ${what}`;
+  endJob(turn, job, { phase: "FAILED", code, reason });
+}
+
+/** A stop is asked for and nothing runs that could save: the job ends at what is durable, and says what that gives up. */
+function stopWhereDurable(turn: Turn, job: JobState, why: string): void {
+  const durable = newestCheckpoint(job.checkpoints, job.excludedCheckpoints) ?? job.record.source;
+  const step = durable?.state.step ?? 0;
+  const lost = Math.max(0, (job.generation?.step ?? 0) - step);
+  const kept = durable === null ? "nothing is durable" : `step ${step} is durable at ${durable.uri}`;
+  const reason = `stopped as asked, while it could not recover (${why}): ${kept}, ${lost} later steps are given up`;
+  endJob(turn, job, { phase: "STOPPED", code: null, reason }, step);
 }

@@ -65,7 +65,7 @@ export class ShellApi implements ControllerApi {
 
   async stopJob(name: string): Promise<JobStatus> {
     const { jobId } = this.#find(name).record;
-    await this.#shell.request((requestId) => ({ kind: "stopRequested", requestId, jobId, force: false }));
+    await this.#shell.request((requestId) => ({ kind: "stopRequested", requestId, jobId }));
     return this.#status(jobView(this.#shell.state, jobId)!);
   }
 

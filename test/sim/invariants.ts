@@ -91,7 +91,7 @@ export class Invariants implements TrainObserver {
         `job ${record.jobId} COMPLETED at step ${outcome.step} without a checkpoint`,
       );
     }
-    if (outcome.phase === "STOPPED" && outcome.step > 0 && record.stop?.force === false) {
+    if (outcome.phase === "STOPPED" && outcome.step > 0) {
       assert.ok(saved, `job ${record.jobId} STOPPED at step ${outcome.step} without a checkpoint`);
     }
   }

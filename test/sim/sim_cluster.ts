@@ -136,8 +136,8 @@ export class SimCluster implements SimWorld, Truth {
     }));
   }
 
-  requestStop(jobId: string, force = false): void {
-    this.#ask((requestId) => ({ kind: "stopRequested", requestId, jobId, force }));
+  requestStop(jobId: string): void {
+    this.#ask((requestId) => ({ kind: "stopRequested", requestId, jobId }));
   }
 
   requestSave(jobId: string): void {

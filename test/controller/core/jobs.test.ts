@@ -100,7 +100,7 @@ test("an impossible layout is refused with the arithmetic", () => {
 test("a stop saves first, is durable, and reaches a generation that forms only later", () => {
   const core = ready(1);
   core.submit(jobOf({ layout: TWO }));
-  core.feed({ kind: "stopRequested", requestId: "stop", jobId: "job-1", force: false });
+  core.feed({ kind: "stopRequested", requestId: "stop", jobId: "job-1" });
   assert.deepEqual(replyTo(core, "stop"), { ok: true, jobId: "job-1" });
   assert.equal(jobViews(core.state)[0]?.phase, "STOPPING");
   core.take();
@@ -113,17 +113,12 @@ test("a stop saves first, is durable, and reaches a generation that forms only l
   assert.deepEqual([core.job.record.outcome?.phase, core.job.record.outcome?.step], ["STOPPED", 12]);
 });
 
-test("a queued job stops at once, and a forced stop does not wait for a save", () => {
+test("a queued job stops at once", () => {
   const core = ready(1);
   core.submit(jobOf({ name: "runs", layout: TWO }), "job-a");
   core.submit(jobOf({ name: "waits", layout: TWO }), "job-b");
-  core.feed({ kind: "stopRequested", requestId: "b", jobId: "job-b", force: false });
+  core.feed({ kind: "stopRequested", requestId: "b", jobId: "job-b" });
   assert.equal(core.state.jobs.get("job-b")?.record.outcome?.phase, "STOPPED");
-  core.form();
-  core.take();
-  core.feed({ kind: "stopRequested", requestId: "a", jobId: "job-a", force: true });
-  assert.equal(core.job.record.outcome?.phase, "STOPPED");
-  assert.deepEqual(core.commands(), ["n0 release"]);
 });
 
 test("a save is passed on only while the job trains", () => {

@@ -223,6 +223,56 @@ test("a node that takes every attempt down is left for a spare", () => {
   assert.match(core.job.reason, /without n1 \(3 faults in a row without progress\)/);
 });
 
+test("waiting for nodes is no attempt, and ends after as many graces", () => {
+  const core = running({ maxAttempts: 2 });
+  core.disconnect("n1");
+  core.disconnect("n2");
+  core.failed("n0", 0, "COMM_PEER_DIED", 2);
+  core.beat(100_000);
+  assert.deepEqual([core.job.stage, core.job.attempts], ["waiting", 0]);
+  assert.match(core.job.reason, /n1 did not return in 60 s; layout .*; waits for nodes, at most 120 s/);
+  core.beat(21_000);
+  const { outcome } = core.job.record;
+  assert.deepEqual([outcome?.phase, outcome?.code], ["FAILED", "NODE_LOST"]);
+  assert.match(
+    outcome!.reason,
+    /^Cannot recover: no nodes came in 120 s: .*; last fault: rank 2 on n1 was lost/,
+  );
+});
+
+test("a stop ends a recovery that waits, at the newest durable checkpoint", () => {
+  const core = running();
+  const state = { generation: 1n, step: 3n };
+  core.say("n0", {
+    $case: "checkpointCommitted",
+    value: { generation: 1n, state, uri: "file:///c/3", bytes: 1n, seconds: 1 },
+  });
+  core.disconnect("n1");
+  core.failed("n0", 0, "COMM_PEER_DIED", 2);
+  core.pass(100);
+  core.feed({ kind: "stopRequested", requestId: "stop", jobId: "job-1" });
+  const { outcome } = core.job.record;
+  assert.deepEqual([outcome?.phase, outcome?.step], ["STOPPED", 3]);
+  assert.match(
+    outcome!.reason,
+    /waits for n1 .*: step 3 is durable at file:\/\/\/c\/3, 2 later steps are given up$/,
+  );
+});
+
+test("a stop while a fault is judged: what memory holds is restored, saved and stopped when no node is missing", () => {
+  const core = running();
+  core.exited("n1", 2);
+  core.feed({ kind: "stopRequested", requestId: "stop", jobId: "job-1" });
+  core.pass(60);
+  assert.equal(core.job.stage, "forming");
+  core.form(known);
+  assert.deepEqual(core.commands().slice(-2), ["n0 requestStop", "n1 requestStop"]);
+  core.exited("n1", 2); // and does so again: no second attempt
+  core.pass(60);
+  assert.deepEqual([core.job.record.outcome?.phase, core.job.record.outcome?.step], ["STOPPED", 0]);
+  assert.match(core.job.record.outcome!.reason, /nothing is durable, 4 later steps are given up/);
+});
+
 test("a timer that fires far too late judges nobody: the controller itself stood still", () => {
   const core = running();
   core.beat(3_000, stuckPages);
