@@ -1,5 +1,6 @@
 import type { DurableWrite, IncidentRecord, Milestone } from "./contract.js";
 import { durableKeys, EVIDENCE_COUNT_MAX } from "./contract.js";
+import { persist } from "./durable.js";
 import type { Culprit, Fault } from "./judge_fault.js";
 import type { JobState } from "./state.js";
 import { log, observe, type Turn } from "./turn.js";
@@ -35,7 +36,8 @@ export function openIncident(turn: Turn, job: JobState, first: Fault): IncidentR
   };
   job.incident = incident;
   job.incidents.push(incident);
-  if (job.incidents.length > INCIDENTS_COUNT_MAX) job.incidents.shift();
+  const old = job.incidents.splice(0, job.incidents.length - INCIDENTS_COUNT_MAX);
+  if (old.length > 0) persist(turn, old.map(incidentErasure));
   return incident;
 }
 
@@ -94,6 +96,10 @@ export function closeIncident(turn: Turn, job: JobState, outcome: "recovered" | 
     });
   }
   return [incidentWrite(incident)];
+}
+
+export function incidentErasure({ jobId, number }: IncidentRecord): DurableWrite {
+  return { key: durableKeys.incident(jobId, number), record: null };
 }
 
 /** A copy as of now: transactions queue, and the incident goes on changing. */

@@ -5,6 +5,7 @@ import type { DurableWrite, Event, JobOutcome } from "./contract.js";
 import { durableKeys } from "./contract.js";
 import { deepEqual } from "./deep_equal.js";
 import { persist } from "./durable.js";
+import { forgetJobs } from "./forget.js";
 import { requestStop, startGeneration } from "./form.js";
 import { closeIncident } from "./incident.js";
 import { membersInput } from "./members.js";
@@ -187,6 +188,7 @@ export function onEnded(turn: Turn, jobId: string): void {
   for (const node of turn.state.nodes.values()) {
     if (node.jobId === jobId || node.heldJobId === jobId) releaseNode(turn, node.nodeId, jobId);
   }
+  forgetJobs(turn);
   reconsider(turn);
 }
 

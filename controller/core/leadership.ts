@@ -106,6 +106,7 @@ function finishTakeOver(turn: Turn, entries: readonly DurableEntry[]): void {
     if (record.kind === "incident") takeIncident(job, record);
     if (record.kind === "checkpoints") job.checkpoints = structuredClone(record.entries);
   }
+  for (const job of state.jobs.values()) job.incidents.sort((a, b) => a.number - b.number);
   for (const { record } of entries) {
     if (record.kind !== "generation") continue;
     const job = state.jobs.get(record.jobId);
@@ -114,9 +115,7 @@ function finishTakeOver(turn: Turn, entries: readonly DurableEntry[]): void {
 }
 
 function takeIncident(job: JobState, record: IncidentRecord): void {
-  const incident = structuredClone(record);
-  job.incidents.push(incident);
-  job.incidents.sort((a, b) => a.number - b.number);
+  job.incidents.push(structuredClone(record));
   job.incidentLast = Math.max(job.incidentLast, record.number);
 }
 

@@ -1,6 +1,7 @@
 import { admitNode } from "./admit_node.js";
 import { adoptMember, adoptRunning, isTraining } from "./adopt.js";
 import type { Event, Session } from "./contract.js";
+import { forgetNodes } from "./forget.js";
 import { requestStop, sendPhase } from "./form.js";
 import { decide } from "./incident.js";
 import { isOver, reconsider } from "./jobs.js";
@@ -34,6 +35,7 @@ export function onHello(turn: Turn, from: Session, hello: NodeHello): void {
   }
   const node = nodeFrom(turn, from, hello);
   state.nodes.set(hello.nodeId, node);
+  forgetNodes(turn);
   state.nodesChangedMs = nowMs;
   send(turn, node, {
     $case: "welcome",
