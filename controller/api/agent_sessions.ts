@@ -10,7 +10,7 @@ export interface SessionCallbacks {
   onMessage(from: Session, message: AgentMessage): void;
   onGone(from: Session, reason: string): void;
   /** Null: this controller leads. Otherwise why a new session is refused. */
-  refusal(): { error: ErrorDetail; leader: string } | null;
+  refusal(): ErrorDetail | null;
 }
 
 type Call = ServerDuplexStream<SessionRequest, SessionResponse>;
@@ -44,12 +44,12 @@ export class AgentSessions {
   /** Says why, then ends that session. */
   refuse(session: number, error: ErrorDetail): void {
     const call = this.#open.get(session);
-    if (call) refuse(call, { error, leader: "" });
+    if (call) refuse(call, error);
   }
 
   /** Ends all, for example when leadership is lost; agents try the controllers in turn. */
-  refuseAll(error: ErrorDetail, leader: string): void {
-    for (const call of this.#open.values()) refuse(call, { error, leader });
+  refuseAll(error: ErrorDetail): void {
+    for (const call of this.#open.values()) refuse(call, error);
   }
 
   #accept(call: Call): void {
@@ -66,13 +66,10 @@ export class AgentSessions {
         if (refusal) return refuse(call, refusal);
         if (message.$case !== "hello") {
           return refuse(call, {
-            error: {
-              code: "ARGUMENT_INVALID",
-              message: `Cannot open a session: the first message is ${message.$case}, want hello`,
-              operation: "",
-              peer: undefined,
-            },
-            leader: "",
+            code: "ARGUMENT_INVALID",
+            message: `Cannot open a session: the first message is ${message.$case}, want hello`,
+            operation: "",
+            peer: undefined,
           });
         }
         from = {
@@ -94,7 +91,8 @@ export class AgentSessions {
   }
 }
 
-function refuse(call: Call, refused: { error: ErrorDetail; leader: string }): void {
-  call.write({ term: 0n, commandId: 0n, message: { $case: "refused", value: refused } });
+/** No address of the leader is given: the store knows its id only, and agents try the controllers in turn. */
+function refuse(call: Call, error: ErrorDetail): void {
+  call.write({ term: 0n, commandId: 0n, message: { $case: "refused", value: { error, leader: "" } } });
   call.end();
 }

@@ -132,7 +132,6 @@ export type MetricName = keyof typeof METRICS;
 // ---------------------------------------------------------------------------------------------------------------------
 // Durable records (plain JSON; keys below the shell's own prefix)
 
-export type DurableKey = string;
 export const durableKeys = {
   term: "term",
   counter: "counter",
@@ -144,12 +143,12 @@ export const durableKeys = {
 };
 
 export interface DurableEntry {
-  key: DurableKey;
+  key: string;
   modRevision: bigint;
   record: DurableRecord;
 }
 export interface DurableWrite {
-  key: DurableKey;
+  key: string;
   record: DurableRecord | null;
 }
 
@@ -163,14 +162,14 @@ export type DurableRecord =
   | QuarantineRecord;
 
 /** Fence of all commands. Written by every new leader before it commands anything. */
-export interface TermRecord {
+interface TermRecord {
   kind: "term";
   term: number;
   controllerId: string;
 }
 
 /** Generation numbers are given out once, over all jobs; written in the transaction that uses the number. */
-export interface CounterRecord {
+interface CounterRecord {
   kind: "counter";
   generationLast: number;
   jobOrderLast: number;
@@ -246,16 +245,7 @@ export interface QuarantineRecord {
   atMs: number;
 }
 
-export const MILESTONES = [
-  "detected",
-  "aborted",
-  "prepared",
-  "ready",
-  "connected",
-  "restored",
-  "stepped",
-] as const;
-export type Milestone = (typeof MILESTONES)[number];
+export type Milestone = "detected" | "aborted" | "prepared" | "ready" | "connected" | "restored" | "stepped";
 
 /** One fault, from its detection to the next completed step: what `gokuctl why` shows. */
 export interface IncidentRecord {

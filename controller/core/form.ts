@@ -259,7 +259,7 @@ function counterWrite(turn: Turn): DurableWrite {
   };
 }
 
-export function generationWrite(turn: Turn, job: JobState): DurableWrite {
+function generationWrite(turn: Turn, job: JobState): DurableWrite {
   const generation = job.generation!;
   const running = generation.stage === "run";
   return {

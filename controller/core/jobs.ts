@@ -225,6 +225,6 @@ export function isOver(job: JobState): boolean {
   return job.stage === "ending" || job.stage === "ended";
 }
 
-export function jobWrite(job: JobState): DurableWrite {
+function jobWrite(job: JobState): DurableWrite {
   return { key: durableKeys.job(job.record.jobId), record: structuredClone(job.record) };
 }

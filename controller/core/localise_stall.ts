@@ -98,7 +98,7 @@ function waitingText(waiting: readonly (RankSighting & { page: RankPage })[]): s
   return `${who} in ${operationText(first.page)} (number ${first.page.entered})`;
 }
 
-export function operationText(page: RankPage): string {
+function operationText(page: RankPage): string {
   if (page.collective === "") return page.phase;
   return page.group === "" ? page.collective : `${page.collective} of ${page.group}`;
 }

@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import type { Logger } from "pino";
+import type { ErrorDetail } from "../../gen/goku/v1/common.pb.js";
 import { GokuError } from "../../job/errors.js";
 import { AgentSessions } from "../api/agent_sessions.js";
 import type { DurableEntry, Effect, Event, Reply } from "../core/contract.js";
@@ -56,18 +57,7 @@ export class ControllerShell {
         this.#submit({ kind: "agentMessage", from, message });
       },
       onGone: (from, reason) => this.#submit({ kind: "agentDisconnected", from, reason }),
-      refusal: () =>
-        this.#fence === null
-          ? {
-              error: {
-                code: "NOT_LEADER",
-                message: "Cannot serve agents: this controller does not lead",
-                operation: "",
-                peer: undefined,
-              },
-              leader: "",
-            }
-          : null,
+      refusal: () => (this.#fence === null ? notLeading("this controller does not lead") : null),
     });
     this.#leadership = new Leadership({
       store: options.store,
@@ -204,10 +194,7 @@ export class ControllerShell {
     this.#fence = null;
     this.#options.log.warn(`leadership lost: ${reason}`);
     this.#submit({ kind: "leadershipLost", reason });
-    this.sessions.refuseAll(
-      { code: "NOT_LEADER", message: `Cannot serve agents: ${reason}`, operation: "", peer: undefined },
-      "",
-    );
+    this.sessions.refuseAll(notLeading(reason));
     this.#timers.cancelAll();
     for (const answer of this.#requests.values())
       answer({ ok: false, code: "NOT_LEADER", message: `Cannot answer: ${reason}` });
@@ -259,4 +246,8 @@ export class ControllerShell {
     this.#nowMs = Math.max(this.#nowMs, Date.now());
     return this.#nowMs;
   }
+}
+
+function notLeading(reason: string): ErrorDetail {
+  return { code: "NOT_LEADER", message: `Cannot serve agents: ${reason}`, operation: "", peer: undefined };
 }

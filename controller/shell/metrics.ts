@@ -5,8 +5,11 @@ import { METRICS, type MetricName } from "../core/contract.js";
 /** What each of the core's metrics means; complete by its type. */
 const HELP: Record<MetricName, { help: string; labels: string[] }> = {
   goku_agent_messages_refused_total: { help: "Agent messages refused, by reason", labels: ["reason"] },
-  goku_generations_formed_total: { help: "Generations that began to train", labels: [] },
-  goku_generations_failed_total: { help: "Generations that failed while forming", labels: [] },
+  goku_generations_formed_total: { help: "Generations whose ranks were given places", labels: [] },
+  goku_generations_failed_total: {
+    help: "Generations that ended by a fault, forming or training",
+    labels: [],
+  },
   goku_incidents_total: { help: "Faults detected, by error code", labels: ["code"] },
   goku_recovery_seconds: { help: "From detection of a fault to the next completed step", labels: ["code"] },
   goku_steps_lost_total: { help: "Steps computed again after a fault", labels: [] },
