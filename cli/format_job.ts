@@ -1,10 +1,11 @@
+import { jobJson } from "../controller/api/json.js";
 import {
   JobPhase,
   type JobStatus,
   jobPhaseToJSON,
   type WatchEventsResponse,
 } from "../gen/goku/v1/controller.pb.js";
-import { bar, duration, fields, number, table } from "./output.js";
+import { bar, duration, fields, number, type Output, show, table } from "./output.js";
 
 export function phaseName(phase: JobPhase): string {
   return jobPhaseToJSON(phase).replace("JOB_PHASE_", "");
@@ -15,8 +16,12 @@ export function isOver(phase: JobPhase): boolean {
   return phase === JobPhase.COMPLETED || phase === JobPhase.STOPPED || phase === JobPhase.FAILED;
 }
 
-export function layoutText(job: JobStatus): string {
-  return job.layout ? `${job.layout.dpReplicate}x${job.layout.dpShard}x${job.layout.sp}` : "-";
+function layoutText({ layout }: JobStatus): string {
+  return layout ? `${layout.dpReplicate}x${layout.dpShard}x${layout.sp}` : "-";
+}
+
+export function showJob(output: Output, job: JobStatus | undefined): void {
+  show(output, job ? jobJson(job) : null, () => (job ? jobDetail(job) : "No job"));
 }
 
 export function jobsTable(jobs: JobStatus[]): string {

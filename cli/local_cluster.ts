@@ -1,6 +1,6 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
-import { createWriteStream, mkdirSync, type WriteStream } from "node:fs";
+import { createWriteStream, mkdirSync, rmSync, type WriteStream } from "node:fs";
 import path from "node:path";
 import { ERRORS, type ErrorCode, GokuError } from "../job/errors.js";
 
@@ -9,7 +9,7 @@ export interface LocalClusterOptions {
   slotsPerNode: number;
   /** Logs and the embedded store go here; kept afterwards. */
   folder: string;
-  /** Parent of the nodes' shared memory; one of this cluster's own unless given: another one's memory is of no use here. */
+  /** Parent of the nodes' shared memory; one of this cluster's own unless given, which ends with it. */
   stateDir?: string;
   /** Extra environment of controller and agents, for example failpoints. */
   env?: Record<string, string>;
@@ -26,6 +26,7 @@ export interface LocalClusterOptions {
  */
 export class LocalCluster {
   readonly #options: LocalClusterOptions;
+  readonly #stateDir: string;
   readonly #members = new Map<string, Member>();
   #stopping = false;
   /** host:port of gRPC and the URL of REST. */
@@ -34,6 +35,7 @@ export class LocalCluster {
 
   private constructor(options: LocalClusterOptions) {
     this.#options = options;
+    this.#stateDir = options.stateDir ?? path.join("/dev/shm/goku", path.basename(options.folder));
   }
 
   static async start(options: LocalClusterOptions): Promise<LocalCluster> {
@@ -94,7 +96,6 @@ export class LocalCluster {
   }
 
   startAgent(node: string): void {
-    const { stateDir, folder } = this.#options;
     this.#spawn(node, [
       "agent",
       "--controller",
@@ -106,19 +107,21 @@ export class LocalCluster {
       "--host",
       "127.0.0.1",
       "--state-dir",
-      stateDir ?? path.join("/dev/shm/goku", path.basename(folder)),
+      this.#stateDir,
       "--log-dir",
-      folder,
+      this.#options.folder,
     ]);
   }
 
-  /** Ends everything: agents first, so that they can save their logs and shared memory is freed. */
-  async stop(): Promise<void> {
+  /**
+   * Ends everything and frees its shared memory. On SIGTERM agents let their ranks save first; SIGKILL ends all at once.
+   */
+  async stop(signal: "SIGTERM" | "SIGKILL" = "SIGTERM"): Promise<void> {
     this.#stopping = true;
     const ends = [...this.#members.values()].map(async ({ child, log }) => {
       if (child.exitCode === null && child.signalCode === null) {
         const exited = once(child, "exit");
-        child.kill("SIGTERM");
+        child.kill(signal);
         const reaper = setTimeout(() => child.kill("SIGKILL"), 10_000);
         await exited;
         clearTimeout(reaper);
@@ -126,6 +129,8 @@ export class LocalCluster {
       log.end();
     });
     await Promise.all(ends);
+    if (this.#options.stateDir === undefined)
+      rmSync(this.#stateDir, { recursive: true, force: true, maxRetries: 10 }); // the last rank may still be going
   }
 
   #spawn(name: string, args: string[]): Member {
@@ -133,6 +138,7 @@ export class LocalCluster {
     const log = this.#members.get(name)?.log ?? createWriteStream(logPath, { flags: "a" });
     const child = fork(path.join(import.meta.dirname, "main.js"), args, {
       stdio: ["ignore", "pipe", "pipe", "ipc"],
+      detached: true, // a group of its own: Ctrl-C is for the parent, which ends its members in order
       env: { ...process.env, ...this.#options.env },
     });
     child.stdout!.pipe(log, { end: false });
@@ -155,7 +161,7 @@ export class LocalCluster {
   }
 }
 
-export function nodeName(index: number): string {
+function nodeName(index: number): string {
   return `node-${String.fromCharCode(97 + (index % 26))}${index >= 26 ? Math.floor(index / 26) : ""}`;
 }
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { logVerbosity, setLogVerbosity } from "@grpc/grpc-js";
 import { Command, CommanderError } from "commander";
 import { ERRORS, GokuError, toGokuError } from "../job/errors.js";
 import { productVersion } from "../job/version.js";
@@ -7,9 +8,11 @@ import { addCheckpointCommands } from "./commands/ckpt.js";
 import { addDataCommands } from "./commands/data.js";
 import { addDoctorCommand } from "./commands/doctor.js";
 import { addJobCommands } from "./commands/jobs.js";
+import { addNodesCommand } from "./commands/nodes.js";
+import { addResumeCommand } from "./commands/resume.js";
 import { addSampleCommand } from "./commands/sample.js";
 import { addServerCommands } from "./commands/servers.js";
-import { addTrainCommands } from "./commands/train.js";
+import { addTrainCommand } from "./commands/train.js";
 
 /** `gokuctl`: handlers translate; nothing here decides. Exit codes are those of the error catalogue (docs/errors.md). */
 function buildProgram(): Command {
@@ -21,46 +24,84 @@ function buildProgram(): Command {
       "controller to ask",
       process.env.GOKU_CONTROLLER ?? DEFAULT_CONTROLLER,
     )
-    .option("--json", "print one JSON document instead of text", false)
+    .option(
+      "--json",
+      "print one JSON document instead of text; train, resume and watch: a line for each event, the job last",
+      false,
+    )
     .showSuggestionAfterError()
-    .exitOverride()
     .addHelpText(
       "after",
       `
 First steps:
   gokuctl data shapes ./data/shapes              write a small data set of captioned pictures and clips
   gokuctl train examples/shapes.yaml --local 2x2 train it here on 2 nodes of 2 ranks each
-  gokuctl why                                    what happened when something broke
-  gokuctl resume --ckpt ./runs/shapes --local 1x3  go on from the last checkpoint on 3 ranks
+  gokuctl resume --ckpt ./runs/shapes --local 1x3 --layout 1x3x1  go on from the last checkpoint on 3 ranks
   gokuctl sample --ckpt ./runs/shapes --prompt "a red circle" --out red.png
 
-Exit codes: 0 done, 2 a wrong argument or job file, 3 not found, 7 corrupt checkpoint, 21 no controller,
-32 hardware or rank failure, 33 hang, 34 no progress after all recovery attempts; the whole list is in docs/errors.md`,
+With a controller and agents that stay:
+  gokuctl controller                             and on every node: gokuctl agent --node NAME --slots N
+  gokuctl train examples/shapes.yaml --detach    then: gokuctl watch, status, logs, stop
+  gokuctl why                                    what happened when something broke
+
+Exit codes: 0 done, 1 doctor found a problem, 2 a wrong argument or job file, 3 not found, 7 corrupt checkpoint,
+21 no controller, 32 hardware or rank failure, 33 hang, 34 no progress after all recovery attempts, 130 interrupted;
+the whole list is in docs/errors.md`,
     );
-  addTrainCommands(program);
+  addTrainCommand(program);
+  addResumeCommand(program);
   addJobCommands(program);
+  addNodesCommand(program);
   addCheckpointCommands(program);
   addSampleCommand(program);
   addDataCommands(program);
   addServerCommands(program);
   addDoctorCommand(program);
-  for (const command of program.commands) command.exitOverride();
+  for (const command of [program, ...subcommands(program)]) prepare(command);
   return program;
 }
 
+function subcommands(command: Command): Command[] {
+  return command.commands.flatMap((sub) => [sub, ...subcommands(sub)]);
+}
+
+/** Wrong usage is thrown, so that main() answers it like every other error. */
+function prepare(command: Command): void {
+  command.exitOverride().configureHelp({ showGlobalOptions: true });
+  command.configureOutput({
+    outputError: () => {},
+    ...(asJson() ? { writeErr: () => {} } : {}),
+  });
+}
+
 async function main(): Promise<number> {
+  // It writes lines of its own about every port that cannot be had.
+  if (process.env.GRPC_VERBOSITY === undefined) setLogVerbosity(logVerbosity.NONE);
   try {
     await buildProgram().parseAsync();
-    return 0;
+    return Number(process.exitCode ?? 0);
   } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : ERRORS.ARGUMENT_INVALID.exit;
-    const known = error instanceof GokuError ? error : toGokuError(error);
-    if (process.argv.includes("--json"))
+    if (error instanceof CommanderError && error.exitCode === 0) return 0; // --help, --version
+    if (error instanceof CommanderError && error.code === "commander.help" && !asJson())
+      return ERRORS.ARGUMENT_INVALID.exit; // no command was given, and the help has been printed
+    const known = error instanceof CommanderError ? usageError(error) : toGokuError(error);
+    if (asJson())
       process.stderr.write(`${JSON.stringify({ error: { code: known.code, message: known.message } })}\n`);
     else process.stderr.write(`${known.code}: ${known.message}\n`);
     if (known.code === "INTERNAL" && error instanceof Error) process.stderr.write(`${error.stack}\n`);
     return ERRORS[known.code].exit;
   }
+}
+
+function usageError({ code, message }: CommanderError): GokuError {
+  const said = code === "commander.help" ? "none was given" : message.replace(/^error: /, "");
+  const line = said.replace(/\s*\n\s*/g, " ").replace(/\.$/, "");
+  return new GokuError("ARGUMENT_INVALID", `Cannot read the command: ${line}; see gokuctl --help`);
+}
+
+/** Also where the arguments could not be read. */
+function asJson(): boolean {
+  return process.argv.includes("--json");
 }
 
 // A closed pipe (`gokuctl logs | head`) is no error.

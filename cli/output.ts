@@ -1,6 +1,6 @@
 import Table from "cli-table3";
 
-/** What a person or a program reads. With `--json` every command prints one JSON document and nothing else. */
+/** What a person or a program reads. With `--json` a command prints one JSON document, or one to a line where it follows a job. */
 export interface Output {
   json: boolean;
 }

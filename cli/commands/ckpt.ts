@@ -1,136 +1,160 @@
+import { statSync } from "node:fs";
 import type { Command } from "commander";
-import { inspectCheckpoint } from "../../checkpoint/inspect.js";
-import { listCheckpoints } from "../../checkpoint/load.js";
+import { type InspectReport, inspectCheckpoint } from "../../checkpoint/inspect.js";
+import { type CheckpointEntry, listCheckpoints, splitCheckpointUri } from "../../checkpoint/load.js";
 import { verifyCheckpoint } from "../../checkpoint/verify.js";
 import { GokuError } from "../../job/errors.js";
+import { Layout } from "../../job/layout.js";
+import { entryJson, inspectJson, verifyJson } from "../ckpt_json.js";
 import { globals } from "../context.js";
 import { bar, bytes, fields, show, table } from "../output.js";
-import { wholeNumber } from "./jobs.js";
-import { checkpointUri } from "./train.js";
+import { checkpointUri, wholeNumber } from "../read_options.js";
+
+const ONE = "folder of a run (its newest checkpoint) or one checkpoint-<step> folder";
 
 /** Commands that read checkpoints directly; none needs a controller. */
 export function addCheckpointCommands(program: Command): void {
   const ckpt = program.command("ckpt").description("list, inspect and verify checkpoints");
-
   ckpt
     .command("ls")
     .description("committed checkpoints of a run, newest first")
     .argument("<dir>", "folder of the run (checkpoint.uri of its job)")
-    .action(async (dir: string, _options, command: Command) => {
-      const unreadable: { uri: string; error: Error }[] = [];
-      const entries = await listCheckpoints(checkpointUri(dir), (found) => unreadable.push(found));
-      show(globals(command), { checkpoints: entries }, () =>
-        entries.length === 0
-          ? `No committed checkpoint in ${dir}`
-          : table(
-              ["STEP", "GENERATION", "LAYOUT", "SIZE", "COMMITTED", "LINE", "FOLDER"],
-              entries.map((e) => [
-                e.step,
-                e.state.generation,
-                layoutText(e.layout),
-                bytes(e.bytes),
-                e.committedAt,
-                e.current ? "current" : "given up",
-                e.uri,
-              ]),
-            ),
-      );
-      for (const { uri, error } of unreadable) process.stderr.write(`warning: ${uri}: ${error.message}\n`);
-    });
-
+    .addHelpText("after", "\nExample:\n  gokuctl ckpt ls ./runs/shapes")
+    .action(list);
   ckpt
     .command("inspect")
     .description("tensors, files and the state's facts, without reading tensor data")
-    .argument("<dir>", "folder of a run (its newest checkpoint) or one checkpoint-<step> folder")
+    .argument("<dir>", ONE)
     .option("--step <step>", "that step instead of the newest")
     .option("--intervals", "every interval: which file holds which elements")
     .option("--all", "every tensor instead of the first 40")
-    .action(
-      async (
-        dir: string,
-        options: { step?: string; intervals?: boolean; all?: boolean },
-        command: Command,
-      ) => {
-        const step = options.step === undefined ? null : wholeNumber("--step", options.step);
-        const report = await inspectCheckpoint(checkpointUri(dir), step);
-        show(globals(command), report, () => {
-          const r = report;
-          const most = options.all ? Number.POSITIVE_INFINITY : 40;
-          const tensors = r.tensors.slice(0, most);
-          const parts = [
-            fields([
-              ["checkpoint", r.uri],
-              ["state", `step ${r.meta.state.step} of generation ${r.meta.state.generation}`],
-              [
-                "parent",
-                r.meta.parent
-                  ? `step ${r.meta.parent.step} of generation ${r.meta.parent.generation}`
-                  : "none",
-              ],
-              ["layout", layoutText(r.meta.layout)],
-              ["committed", r.committedAt],
-              ["size", `${bytes(r.bytes)}, ${r.elementCount} elements, ${r.files.length} files`],
-              ["data digest", r.meta.dataDigest],
-              ["version", r.meta.version],
-            ]),
-            table(
-              ["TENSOR", "SHAPE", "SIZE", "INTERVALS"],
-              tensors.map((t) => [t.name, t.shape.join(" x "), bytes(t.bytes), t.intervalCount]),
-            ),
-          ];
-          if (tensors.length < r.tensors.length)
-            parts.push(`... and ${r.tensors.length - tensors.length} more (--all)`);
-          parts.push(
-            table(
-              ["FILE", "WRITER", "SIZE", "INTERVALS"],
-              r.files.map((f) => [f.name, f.writer, bytes(f.bytes), f.intervalCount]),
-            ),
-          );
-          if (options.intervals) {
-            parts.push(
-              table(
-                ["TENSOR", "START", "LENGTH", "FILE", "OFFSET", "CHUNKS"],
-                r.intervals.map((i) => [i.tensor, i.start, i.length, i.file, i.offset, i.chunkCount]),
-              ),
-            );
-          }
-          return parts.join("\n\n");
-        });
-      },
-    );
-
+    .addHelpText("after", "\nExample:\n  gokuctl ckpt inspect ./runs/shapes --step 200 --intervals")
+    .action(inspect);
   ckpt
     .command("verify")
     .description("read every byte of a checkpoint and compare it with its digests")
-    .argument("<dir>", "folder of a run (its newest checkpoint) or one checkpoint-<step> folder")
-    .action(async (dir: string, _options, command: Command) => {
-      const live = process.stderr.isTTY === true;
-      const started = performance.now();
-      const report = await verifyCheckpoint(checkpointUri(dir), ({ bytesDone, bytesTotal }) => {
-        if (!live) return;
-        const rate = bytesDone / Math.max(1e-3, (performance.now() - started) / 1000);
-        process.stderr.write(
-          `\r\x1b[2K${bar(bytesDone / Math.max(1, bytesTotal))} ${bytes(bytesDone)} of ${bytes(bytesTotal)}  ${bytes(Math.round(rate))}/s`,
-        );
-      });
-      if (live) process.stderr.write("\r\x1b[2K");
-      show(globals(command), report, () =>
-        report.bad.length === 0
-          ? `${report.uri}: whole, ${bytes(report.bytes)} in ${report.chunkCount} chunks of at most 1 MiB agree with their digests`
-          : table(
-              ["FILE", "TENSOR", "MIB", "OFFSET", "WHAT"],
-              report.bad.map((b) => [b.file, b.tensor ?? "-", b.chunk, b.offset, b.reason]),
-            ),
-      );
-      if (report.bad.length > 0) {
-        throw new GokuError(
-          "CHECKPOINT_CORRUPT",
-          `Cannot trust ${report.uri}: ${report.bad.length} of ${report.chunkCount} chunks are bad; resume from an older step (gokuctl ckpt ls)`,
-        );
-      }
-    });
+    .argument("<dir>", ONE)
+    .addHelpText("after", "\nExample:\n  gokuctl ckpt verify ./runs/shapes/checkpoint-200")
+    .action(verify);
 }
 
-function layoutText(layout: { dp_replicate: number; dp_shard: number; sp: number }): string {
-  return `${layout.dp_replicate}x${layout.dp_shard}x${layout.sp}`;
+async function list(dir: string, _options: object, command: Command): Promise<void> {
+  const uri = splitCheckpointUri(checkpointUri(dir)).root;
+  requireFolder(dir, uri);
+  const unreadable: { uri: string; error: GokuError }[] = [];
+  const entries = await listCheckpoints(uri, (found) => unreadable.push(found));
+  const output = globals(command);
+  const json = {
+    checkpoints: entries.map(entryJson),
+    unreadable: unreadable.map((found) => ({
+      uri: found.uri,
+      error: { code: found.error.code, message: found.error.message },
+    })),
+  };
+  show(output, json, () =>
+    entries.length === 0 ? `No committed checkpoint in ${dir}` : entryTable(entries),
+  );
+  if (output.json) return;
+  for (const found of unreadable) process.stderr.write(`warning: ${found.uri}: ${found.error.message}\n`);
+}
+
+/** Storage creates folders when it first writes, so that to it one that is not there is empty; a person has mistyped. */
+function requireFolder(dir: string, uri: string): void {
+  if (!uri.startsWith("file://") || statSync(uri.slice(7), { throwIfNoEntry: false })?.isDirectory()) return;
+  throw new GokuError(
+    "NOT_FOUND",
+    `Cannot list checkpoints of ${dir}: there is no such folder, check the path`,
+  );
+}
+
+function entryTable(entries: readonly CheckpointEntry[]): string {
+  return table(
+    ["STEP", "GENERATION", "LAYOUT", "SIZE", "COMMITTED", "LINE", "FOLDER"],
+    entries.map((e) => [
+      e.step,
+      e.state.generation,
+      String(new Layout(e.layout)),
+      bytes(e.bytes),
+      e.committedAt,
+      e.current ? "current" : "given up",
+      e.uri,
+    ]),
+  );
+}
+
+interface InspectOptions {
+  step?: string;
+  intervals?: boolean;
+  all?: boolean;
+}
+
+async function inspect(dir: string, options: InspectOptions, command: Command): Promise<void> {
+  const step = options.step === undefined ? null : wholeNumber("--step", options.step);
+  const report = await inspectCheckpoint(checkpointUri(dir), step);
+  show(globals(command), inspectJson(report), () => inspectText(report, options));
+}
+
+function inspectText(report: InspectReport, options: InspectOptions): string {
+  const { meta, tensors, files, intervals } = report;
+  const shown = options.all ? tensors : tensors.slice(0, 40);
+  const parent = meta.parent ? `step ${meta.parent.step} of generation ${meta.parent.generation}` : "none";
+  const parts = [
+    fields([
+      ["checkpoint", report.uri],
+      ["state", `step ${meta.state.step} of generation ${meta.state.generation}`],
+      ["parent", parent],
+      ["layout", String(new Layout(meta.layout))],
+      ["committed", report.committedAt],
+      ["size", `${bytes(report.bytes)}, ${report.elementCount} elements, ${files.length} files`],
+      ["data digest", meta.dataDigest],
+      ["version", meta.version],
+    ]),
+    table(
+      ["TENSOR", "SHAPE", "SIZE", "INTERVALS"],
+      shown.map((t) => [t.name, t.shape.join(" x "), bytes(t.bytes), t.intervalCount]),
+    ),
+  ];
+  if (shown.length < tensors.length) parts.push(`... and ${tensors.length - shown.length} more (--all)`);
+  parts.push(
+    table(
+      ["FILE", "WRITER", "SIZE", "INTERVALS"],
+      files.map((f) => [f.name, f.writer, bytes(f.bytes), f.intervalCount]),
+    ),
+  );
+  if (options.intervals) {
+    parts.push(
+      table(
+        ["TENSOR", "START", "LENGTH", "FILE", "OFFSET", "CHUNKS"],
+        intervals.map((i) => [i.tensor, i.start, i.length, i.file, i.offset, i.chunkCount]),
+      ),
+    );
+  }
+  return parts.join("\n\n");
+}
+
+async function verify(dir: string, _options: object, command: Command): Promise<void> {
+  const live = process.stderr.isTTY === true;
+  const started = performance.now();
+  const report = await verifyCheckpoint(checkpointUri(dir), ({ bytesDone, bytesTotal }) => {
+    if (!live) return;
+    const rate = bytesDone / Math.max(1e-3, (performance.now() - started) / 1000);
+    process.stderr.write(
+      `\r\x1b[2K${bar(bytesDone / Math.max(1, bytesTotal))} ${bytes(bytesDone)} of ${bytes(bytesTotal)}  ${bytes(Math.round(rate))}/s`,
+    );
+  });
+  if (live) process.stderr.write("\r\x1b[2K");
+  show(globals(command), verifyJson(report), () =>
+    report.bad.length === 0
+      ? `${report.uri}: whole, ${bytes(report.bytes)} in ${report.chunkCount} chunks of at most 1 MiB agree with their digests`
+      : table(
+          ["FILE", "TENSOR", "MIB", "OFFSET", "WHAT"],
+          report.bad.map((b) => [b.file, b.tensor ?? "-", b.chunk, b.offset, b.reason]),
+        ),
+  );
+  if (report.bad.length > 0) {
+    throw new GokuError(
+      "CHECKPOINT_CORRUPT",
+      `Cannot trust ${report.uri}: ${report.bad.length} of ${report.chunkCount} chunks are bad; resume from an older step (gokuctl ckpt ls)`,
+    );
+  }
 }

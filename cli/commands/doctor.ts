@@ -1,10 +1,10 @@
 import { execFileSync } from "node:child_process";
-import { accessSync, constants, existsSync, readdirSync, statfsSync } from "node:fs";
+import { accessSync, constants, statfsSync } from "node:fs";
 import os from "node:os";
-import path from "node:path";
 import type { Command } from "commander";
 import { loadNative } from "../../worker/engine/load_native.js";
 import { globals } from "../context.js";
+import { type NodeFolder, nodeFolders, removeNodeFolder } from "../node_folders.js";
 import { bytes, show, table } from "../output.js";
 
 interface Finding {
@@ -21,13 +21,15 @@ export function addDoctorCommand(program: Command): void {
     .command("doctor")
     .description("check this machine: Node, native addon, ffmpeg, shared memory, leftovers of dead jobs")
     .option("--state-dir <dir>", "shared-memory folder to look at", "/dev/shm/goku")
-    .action((options: { stateDir: string }, command: Command) => {
+    .option("--clean", "free the memory of nodes whose agent and ranks are all gone")
+    .addHelpText("after", "\nExample:\n  gokuctl doctor --clean")
+    .action((options: { stateDir: string; clean?: boolean }, command: Command) => {
       const findings = [
         nodeVersion(),
         nativeAddon(),
         ffmpeg(),
         sharedMemory(),
-        leftovers(options.stateDir),
+        snapshots(options.stateDir, options.clean ?? false),
         fileLimit(),
       ];
       show(globals(command), { findings }, () =>
@@ -110,18 +112,30 @@ function sharedMemory(): Finding {
   }
 }
 
-/** Rank folders whose agent is gone: the next agent of that node adopts them, a person may remove them. */
-function leftovers(stateDir: string): Finding {
-  const folders = existsSync(stateDir) ? readdirSync(stateDir) : [];
+/**
+ * Memory of nodes. That of an agent which was killed is adopted when it is started again under its name, so it is freed
+ * only when asked; that of living processes never.
+ */
+function snapshots(stateDir: string, clean: boolean): Finding {
+  const nodes = nodeFolders(stateDir);
+  const living = nodes.filter((node) => node.owner !== null);
+  const orphans = nodes.filter((node) => node.owner === null);
+  const removed = clean ? orphans.filter((node) => removeNodeFolder(node.path)) : [];
+  const said = [`${living.length} nodes alive`];
+  const left = orphans.length - removed.length;
+  if (left > 0) said.push(`${left} without a living process (${total(orphans)})`);
+  if (removed.length > 0)
+    said.push(`removed ${removed.map((node) => node.path).join(", ")} (${total(removed)})`);
   return {
     check: "snapshots",
-    state: "ok",
-    found: folders.length === 0 ? "none" : `${folders.length} node folders in ${stateDir}`,
-    advice:
-      folders.length === 0
-        ? ""
-        : `kept for agents that return; when no job runs: rm -r ${path.join(stateDir, "*")}`,
+    state: left > 0 ? "warning" : "ok",
+    found: said.join(", "),
+    advice: left > 0 ? "gokuctl doctor --clean frees them, unless their agents are to be started again" : "",
   };
+}
+
+function total(nodes: readonly NodeFolder[]): string {
+  return bytes(nodes.reduce((sum, node) => sum + node.bytes, 0));
 }
 
 function fileLimit(): Finding {

@@ -1,19 +1,20 @@
 import path from "node:path";
 import type { Command } from "commander";
 import { GokuError } from "../../job/errors.js";
+import type { Job } from "../../job/job.js";
+import type { RgbClip } from "../../worker/data/rgb_clip.js";
 import { writeClip } from "../../worker/media/write_clip.js";
 import { writeSheet } from "../../worker/media/write_sheet.js";
 import { openSampler } from "../../worker/sample/open_sampler.js";
 import { globals } from "../context.js";
 import { bar, duration, show } from "../output.js";
-import { wholeNumber } from "./jobs.js";
-import { checkpointUri } from "./train.js";
+import { checkpointUri, collect, wholeNumber, wholePair } from "../read_options.js";
 
 interface SampleCommandOptions {
   ckpt: string;
   prompt: string[];
   out: string;
-  frames: string;
+  frames?: string;
   size?: string;
   seed: string;
   steps?: string;
@@ -29,7 +30,7 @@ export function addSampleCommand(program: Command): void {
     .option(
       "--prompt <text>",
       "what to draw; repeat for several (default: the job's sample.prompts)",
-      (value, all: string[]) => [...all, value],
+      collect,
       [],
     )
     .option(
@@ -37,104 +38,134 @@ export function addSampleCommand(program: Command): void {
       ".png: a sheet of all pictures; .mp4: one clip per prompt (numbered when several)",
       "samples.png",
     )
-    .option("--frames <count>", "frames of a clip (default: the job's max_frames for .mp4, 1 for .png)", "")
+    .option("--frames <count>", "frames of a clip (default: the job's max_frames for .mp4, 1 for .png)")
     .option("--size <width>x<height>", "pixels (default: the square of the job's max_pixels)")
     .option("--seed <number>", "seed of the noise", "1")
     .option("--steps <count>", "Euler steps (default: the job's)")
     .option("--guidance <number>", "classifier-free guidance, 1: none (default: the job's)")
     .option("--weights <kind>", "ema or model", "ema")
+    .addHelpText(
+      "after",
+      `
+Examples:
+  gokuctl sample --ckpt ./runs/shapes --prompt "a red circle" --prompt "a blue square" --out sheet.png
+  gokuctl sample --ckpt ./runs/shapes/checkpoint-600 --prompt "a green circle moving right" --out clip.mp4`,
+    )
     .action(runSample);
 }
 
 async function runSample(options: SampleCommandOptions, command: Command): Promise<void> {
   const output = globals(command);
-  const extension = path.extname(options.out);
-  if (extension !== ".png" && extension !== ".mp4") {
-    throw new GokuError(
-      "ARGUMENT_INVALID",
-      `Cannot write ${options.out}: want a name that ends in .png or .mp4`,
-    );
-  }
-  if (options.weights !== "ema" && options.weights !== "model") {
-    throw new GokuError(
-      "ARGUMENT_INVALID",
-      `Cannot sample with --weights ${options.weights}: want ema or model`,
-    );
-  }
-  const sampler = await openSampler(checkpointUri(options.ckpt), { weights: options.weights });
+  const asked = readOptions(options);
+  const started = performance.now();
+  const sampler = await openSampler(checkpointUri(options.ckpt), { weights: asked.weights });
   try {
-    const { data, sample } = sampler.job;
-    const prompts = options.prompt.length > 0 ? options.prompt : sample.prompts;
+    const { job } = sampler;
+    const prompts = options.prompt.length > 0 ? options.prompt : job.sample.prompts;
     if (prompts.length === 0)
       throw new GokuError(
         "ARGUMENT_INVALID",
         "Cannot sample: no prompt; give --prompt or sample.prompts in the job",
       );
-    const { width, height } = readSize(options.size, data.max_pixels);
-    const frames = options.frames
-      ? wholeNumber("--frames", options.frames)
-      : extension === ".mp4"
-        ? data.max_frames
-        : 1;
-    const started = performance.now();
+    const picture = pictureSize(asked, job);
     const clips = await sampler.sample({
-      requests: prompts.map((prompt) => ({ prompt, width, height, frames })),
-      seed: wholeNumber("--seed", options.seed),
-      ...(options.steps ? { steps: wholeNumber("--steps", options.steps) } : {}),
-      ...(options.guidance ? { guidance: readNumber("--guidance", options.guidance) } : {}),
+      requests: prompts.map((prompt) => ({ prompt, ...picture })),
+      seed: asked.seed,
+      ...(asked.steps === null ? {} : { steps: asked.steps }),
+      ...(asked.guidance === null ? {} : { guidance: asked.guidance }),
       onProgress: (done) => {
         if (process.stderr.isTTY && !output.json)
           process.stderr.write(`\r\x1b[2K${bar(done)} ${(100 * done).toFixed(0)} %`);
       },
     });
     if (process.stderr.isTTY && !output.json) process.stderr.write("\r\x1b[2K");
-    const files: string[] = [];
-    if (extension === ".png") {
-      await writeSheet(
-        options.out,
-        clips.map((clip, i) => ({ clip, caption: prompts[i]! })),
-      );
-      files.push(options.out);
-    } else {
-      for (const [i, clip] of clips.entries()) {
-        const file = clips.length === 1 ? options.out : options.out.replace(/\.mp4$/, `-${i + 1}.mp4`);
-        await writeClip(file, clip, { fps: data.fps });
-        files.push(file);
-      }
-    }
+    const files = await write(options.out, clips, prompts, job.data.fps);
     const seconds = (performance.now() - started) / 1000;
-    const report = { files, prompts, step: sampler.state.step, weights: options.weights, seconds };
+    const { step } = sampler.state;
     show(
       output,
-      report,
+      { files, prompts, step, weights: asked.weights, seconds },
       () =>
-        `Wrote ${files.join(", ")} (${prompts.length} prompts, step ${report.step}, ${options.weights} weights, ${duration(seconds)})`,
+        `Wrote ${files.join(", ")} (${prompts.length} prompts, step ${step}, ${asked.weights} weights, ${duration(seconds)})`,
     );
   } finally {
     sampler.close();
   }
 }
 
-function readSize(text: string | undefined, pixelsMax: number): { width: number; height: number } {
-  if (text === undefined) {
-    const side = Math.floor(Math.sqrt(pixelsMax));
-    return { width: side, height: side };
-  }
-  const match = /^(\d+)x(\d+)$/.exec(text);
-  if (!match)
-    throw new GokuError(
-      "ARGUMENT_INVALID",
-      `Cannot read --size "${text}": want width x height in pixels, for example 32x32`,
-    );
-  return { width: Number(match[1]), height: Number(match[2]) };
+/** The options that can be judged before a checkpoint is read; null: the job's. */
+interface Asked {
+  clip: boolean;
+  weights: "ema" | "model";
+  size: [number, number] | null;
+  frames: number | null;
+  steps: number | null;
+  guidance: number | null;
+  seed: number;
 }
 
-function readNumber(option: string, text: string): number {
-  const value = Number(text);
-  if (!(value >= 0))
+function readOptions(options: SampleCommandOptions): Asked {
+  const { out, weights, size, frames, steps, guidance, seed } = options;
+  const extension = path.extname(out);
+  if (extension !== ".png" && extension !== ".mp4")
+    throw new GokuError("ARGUMENT_INVALID", `Cannot write ${out}: want a name that ends in .png or .mp4`);
+  if (weights !== "ema" && weights !== "model")
+    throw new GokuError("ARGUMENT_INVALID", `Cannot sample with --weights ${weights}: want ema or model`);
+  return {
+    clip: extension === ".mp4",
+    weights,
+    size:
+      size === undefined ? null : wholePair("--size", size, "width x height in pixels, for example 32x32"),
+    frames: frames === undefined ? null : wholeNumber("--frames", frames, { least: 1 }),
+    steps: steps === undefined ? null : wholeNumber("--steps", steps, { least: 1 }),
+    guidance: guidance === undefined ? null : notNegative("--guidance", guidance),
+    seed: wholeNumber("--seed", seed),
+  };
+}
+
+/** Attention is quadratic: what is this far beyond the pixels or frames that a model was trained on is a slip of the hand. */
+const BEYOND_MAX = 16;
+
+function pictureSize(asked: Asked, { data }: Job): { width: number; height: number; frames: number } {
+  const side = Math.floor(Math.sqrt(data.max_pixels));
+  const [width, height] = asked.size ?? [side, side];
+  const frames = asked.frames ?? (asked.clip ? data.max_frames : 1);
+  const refuse = (option: string, found: string, trained: string) => {
     throw new GokuError(
       "ARGUMENT_INVALID",
-      `Cannot read ${option}: found "${text}", want a number of at least 0`,
+      `Cannot sample ${option} ${found}: the model was trained on at most ${trained}, want at most ${BEYOND_MAX} times that`,
     );
-  return value;
+  };
+  if (width * height > BEYOND_MAX * data.max_pixels)
+    refuse("--size", `${width}x${height}`, `${data.max_pixels} pixels (data.max_pixels)`);
+  if (frames > BEYOND_MAX * data.max_frames)
+    refuse("--frames", String(frames), `${data.max_frames} frames (data.max_frames)`);
+  return { width, height, frames };
+}
+
+async function write(
+  out: string,
+  clips: readonly RgbClip[],
+  prompts: readonly string[],
+  fps: number,
+): Promise<string[]> {
+  if (path.extname(out) === ".png") {
+    await writeSheet(
+      out,
+      clips.map((clip, i) => ({ clip, caption: prompts[i]! })),
+    );
+    return [out];
+  }
+  const files = clips.map((_, i) => (clips.length === 1 ? out : out.replace(/\.mp4$/, `-${i + 1}.mp4`)));
+  for (const [i, clip] of clips.entries()) await writeClip(files[i]!, clip, { fps });
+  return files;
+}
+
+function notNegative(option: string, text: string): number {
+  const value = Number(text);
+  if (text.trim() !== "" && value >= 0 && Number.isFinite(value)) return value;
+  throw new GokuError(
+    "ARGUMENT_INVALID",
+    `Cannot read ${option}: found "${text}", want a number of at least 0`,
+  );
 }

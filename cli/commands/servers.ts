@@ -2,7 +2,7 @@ import path from "node:path";
 import type { Command } from "commander";
 import { toGokuError } from "../../job/errors.js";
 import type { FailedMessage, ListeningMessage } from "../local_cluster.js";
-import { wholeNumber } from "./jobs.js";
+import { wholeNumber } from "../read_options.js";
 
 /** The two long-running processes. Both end cleanly on SIGTERM, SIGINT, and when a parent with an IPC channel goes. */
 export function addServerCommands(program: Command): void {
@@ -23,8 +23,8 @@ export function addServerCommands(program: Command): void {
         const { runController } = await import("../../controller/main.js");
         const server = await runController({
           host: options.host,
-          port: wholeNumber("--port", options.port),
-          restPort: wholeNumber("--rest-port", options.restPort),
+          port: wholeNumber("--port", options.port, { most: 65_535 }),
+          restPort: wholeNumber("--rest-port", options.restPort, { most: 65_535 }),
           storeFolder: path.resolve(options.store),
         });
         process.send?.({
@@ -60,7 +60,7 @@ export function addServerCommands(program: Command): void {
         const agent = await runAgent({
           controllers: (command.optsWithGlobals() as { controller: string }).controller.split(","),
           node: options.node,
-          slots: wholeNumber("--slots", options.slots),
+          slots: wholeNumber("--slots", options.slots, { least: 1 }),
           host: options.host,
           stateDir: path.resolve(options.stateDir),
           logDir: path.resolve(options.logDir),
@@ -79,6 +79,8 @@ function untilAsked(): Promise<void> {
     };
     process.once("SIGTERM", asked);
     process.once("SIGINT", asked);
-    if (process.channel) process.once("disconnect", asked);
+    if (process.connected === false)
+      resolve(); // forked by a parent that has gone already
+    else if (process.channel) process.once("disconnect", asked);
   });
 }

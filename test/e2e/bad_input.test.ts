@@ -6,6 +6,7 @@ import path from "node:path";
 import { after, test } from "node:test";
 import { type RunningController, runController } from "../../controller/main.js";
 import { gokuctl } from "../support/gokuctl.js";
+import { refused } from "../support/refused.js";
 
 /** Whatever is wrong, a person gets one line that says what to do, and an exit code of its own. */
 const scratch = mkdtempSync(path.join(tmpdir(), "goku-bad-input-"));
@@ -36,13 +37,6 @@ async function withController(
   } finally {
     await controller.close();
   }
-}
-
-async function refused(args: string[], code: number, pattern: RegExp): Promise<void> {
-  const result = await gokuctl(args);
-  assert.equal(result.code, code, `${args.join(" ")}\n${result.stdout}${result.stderr}`);
-  assert.match(result.stderr, pattern);
-  assert.equal(result.stderr.trim().split("\n").length, 1, `more than one line: ${result.stderr}`);
 }
 
 test("train: an unknown key is named with its line and the nearest known key", async () => {
@@ -81,17 +75,6 @@ test("resume: a folder without a committed checkpoint", async () => {
   await refused(["resume", "--ckpt", path.join(scratch, "empty")], 3, /NOT_FOUND/);
 });
 
-test("resume: layouts that cannot be read", async () => {
-  await refused(["ckpt", "inspect", scratch, "--step", "x"], 2, /ARGUMENT_INVALID: .*--step.*"x"/);
-  await refused(["sample", "--ckpt", scratch, "--out", "a.gif"], 2, /\.png or \.mp4/);
-});
-
-test("gokuctl: an unknown command suggests the nearest one", async () => {
-  const result = await gokuctl(["statsu"]);
-  assert.equal(result.code, 2);
-  assert.match(result.stderr, /Did you mean status\?/);
-});
-
 test("gokuctl --json: errors are JSON too", async () => {
   const result = await gokuctl(["--json", "jobs", "--controller", "127.0.0.1:1"]);
   assert.equal(result.code, 21);
@@ -99,14 +82,20 @@ test("gokuctl --json: errors are JSON too", async () => {
   assert.equal(result.stdout, "");
 });
 
-test("controller: a port in use and an address beyond loopback are refused", async () => {
+test("controller: a port in use, for gRPC or REST, and an address beyond loopback are refused", async () => {
   const store = ["--store", path.join(scratch, "store-a")];
   const blocker = createServer();
   await new Promise<void>((resolve) => blocker.listen(0, "127.0.0.1", resolve));
-  const port = String((blocker.address() as AddressInfo).port);
-  const said = (await gokuctl(["controller", "--port", "0", "--rest-port", port, ...store])).stderr;
+  const taken = String((blocker.address() as AddressInfo).port);
+  for (const [option, other] of [
+    ["--port", "--rest-port"],
+    ["--rest-port", "--port"],
+  ]) {
+    const args = ["controller", option!, taken, other!, "0", ...store];
+    await refused(args, 8, new RegExp(`PORT_IN_USE: .*127\\.0\\.0\\.1:${taken}.*${option}`));
+  }
   blocker.close();
-  assert.match(said, new RegExp(`PORT_IN_USE: .*127\\.0\\.0\\.1:${port}.*--rest-port`));
+  await refused(["controller", "--port", "99999", ...store], 2, /ARGUMENT_INVALID: .*--port.*65535/);
   await refused(["controller", "--host", "0.0.0.0", ...store], 2, /beyond loopback.*TLS or a token/);
 });
 

@@ -153,7 +153,7 @@ test("ckpt: ls, inspect and verify read what was written; a flipped byte is name
   const uri = path.join(scratch, "hurt");
   const { checkpoints } = await json(["ckpt", "ls", uri]);
   assert.equal(checkpoints[0].step, STEPS);
-  assert.deepEqual((await json(["ckpt", "inspect", uri])).meta.layout, {
+  assert.deepEqual((await json(["ckpt", "inspect", uri])).layout, {
     dp_replicate: 1,
     dp_shard: 3,
     sp: 1,
