@@ -92,6 +92,7 @@ type UnaryName =
   | "stopJob"
   | "saveJob"
   | "listNodes"
+  | "releaseNode"
   | "listCheckpoints"
   | "listIncidents"
   | "getLogs";
