@@ -57,7 +57,13 @@ function report(result: SeedResult, options: Options): void {
 
 /** Exit code 1 when a seed fails, 2 for a wrong argument. */
 function main(): number {
-  const options = readOptions();
+  let options: Options | null;
+  try {
+    options = readOptions();
+  } catch (error) {
+    console.error(`Cannot simulate: ${(error as Error).message}\n`);
+    options = null;
+  }
   if (options === null) {
     console.log(USAGE);
     return process.argv.includes("--help") ? 0 : 2;

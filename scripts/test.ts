@@ -37,7 +37,7 @@ function suite(name: string, folders: string[], concurrency: number): Stage {
   return {
     name,
     run: () => {
-      const files = folders.flatMap((folder) => testFiles(path.join("dist/test", folder)));
+      const files = folders.flatMap((folder) => testFiles(path.join("test", folder)));
       if (files.length === 0) {
         console.log(`Cannot run ${name}: no test file below ${folders.join(", ")}`);
         return { passed: 0, failed: 1, skipped: 0 };
@@ -58,6 +58,8 @@ function suite(name: string, folders: string[], concurrency: number): Stage {
       const count = (word: string) => Number(new RegExp(`^# ${word} (\\d+)$`, "m").exec(tap)?.[1] ?? 0);
       const failed = count("fail") + count("cancelled");
       if (failed > 0 || done.status !== 0) process.stdout.write(failures(tap));
+      for (const [, test, reason] of tap.matchAll(/^\s*ok \d+ - (.*) # SKIP ?(.*)$/gm))
+        console.log(`SKIP ${test}${reason ? ` (${reason})` : ""}`);
       return {
         passed: count("pass"),
         failed: done.status === 0 ? failed : Math.max(1, failed),
@@ -80,11 +82,12 @@ function failures(tap: string): string {
   return `${kept.join("\n")}\n`;
 }
 
+/** Compiled tests of the sources below a folder: what was compiled from a source that is gone is not run. */
 function testFiles(folder: string): string[] {
   if (!existsSync(folder)) return [];
   return readdirSync(folder, { recursive: true, encoding: "utf8" })
-    .filter((file) => file.endsWith(".test.js"))
-    .map((file) => path.join(folder, file))
+    .filter((file) => file.endsWith(".test.ts"))
+    .map((file) => path.join("dist", folder, file.replace(/\.ts$/, ".js")))
     .sort();
 }
 
