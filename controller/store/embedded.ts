@@ -129,6 +129,7 @@ export class EmbeddedStore implements Store {
   /** Decides every waiting transaction on top of those before it, writes once, then shows the result. */
   async #commit(batch: Pending[]): Promise<void> {
     this.#dropLapsed();
+    if (this.#db.status !== "open") await this.#reopen();
     const staged = new Map<string, StoreEntry | null>();
     const look = (key: string) =>
       staged.has(key) ? (staged.get(key) ?? null) : (this.#entries.get(key) ?? null);
@@ -156,8 +157,9 @@ export class EmbeddedStore implements Store {
     try {
       await this.#write(staged, revision);
     } catch (error) {
-      const reason = `Cannot commit to the store at ${this.#folder}: ${(error as Error).message}`;
-      await this.#reopen(reason);
+      const why = await this.#reopen();
+      const reason = why ?? `Cannot commit to the store at ${this.#folder}: ${(error as Error).message}`;
+      this.#endWatches(reason);
       for (const [i, pending] of batch.entries()) {
         const refused = outcomes[i]?.kind === "refused";
         pending.resolve(refused ? outcomes[i]! : { kind: "unknown", reason });
@@ -198,15 +200,24 @@ export class EmbeddedStore implements Store {
     await this.#db.batch(operations, { sync: true });
   }
 
-  /** After a failed write: what is on disk decides. Watchers must list again. */
-  async #reopen(reason: string): Promise<void> {
+  /**
+   * After a failed write: what is on disk decides. Where it cannot be opened, for example on a full disk, memory keeps
+   * the last known good state and the next write tries again.
+   * @returns why it cannot be opened; null: it is open
+   */
+  async #reopen(): Promise<string | null> {
     try {
       await this.#db.close();
       this.#db = await openLevel(this.#folder);
       await this.#reload();
-    } catch {
-      // Still broken, for example a full disk: memory keeps the last known good state and the next write tries again.
+      return null;
+    } catch (error) {
+      return (error as Error).message;
     }
+  }
+
+  /** Watchers must list again. */
+  #endWatches(reason: string): void {
     for (const watch of [...this.#watches]) {
       this.#watches.delete(watch);
       watch.onLost(reason);
