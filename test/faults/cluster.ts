@@ -10,6 +10,8 @@ import { LocalCluster } from "../../cli/local_cluster.js";
 import { JobPhase, type JobStatus, type WatchEventsResponse } from "../../gen/goku/v1/controller.pb.js";
 import type { Job } from "../../job/job.js";
 import { loadJob } from "../../job/load_job.js";
+import { startTicks } from "../../worker/agent/process_records.js";
+import { decodePage } from "../../worker/agent/progress_reader.js";
 import { writeShapes } from "../../worker/data/shapes/write_shapes.js";
 
 export interface TestClusterOptions {
@@ -17,6 +19,8 @@ export interface TestClusterOptions {
   slots?: number;
   /** GOKU_FAILPOINTS of every process. */
   failpoints?: string;
+  /** False: what dies stays dead until the test starts it again. */
+  restart?: boolean;
 }
 
 /** What a job did, gathered from the controller's events. */
@@ -100,6 +104,7 @@ export class TestCluster {
       folder,
       stateDir,
       env,
+      restart: options.restart ?? true,
     });
     return new TestCluster(folder, stateDir, local);
   }
@@ -127,14 +132,20 @@ export class TestCluster {
     return this.record;
   }
 
-  /** Process of a rank, from its agent's heartbeats; waits until there is one. */
-  async rankPid(rank: number): Promise<number> {
-    for (;;) {
-      const { nodes } = await this.client.call("listNodes", {});
-      const page = nodes.flatMap((node) => node.ranks).find((one) => one.rank === rank && one.pid > 0);
-      if (page) return page.pid;
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
+  /** Steps that all ranks have completed, read from their progress pages: needs no controller. */
+  get stepOnPages(): number {
+    const pages = readdirSync(this.stateDir, { recursive: true, encoding: "utf8" })
+      .filter((name) => name.endsWith(".progress"))
+      .map((name) => decodePage(readFileSync(path.join(this.stateDir, name))))
+      .filter((page) => page.generation > 0n);
+    return Math.min(...pages.map((page) => Number(page.step)));
+  }
+
+  /** Ends a member for good (SIGKILL) and waits until it has gone. */
+  async kill(member: string): Promise<void> {
+    const pid = this.local.pid(member);
+    process.kill(pid, "SIGKILL");
+    await until(() => startTicks(pid) === null);
   }
 
   /** Names of failpoints that have fired, as in their markers. */
@@ -183,4 +194,9 @@ export class TestCluster {
     }
     this.record.events.push({ kind: event.kind, message: event.message });
   }
+}
+
+/** Looks until it is so; the test's own limit ends what never becomes so. */
+export async function until(isSo: () => boolean): Promise<void> {
+  while (!isSo()) await new Promise((resolve) => setTimeout(resolve, 10));
 }

@@ -2,8 +2,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { openCheckpoint } from "../../checkpoint/load.js";
 import { STATE_KINDS } from "../../checkpoint/state.js";
+import type { Incident } from "../../gen/goku/v1/controller.pb.js";
 import type { Job } from "../../job/job.js";
-import { type RunRecord, TestCluster, type TestClusterOptions, testJob } from "./cluster.js";
+import { type RunRecord, TestCluster, type TestClusterOptions, testJob, until } from "./cluster.js";
 
 const STEPS = 30;
 /** Ends a run that hangs, so that the suite does; far above what a busy machine takes. */
@@ -13,7 +14,7 @@ const LIMIT = { timeout: 600_000 };
 async function run(
   options: TestClusterOptions & { overrides?: string[] },
   harm: (cluster: TestCluster) => Promise<void> = async () => {},
-): Promise<{ record: RunRecord; cluster: TestCluster; job: Job }> {
+): Promise<{ record: RunRecord; incidents: Incident[]; cluster: TestCluster; job: Job }> {
   const cluster = await TestCluster.start(options);
   let ended = false;
   try {
@@ -21,8 +22,9 @@ async function run(
     await cluster.submit(job);
     await harm(cluster);
     const record = await cluster.follow();
+    const { incidents } = await cluster.client.call("listIncidents", { job: job.name });
     ended = true;
-    return { record, cluster, job };
+    return { record, incidents, cluster, job };
   } catch (error) {
     throw new Error(`${(error as Error).message}\n${cluster.logs}`, { cause: error });
   } finally {
@@ -111,12 +113,30 @@ test(
 );
 
 test(
-  "faults: a rank stopped, one blocked, one with an error of its own: found, replaced, same losses",
+  "faults: a rank stopped, one blocked, one with an error of its own: each named, replaced, same losses",
   LIMIT,
   async () => {
     const failpoints = ["vote.before@8/2:stop", "data.before@14/1:stall", "backward.block@20/0:throw"];
     const found = await run({ failpoints: failpoints.join(",") });
     assert.equal(found.cluster.fired.length, failpoints.length, found.cluster.fired.join(" "));
+    assert.deepEqual(
+      found.incidents.map(({ code, rank, nodeId }) => [code, rank, nodeId]),
+      [
+        ["RANK_STALLED", 2, "node-b"],
+        ["RANK_STALLED", 1, "node-a"],
+        ["INTERNAL", 0, "node-a"],
+      ],
+    );
+    const [stopped, blocked, threw] = found.incidents.map(({ what }) => what);
+    assert.match(
+      stopped!,
+      /^rank 2 on node-b has not moved .*\(step 8, reduce\); 3 ranks wait in all_reduce of world/,
+    );
+    assert.match(
+      blocked!,
+      /^rank 1 on node-a has not moved .*\(step 14, data\); 3 ranks wait in all_gather of shard/,
+    );
+    assert.match(threw!, /^rank 0 on node-a: .*backward\.block@20\/0:throw threw/);
     await assertSameRun(found);
   },
 );
@@ -153,16 +173,27 @@ test(
   "faults: a dead controller and full disks: training never pauses, alarms are raised, the last state is durable",
   LIMIT,
   async () => {
-    const failpoints = ["save.write@10/0:enospc", "save.write@30/3:enospc", "save.commit@30/0:enospc"];
-    const found = await run({ failpoints: failpoints.join(",") }, async (cluster) => {
+    const failpoints = ["save.write@5/0:enospc", "save.write@30/3:enospc", "save.commit@30/0:enospc"];
+    const options = {
+      failpoints: failpoints.join(","),
+      restart: false,
+      overrides: ["checkpoint.every_steps=5"],
+    };
+    let away = { from: 0, to: 0 };
+    const found = await run(options, async (cluster) => {
       await cluster.follow(({ events }) => events.some(({ kind }) => kind === "alarm"));
-      process.kill(cluster.local.pid("controller"), "SIGKILL");
+      await cluster.kill("controller");
+      const from = cluster.stepOnPages;
+      await until(() => cluster.stepOnPages >= Math.min(from + 5, STEPS));
+      away = { from, to: cluster.stepOnPages };
+      await cluster.local.startController();
     });
     assert.equal(found.cluster.fired.length, failpoints.length, found.cluster.fired.join(" "));
+    assert.ok(away.to >= away.from + 5, `with no controller, from step ${away.from} to ${away.to}`);
     assert.equal(generations(found.record), 1, "no generation was formed anew");
     const alarms = found.record.events.filter(({ kind }) => kind === "alarm").map(({ message }) => message);
     assert.ok(
-      alarms.some((message) => /step 10 .*no space left/i.test(message)),
+      alarms.some((message) => /step 5 .*no space left/i.test(message)),
       alarms.join("\n"),
     );
     await assertSameRun(found);
