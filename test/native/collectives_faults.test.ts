@@ -228,8 +228,14 @@ describe("the end of a group", () => {
     await replace(3);
   });
 
-  it("leaves no shared memory behind", () => {
-    const { pid } = ranks.ranks[1]!.process; // all its groups are closed
-    assert.doesNotMatch(readFileSync(`/proc/${pid}/maps`, "utf8"), /goku-comm/);
+  it("leaves no shared memory behind", async () => {
+    await replace(3); // a process that has seen no group yet
+    const maps = () =>
+      /memfd:goku-comm/.test(readFileSync(`/proc/${ranks.ranks[3]!.process.pid}/maps`, "utf8"));
+    const group = groupOf(["a", "a"], [1, 3]);
+    await ranks.form(group);
+    assert.equal(maps(), true);
+    await ranks.close(group);
+    assert.equal(maps(), false);
   });
 });
