@@ -1,14 +1,9 @@
 import { jobJson } from "../controller/api/json.js";
-import {
-  JobPhase,
-  type JobStatus,
-  jobPhaseToJSON,
-  type WatchEventsResponse,
-} from "../gen/goku/v1/controller.pb.js";
+import { JobPhase, type JobStatus, type WatchEventsResponse } from "../gen/goku/v1/controller.pb.js";
 import { bar, duration, fields, number, type Output, show, table } from "./output.js";
 
 export function phaseName(phase: JobPhase): string {
-  return jobPhaseToJSON(phase).replace("JOB_PHASE_", "");
+  return JobPhase[phase];
 }
 
 /** Phases that a job does not leave. */

@@ -1,5 +1,8 @@
+import { existsSync, mkdirSync } from "node:fs";
+import path from "node:path";
 import type { Command } from "commander";
 import { absolutePaths } from "../../job/absolute_paths.js";
+import { GokuError } from "../../job/errors.js";
 import { globals } from "../context.js";
 import { checkData, dataLine } from "../data_report.js";
 import { show, table } from "../output.js";
@@ -27,6 +30,7 @@ export function addDataCommands(program: Command): void {
 
 async function writeSet(dir: string, options: { seed: string }, command: Command): Promise<void> {
   const seed = wholeNumber("--seed", options.seed);
+  makeFolder(path.resolve(dir));
   const { writeShapes } = await import("../../worker/data/shapes/write_shapes.js");
   const written = await writeShapes({ directory: dir, seed });
   show(
@@ -34,6 +38,19 @@ async function writeSet(dir: string, options: { seed: string }, command: Command
     written,
     () => `Wrote ${written.images} pictures and ${written.clips} clips to ${dir}`,
   );
+}
+
+/** Level by level: node's own recursive mkdir never ends where the system makes no folders, as in /proc. */
+function makeFolder(dir: string): void {
+  if (existsSync(dir)) return;
+  makeFolder(path.dirname(dir));
+  try {
+    mkdirSync(dir);
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === "EEXIST") return;
+    throw new GokuError("ARGUMENT_INVALID", `Cannot write to ${dir}: ${message}; name another folder`);
+  }
 }
 
 async function check(file: string, overrides: string[], _options: object, command: Command): Promise<void> {

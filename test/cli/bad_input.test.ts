@@ -52,6 +52,10 @@ test("data: an empty folder, one without captions, and one that is not there", a
   await refused(check("nowhere"), 5, /DATA_EMPTY: .*nowhere is not a folder.*gokuctl data shapes/);
 });
 
+test("data shapes: a place where no folder can be made", async () => {
+  await refused(["data", "shapes", "/proc/goku/shapes"], 2, /ARGUMENT_INVALID: Cannot write to \/proc\/goku/);
+});
+
 test("train --local: an empty data set is refused before anything is started", async () => {
   mkdirSync(path.join(scratch, "bare"));
   await refused(
