@@ -3,15 +3,14 @@
  * lengths and threads: runs of both taken in turn, medians. Where torch cannot be imported its lines say skipped.
  * Run alone: node dist/bench/attention.js [--rounds N] [--threads N]
  */
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { existsSync, realpathSync } from "node:fs";
+import { realpathSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import path from "node:path";
-import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { loadNative } from "../worker/engine/load_native.js";
 import { DTYPE, type TensorId } from "../worker/engine/native.js";
+import { median } from "./figures.js";
+import { TorchPeer } from "./torch_peer.js";
 
 interface Settings {
   name: string;
@@ -49,7 +48,7 @@ function cases(threads: number): Settings[] {
 
 export async function benchAttention(settings: Settings, rounds: number): Promise<AttentionTimes> {
   const ours = new OurSide(settings);
-  const torch = await TorchSide.start(settings);
+  const torch = await TorchPeer.start("attention_torch.py", settings);
   const times = { forward: [] as number[], both: [] as number[] };
   const torchTimes = {
     forward: [] as number[],
@@ -79,10 +78,6 @@ export async function benchAttention(settings: Settings, rounds: number): Promis
     both: median(times.both),
     torch: torch === null ? null : { forward: fastest("forward"), both: fastest("both") },
   };
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[values.length >> 1] as number;
 }
 
 class OurSide {
@@ -145,54 +140,6 @@ function runningSums(lengths: readonly number[]): Int32Array {
   const sums = new Int32Array(lengths.length + 1);
   for (const [i, length] of lengths.entries()) sums[i + 1] = (sums[i] as number) + length;
   return sums;
-}
-
-class TorchSide {
-  private readonly child: ChildProcess;
-  private readonly lines: AsyncIterator<string>;
-
-  private constructor(child: ChildProcess) {
-    this.child = child;
-    if (child.stdout === null) throw new Error("Cannot measure: the PyTorch process has no output");
-    this.lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-  }
-
-  /** null where torch cannot be imported. */
-  static async start(settings: Settings): Promise<TorchSide | null> {
-    if (spawnSync("python3", ["-c", "import torch"], { stdio: "ignore" }).status !== 0) return null;
-    const child = spawn("python3", [sourcePath("bench/peers/attention_torch.py")], {
-      stdio: ["pipe", "pipe", "inherit"],
-      env: { ...process.env, OMP_NUM_THREADS: String(settings.threads), PYTHONWARNINGS: "ignore" },
-    });
-    const peer = new TorchSide(child);
-    await peer.ask(JSON.stringify(settings));
-    return peer;
-  }
-
-  async measure(what: string): Promise<number> {
-    const { seconds } = await this.ask(what);
-    if (seconds === undefined) throw new Error(`Cannot measure: PyTorch gave no time for ${what}`);
-    return seconds;
-  }
-
-  close(): void {
-    this.child.kill("SIGKILL");
-  }
-
-  private async ask(line: string): Promise<{ seconds?: number }> {
-    this.child.stdin?.write(`${line}\n`);
-    const { value, done } = await this.lines.next();
-    if (done) throw new Error("Cannot measure: the PyTorch process ended early");
-    return JSON.parse(value as string) as { seconds?: number };
-  }
-}
-
-/** A file of the source tree, from wherever the compiled module runs. */
-function sourcePath(relative: string): string {
-  let folder = path.dirname(fileURLToPath(import.meta.url));
-  while (!existsSync(path.join(folder, relative)) && folder !== path.dirname(folder))
-    folder = path.dirname(folder);
-  return path.join(folder, relative);
 }
 
 async function main(): Promise<void> {

@@ -8,7 +8,7 @@
  */
 import { type ChildProcess, fork, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, realpathSync, rmSync } from "node:fs";
+import { mkdtempSync, realpathSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
@@ -22,6 +22,8 @@ import {
   type ToRank,
   TRANSPORTS,
 } from "./collectives_rank.js";
+import { judge, median } from "./figures.js";
+import { sourcePath } from "./torch_peer.js";
 
 /** Median seconds; gloo: null where torch cannot be imported. */
 export interface CollectiveTimes {
@@ -30,6 +32,9 @@ export interface CollectiveTimes {
   shm: number;
   gloo: number | null;
 }
+
+/** Times over gloo's. */
+const LIMITS = { tcp: 0.75, tcpEach: 1, shm: 0.25 };
 
 /** What is measured: seconds of the slowest of its ranks. */
 interface Side {
@@ -68,10 +73,6 @@ export async function benchCollectives(
     gloo?.close();
     rmSync(folder, { recursive: true });
   }
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[values.length >> 1] as number;
 }
 
 class OurRanks {
@@ -180,14 +181,6 @@ class GlooRanks implements Side {
   }
 }
 
-/** A file of the source tree, from wherever the compiled module runs. */
-function sourcePath(relative: string): string {
-  let folder = path.dirname(fileURLToPath(import.meta.url));
-  while (!existsSync(path.join(folder, relative)) && folder !== path.dirname(folder))
-    folder = path.dirname(folder);
-  return path.join(folder, relative);
-}
-
 /** Bytes that must cross the busiest line, by payload byte. */
 function busFactor(operation: OperationName, ranks: number): number {
   if (operation === "broadcast") return 1;
@@ -220,7 +213,13 @@ function printTable(times: readonly CollectiveTimes[], ranks: number, bytes: num
   const means = [mean((row) => row.tcp), mean((row) => row.shm), mean((row) => row.gloo as number)] as const;
   console.log(
     `${"mean time".padEnd(14)}${means.map((s) => `${(s * 1000).toFixed(1).padStart(7)} ms`.padEnd(22)).join("")}` +
-      `${ratio(means[0], means[2])}  ${ratio(means[1], means[2])}   (limits 0.75 and 0.25)`,
+      `${ratio(means[0], means[2])}  ${ratio(means[1], means[2])}`,
+  );
+  const [tcp, shm] = [means[0] / means[2], means[1] / means[2]];
+  const worst = Math.max(...times.map((row) => row.tcp / (row.gloo as number)));
+  console.log(
+    `limits: tcp mean ${LIMITS.tcp} ${judge(tcp, LIMITS.tcp)}, each ${LIMITS.tcpEach} ${judge(worst, LIMITS.tcpEach)}; ` +
+      `shm mean ${LIMITS.shm} ${judge(shm, LIMITS.shm)}`,
   );
 }
 

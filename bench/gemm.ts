@@ -9,7 +9,8 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { loadNative } from "../worker/engine/load_native.js";
 import { DTYPE, type TensorId } from "../worker/engine/native.js";
-import { median, TorchPeer } from "./torch_peer.js";
+import { median } from "./figures.js";
+import { TorchPeer } from "./torch_peer.js";
 
 interface Shape {
   name: string;

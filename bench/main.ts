@@ -3,7 +3,10 @@ import { existsSync } from "node:fs";
 import path from "node:path";
 import { styleText } from "node:util";
 
-/** Every measurement, one after another so that none disturbs another; names of some run only those. */
+/**
+ * Every measurement, one after another so that none disturbs another; names of some run only those. The exit code is 1
+ * where one failed or a figure is above its limit, and 2 for an unknown name.
+ */
 const BENCHES = [
   ["gemm", "Matrix products, each layout"],
   ["attention", "Packed attention, forward and backward"],

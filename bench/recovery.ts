@@ -6,6 +6,7 @@ import { ControllerClient } from "../cli/client.js";
 import { LocalCluster } from "../cli/local_cluster.js";
 import { loadJob } from "../job/load_job.js";
 import { writeShapes } from "../worker/data/shapes/write_shapes.js";
+import { median } from "./figures.js";
 
 /** Seconds from SIGKILL to the next step completed by the generation that follows. */
 export interface RecoveryTimes {
@@ -109,11 +110,6 @@ class StepStream {
     for (let i = 0; i < count; i++) last = await this.until(() => true);
     return last!;
   }
-}
-
-export function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[sorted.length >> 1] ?? Number.NaN;
 }
 
 /** Prints kill-to-next-completed-step: median, and each one. */

@@ -5,6 +5,11 @@ import path from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
+interface TorchAnswer {
+  seconds?: number;
+  peak_bytes?: number;
+}
+
 export class TorchPeer {
   private readonly child: ChildProcess;
   private readonly lines: AsyncIterator<string>;
@@ -34,20 +39,23 @@ export class TorchPeer {
     return seconds;
   }
 
+  /** Most resident memory so far; of programs that know the command. */
+  async peakBytes(): Promise<number> {
+    const { peak_bytes: bytes } = await this.ask("peak");
+    if (bytes === undefined) throw new Error("Cannot measure: PyTorch gave no peak memory");
+    return bytes;
+  }
+
   close(): void {
     this.child.kill("SIGKILL");
   }
 
-  private async ask(line: string): Promise<{ seconds?: number }> {
+  private async ask(line: string): Promise<TorchAnswer> {
     this.child.stdin?.write(`${line}\n`);
     const { value, done } = await this.lines.next();
     if (done) throw new Error("Cannot measure: the PyTorch process ended early");
-    return JSON.parse(value as string) as { seconds?: number };
+    return JSON.parse(value as string) as TorchAnswer;
   }
-}
-
-export function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[values.length >> 1] as number;
 }
 
 /** A file of the source tree, from wherever the compiled module runs. */

@@ -3,16 +3,16 @@
  * steps of both taken in turn, medians. Where torch cannot be imported its lines say skipped.
  * Run alone: node dist/bench/train_step.js [--rounds N] [--threads N] [--bf16 | --fp32]
  */
-import { type ChildProcess, fork, spawn, spawnSync } from "node:child_process";
-import { existsSync, realpathSync } from "node:fs";
+import { type ChildProcess, fork } from "node:child_process";
+import { realpathSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import path from "node:path";
-import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { judge, median } from "./figures.js";
+import { TorchPeer } from "./torch_peer.js";
 import type { FromTrainStepRank, ToTrainStepRank, TrainStepSettings } from "./train_step_rank.js";
 
-/** One measured figure; a limit makes it a check. */
+/** One measured figure; a limit makes it a check: above it, the process exits with 1. */
 export interface BenchLine {
   name: string;
   /** null: the peer is not there. */
@@ -47,14 +47,14 @@ export async function benchTrainStep(options: {
   const { bf16, rounds, threads } = options;
   const precision = bf16 ? "bf16" : "fp32";
   const ours = await OurSide.start(settings(bf16, threads));
-  const torch = await TorchSide.start(settings(bf16, threads));
+  const torch = await TorchPeer.start("train_step_torch.py", settings(bf16, threads));
   const times = { ours: [] as number[], torch: [] as number[] };
   try {
     await ours.ask("step");
-    await torch?.ask("step");
+    await torch?.measure("step");
     for (let round = 0; round < rounds; round++) {
       times.ours.push((await ours.ask("step")).seconds!);
-      if (torch) times.torch.push((await torch.ask("step")).seconds!);
+      if (torch) times.torch.push(await torch.measure("step"));
     }
     const peak = await ours.ask("peak");
     const measured = await ours.ask("measured step");
@@ -73,7 +73,7 @@ export async function benchTrainStep(options: {
     for (const [call, seconds] of measured.profile!.slice(0, 8)) {
       lines.push({ name: name(`  ${call}`), value: seconds, unit: "s", limit: null });
     }
-    const torchPeak = (await torch?.ask("peak"))?.peak_bytes ?? null;
+    const torchPeak = (await torch?.peakBytes()) ?? null;
     const torchSeconds = torch ? median(times.torch) : null;
     const over = (value: number, peer: number | null) => (peer === null ? null : value / peer);
     const limit = LIMITS[precision];
@@ -103,12 +103,6 @@ export async function benchTrainStep(options: {
     ours.close();
     torch?.close();
   }
-}
-
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
 class OurSide {
@@ -143,53 +137,6 @@ class OurSide {
   }
 }
 
-interface TorchAnswer {
-  seconds?: number;
-  loss?: number;
-  peak_bytes?: number;
-}
-
-class TorchSide {
-  private readonly child: ChildProcess;
-  private readonly lines: AsyncIterator<string>;
-
-  private constructor(child: ChildProcess) {
-    this.child = child;
-    this.lines = createInterface({ input: child.stdout! })[Symbol.asyncIterator]();
-  }
-
-  /** null where torch cannot be imported. */
-  static async start(side: TrainStepSettings): Promise<TorchSide | null> {
-    if (spawnSync("python3", ["-c", "import torch"], { stdio: "ignore" }).status !== 0) return null;
-    const child = spawn("python3", [sourcePath("bench/peers/train_step_torch.py")], {
-      stdio: ["pipe", "pipe", "inherit"],
-      env: { ...process.env, OMP_NUM_THREADS: String(side.threads), PYTHONWARNINGS: "ignore" },
-    });
-    const peer = new TorchSide(child);
-    await peer.ask(JSON.stringify(side));
-    return peer;
-  }
-
-  async ask(line: string): Promise<TorchAnswer> {
-    this.child.stdin!.write(`${line}\n`);
-    const { value, done } = await this.lines.next();
-    if (done) throw new Error("Cannot measure: the PyTorch process ended early");
-    return JSON.parse(value as string) as TorchAnswer;
-  }
-
-  close(): void {
-    this.child.kill("SIGKILL");
-  }
-}
-
-/** A file of the source tree, from wherever the compiled module runs. */
-function sourcePath(relative: string): string {
-  let folder = path.dirname(fileURLToPath(import.meta.url));
-  while (!existsSync(path.join(folder, relative)) && folder !== path.dirname(folder))
-    folder = path.dirname(folder);
-  return path.join(folder, relative);
-}
-
 async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
@@ -203,8 +150,7 @@ async function main(): Promise<void> {
   const sizes = { rounds: Number(values.rounds), threads: Number(values.threads) };
   for (const bf16 of both ? [false, true] : [values.bf16]) {
     for (const { name, value, unit, limit } of await benchTrainStep({ bf16, ...sizes })) {
-      const judged =
-        limit === null ? "" : `  limit ${limit}  ${value === null ? "" : value <= limit ? "ok" : "ABOVE"}`;
+      const judged = limit === null || value === null ? "" : `  limit ${limit}  ${judge(value, limit)}`;
       const shown = value === null ? "skipped (no torch)" : `${value.toFixed(4).padStart(12)} ${unit}`;
       console.log(`${name.padEnd(52)} ${shown}${judged}`);
     }
