@@ -29,8 +29,8 @@ export type ToRank =
       pinned: StateName[];
       threads: number;
     }
-  /** To a spare: a place in this job is likely to be its next one. */
-  | { kind: "warm"; job: Job }
+  /** To a spare: a place in this job, which trains on the data with this digest, is likely to be its next one. */
+  | { kind: "warm"; job: Job; dataDigest: string }
   | { kind: "connect"; generation: string; members: CommEndpoint[] }
   | { kind: "restore"; generation: string; source: RestoreSource }
   | { kind: "run"; generation: string }
@@ -55,7 +55,14 @@ export type FromRank =
   | { kind: "ready"; generation: string; rank: number; port: number }
   /** All groups connected and a first collective verified. */
   | { kind: "connected"; generation: string; rank: number }
-  | { kind: "restored"; generation: string; rank: number; state: StateName; seconds: number }
+  | {
+      kind: "restored";
+      generation: string;
+      rank: number;
+      state: StateName;
+      dataDigest: string;
+      seconds: number;
+    }
   | { kind: "step"; generation: string; rank: number; metrics: StepMetrics }
   /** The vote decided to make `state` durable; the snapshot slot stays pinned until `unpin`. */
   | {

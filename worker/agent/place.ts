@@ -14,6 +14,8 @@ export interface Place {
   ranks: readonly number[];
   /** A step was completed in this generation: every rank of the world has its state in its present set. */
   stepped: boolean;
+  /** Of the data that the state restored was trained on; null: not restored yet. */
+  dataDigest: string | null;
 }
 
 /** Checks a Prepare where it comes in. Throws JOB_INVALID, LAYOUT_INVALID, STATE_INVALID. Pure. */
@@ -30,5 +32,5 @@ export function readPlace(wire: Prepare, { node, slots }: { node: string; slots:
     throw new GokuError("STATE_INVALID", `${doing}: ${ranks.length} ranks for ${slots} slots of ${node}`);
   if (new Set(ranks).size !== ranks.length || ranks.some((rank) => rank >= layout.worldSize))
     throw new GokuError("STATE_INVALID", `${doing}: ranks ${ranks.join(", ")} of ${layout.worldSize}`);
-  return { generation, jobId, job: parsed.data, layout, ranks, stepped: false };
+  return { generation, jobId, job: parsed.data, layout, ranks, stepped: false, dataDigest: null };
 }

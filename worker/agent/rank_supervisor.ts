@@ -79,7 +79,8 @@ export class RankSupervisor {
     if (this.closing) return;
     for (let i = this.pool.spares.length; i < count; i++) {
       const process = this.pool.start();
-      if (this.place) process.send({ kind: "warm", job: this.place.job });
+      const { job, dataDigest } = this.place ?? {};
+      if (job && dataDigest) process.send({ kind: "warm", job, dataDigest });
     }
   }
 
@@ -292,6 +293,7 @@ export class RankSupervisor {
         return;
       case "restored":
         process.stage = "restored";
+        this.place!.dataDigest = message.dataDigest;
         report({ $case: "rankRestored", value: { generation, rank, state: wireState(message.state) } });
         return;
       case "step":

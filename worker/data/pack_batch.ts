@@ -40,8 +40,6 @@ export interface PackSource {
   readonly digest: string;
   /** Latent statistics and codec settings, kept in checkpoints so that they can be sampled from alone. */
   readonly codec: unknown;
-  /** W-wide encoding of the empty caption, [length, W]: what text dropout and guidance use. */
-  readonly emptyText: { length: number; data: Float32Array };
   plan(step: number): StepPlan;
   /** Pack `index` of step `step` (0 <= index < packs_per_step); resolves from prefetch when it was announced. */
   pack(step: number, index: number): Promise<PackBatch>;

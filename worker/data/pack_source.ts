@@ -9,7 +9,7 @@ import type { BuiltIndex } from "./index_folder.js";
 import type { CodecRecord } from "./latents.js";
 import type { PackBatch, PackSource, StepPlan } from "./pack_batch.js";
 import { Prefetcher } from "./prefetcher.js";
-import { type EncodedText, HashTextEncoder } from "./text_encoder.js";
+import { textSettings } from "./text_encoder.js";
 
 /** Epoch-wide facts of a data set under a job, for `gokuctl plan` and the start of a run. */
 export interface DataReport extends Omit<PackReport, "leftOut"> {
@@ -64,7 +64,6 @@ export async function reportData(
 export class MediaPackSource implements PackSource {
   readonly digest: string;
   readonly codec: CodecRecord;
-  readonly emptyText: EncodedText;
   readonly report: DataReport;
   /** Samples that could not be read so far, with the reason, each once. */
   readonly unreadable = new Map<string, string>();
@@ -92,13 +91,11 @@ export class MediaPackSource implements PackSource {
         `Cannot train on ${built.directory}: all ${this.samples.length} samples are longer than train.tokens_per_pack ${job.train.tokens_per_pack}, raise it to ${shortest} or more`,
       );
     }
-    const text = { width: model.text_width, tokensMax: job.data.text_tokens };
-    this.emptyText = new HashTextEncoder(text).encode("");
     const { directory, storePath } = built;
     const { limits } = indexSettings(job, model);
     this.prefetcher = new Prefetcher({
       reader: { directory, storePath, codec: this.codec, limits, cacheBytes: options.cacheBytes },
-      text,
+      text: textSettings(job, model),
     });
   }
 

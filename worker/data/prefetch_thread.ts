@@ -3,12 +3,12 @@ import { type MessagePort, workerData } from "node:worker_threads";
 import { type ErrorCode, toGokuError } from "../../job/errors.js";
 import { type AssembledPack, assemblePack, type PackRequest } from "./assemble_pack.js";
 import { SampleReader, type SampleReaderOptions } from "./sample_reader.js";
-import { HashTextEncoder } from "./text_encoder.js";
+import { HashTextEncoder, type TextSettings } from "./text_encoder.js";
 
 export interface PrefetchThreadOptions {
   port: MessagePort;
   reader: SampleReaderOptions;
-  text: { width: number; tokensMax: number };
+  text: TextSettings;
 }
 
 export type PrefetchRequest = { kind: "pack"; request: PackRequest } | { kind: "close" };

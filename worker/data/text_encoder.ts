@@ -1,3 +1,5 @@
+import type { Job } from "../../job/job.js";
+import type { ModelConfig } from "../../job/model_config.js";
 import { fnv1a, philoxNormals } from "../../job/philox.js";
 
 /** Text of one sample as the model sees it. */
@@ -6,6 +8,16 @@ export interface EncodedText {
   length: number;
   /** [length, width]. */
   data: Float32Array;
+}
+
+export interface TextSettings {
+  width: number;
+  /** The end token included. */
+  tokensMax: number;
+}
+
+export function textSettings(job: Job, model: ModelConfig): TextSettings {
+  return { width: model.text_width, tokensMax: job.data.text_tokens };
 }
 
 /** Parts of a token. Squares add to 1, so a token has unit variance. */
@@ -32,7 +44,7 @@ const START = "<start>";
 export class HashTextEncoder {
   private readonly vectors = new Map<string, Float32Array>();
 
-  constructor(private readonly options: { width: number; tokensMax: number }) {
+  constructor(private readonly options: TextSettings) {
     if (options.tokensMax < 1)
       throw new RangeError(
         `HashTextEncoder: tokensMax is ${options.tokensMax}, need at least 1 (the end token)`,

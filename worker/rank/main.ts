@@ -34,8 +34,8 @@ function boot(send: (message: FromRank) => void): (message: ToRank) => void {
     const machine = new RankMachine({
       native: loadNative(),
       version: productVersion(),
-      openSource: (job) =>
-        openPackSource({ job, model: modelConfig(job), digest: null, cacheBytes: CACHE_BYTES }),
+      openSource: (job, digest) =>
+        openPackSource({ job, model: modelConfig(job), digest, cacheBytes: CACHE_BYTES }),
       send,
     });
     return (message) => machine.receive(message);

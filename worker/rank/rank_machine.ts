@@ -6,6 +6,7 @@ import { Layout } from "../../job/layout.js";
 import { parameterSpecs } from "../../job/parameters.js";
 import { flatUnits } from "../../job/sharding.js";
 import type { PackSource } from "../data/pack_batch.js";
+import { HashTextEncoder, textSettings } from "../data/text_encoder.js";
 import type { CommEndpoint, Native } from "../engine/native.js";
 import { failpoint, setFailpointScope } from "../failpoints.js";
 import { PAGE_BYTES } from "../pages.js";
@@ -13,12 +14,12 @@ import { abortGroups, closeGroups, createGroups, type Groups } from "../parallel
 import { Trainer } from "../parallel/trainer.js";
 import { Progress } from "../progress.js";
 import type { FromRank, RestoreSource, ToRank } from "../rank_messages.js";
-import { restoreState } from "./restore_state.js";
+import { type Restored, restoreState } from "./restore_state.js";
 import { SlotBook } from "./slots.js";
 import { SnapshotPages } from "./snapshot_pages.js";
 import { memberVariables, placeVariables } from "./torchrun_environment.js";
-import { type RunState, TrainLoop } from "./train_loop.js";
-import { verifyGroups } from "./verify_groups.js";
+import { TrainLoop } from "./train_loop.js";
+import { verifyFacts, verifyGroups } from "./verify_groups.js";
 
 /** Longest wait in a collective when nobody ends it from outside: the controller finds stalls far earlier. */
 const COLLECTIVE_TIMEOUT_MS = 300_000;
@@ -29,7 +30,6 @@ type Prepare = Extract<ToRank, { kind: "prepare" }>;
 interface Place {
   prepare: Prepare;
   layout: Layout;
-  source: PackSource;
   controlPage: Uint8Array;
   progressPage: Uint8Array;
   progress: Progress;
@@ -37,7 +37,8 @@ interface Place {
   book: SlotBook;
   /** Made when the groups are connected. */
   trainer: Trainer | null;
-  run: RunState | null;
+  /** Known when the state is restored. */
+  restored: Restored | null;
 }
 
 /** Where in its generation the rank is; `left`: it has failed or was told to leave, and waits for the next one. */
@@ -48,7 +49,8 @@ const NO_GROUPS: Groups = { world: null, shard: null, replica: null, sequence: n
 export interface RankMachineOptions {
   native: Native;
   version: string;
-  openSource: (job: Job) => Promise<PackSource>;
+  /** `digest`: of the index that a state pins, or null for the data as they are now. */
+  openSource: (job: Job, digest: string | null) => Promise<PackSource>;
   send: (message: FromRank) => void;
 }
 
@@ -62,8 +64,8 @@ export class RankMachine {
   private generation = 0n;
   private stage: Stage = "left";
   private place: Place | null = null;
-  /** Opened ahead for a place in that job; null: none. */
-  private ahead: { job: Job; source: Promise<PackSource | null> } | null = null;
+  /** Of the job restored last, or opened ahead for a place in it. */
+  private data: { job: Job; source: Promise<PackSource> } | null = null;
   private groups: Groups = { ...NO_GROUPS };
   private loop: TrainLoop | null = null;
   private running: Promise<void> = Promise.resolve();
@@ -85,7 +87,7 @@ export class RankMachine {
         this.enqueue(async () => this.unpin(message));
         return;
       case "warm":
-        this.warm(message.job);
+        this.warm(message);
         return;
       case "prepare":
         if (BigInt(message.generation) <= this.generation) return;
@@ -113,19 +115,21 @@ export class RankMachine {
     else this.place?.book.unpin(state);
   }
 
-  /** Opens the data ahead of a prepare; if that fails, the prepare tries again and says why. */
-  private warm(job: Job): void {
-    if (this.place !== null || this.ahead !== null) return;
-    this.ahead = { job, source: this.options.openSource(job).catch(() => null) };
+  /** Opens the data ahead of a restore; if that fails, the restore tries again and says why. */
+  private warm({ job, dataDigest }: Extract<ToRank, { kind: "warm" }>): void {
+    if (this.place !== null || this.data !== null) return;
+    this.data = { job, source: this.options.openSource(job, dataDigest) };
+    this.data.source.catch(() => {});
   }
 
-  private async openSource(job: Job): Promise<PackSource> {
-    const { ahead } = this;
-    this.ahead = null;
-    const source = await ahead?.source;
-    if (source && sameJson(ahead?.job, job)) return source;
-    await source?.close();
-    return this.options.openSource(job);
+  /** What is open serves the state that was trained on it; initial values take the data as they are now. */
+  private async openData(job: Job, digest: string | null): Promise<PackSource> {
+    const kept = this.data;
+    const source = await kept?.source.catch(() => null);
+    if (source && sameJson(kept?.job, job) && source.digest === digest) return source;
+    source?.close().catch((error: unknown) => console.error(error));
+    this.data = { job, source: this.options.openSource(job, digest) };
+    return this.data.source;
   }
 
   private enqueue(work: () => Promise<void>): void {
@@ -150,7 +154,7 @@ export class RankMachine {
     this.requests.save = false;
     this.requests.stop = false;
     try {
-      this.place = await this.takePlace(message);
+      this.place = this.takePlace(message);
       Object.assign(process.env, placeVariables(message));
       this.options.native.threadsSet(message.threads);
       const port = this.options.native.commListen(message.host);
@@ -163,7 +167,7 @@ export class RankMachine {
   }
 
   /** Keeps what fits the new place and makes the rest. */
-  private async takePlace(message: Prepare): Promise<Place> {
+  private takePlace(message: Prepare): Place {
     setFailpointScope({ rank: message.rank, step: 0 });
     const old = this.place;
     const same = old !== null && samePlace(old.prepare, message);
@@ -173,17 +177,9 @@ export class RankMachine {
       return old;
     }
     this.place = null;
-    const sameJob = old !== null && sameJson(old.prepare.job, message.job);
-    if (old) this.dismiss(old, { keepSource: sameJob });
+    if (old) this.dismiss(old);
     const layout = new Layout(message.layout);
-    const source = sameJob ? old.source : await this.openSource(message.job);
-    try {
-      const mapped = this.mapPages(message, layout);
-      return { ...mapped, prepare: message, layout, source, trainer: null, run: null };
-    } catch (error) {
-      this.ahead = { job: message.job, source: Promise.resolve(source) }; // for the next prepare
-      throw error;
-    }
+    return { ...this.mapPages(message, layout), prepare: message, layout, trainer: null, restored: null };
   }
 
   /** All pages of a place, or none. */
@@ -211,18 +207,17 @@ export class RankMachine {
     }
   }
 
-  private dismiss(place: Place, keep: { keepSource: boolean }): void {
+  private dismiss(place: Place): void {
     place.trainer?.close();
     place.pages.close();
     this.options.native.pageUnmap(place.controlPage);
     this.options.native.pageUnmap(place.progressPage);
-    if (!keep.keepSource) place.source.close().catch((error: unknown) => console.error(error));
   }
 
   private async connect(members: CommEndpoint[]): Promise<void> {
     const place = this.present();
     const { native } = this.options;
-    const { prepare, layout, source } = place;
+    const { prepare, layout } = place;
     failpoint("connect.before");
     Object.assign(process.env, memberVariables(members, prepare.nodeId));
     this.groups = await createGroups(native, {
@@ -238,7 +233,6 @@ export class RankMachine {
     });
     const model = modelConfig(prepare.job);
     verifyGroups(native, this.groups, { layout, rank: prepare.rank }, [
-      { name: "data", digest: source.digest },
       { name: "job", digest: JSON.stringify(prepare.job) },
       { name: "write plan", digest: planDigest(flatUnits(parameterSpecs(model)), layout) },
       { name: "product version", digest: this.options.version },
@@ -249,20 +243,22 @@ export class RankMachine {
     this.tell({ kind: "connected", generation: prepare.generation, rank: prepare.rank });
   }
 
-  private makeTrainer({ prepare, layout, source, progress }: Place): Trainer {
+  private makeTrainer({ prepare, layout, progress }: Place): Trainer {
+    const { job } = prepare;
+    const model = modelConfig(job);
     return new Trainer({
       native: this.options.native,
-      job: prepare.job,
-      model: modelConfig(prepare.job),
+      job,
+      model,
       layout,
       rank: prepare.rank,
       groups: this.groups,
       progress,
-      emptyText: source.emptyText,
+      emptyText: new HashTextEncoder(textSettings(job, model)).encode(""),
     });
   }
 
-  private async restore(source: RestoreSource): Promise<void> {
+  private async restore(from: RestoreSource): Promise<void> {
     const place = this.present();
     const { generation, rank, job } = place.prepare;
     const begun = performance.now();
@@ -274,24 +270,29 @@ export class RankMachine {
       layout: place.layout,
       rank,
       trainer: place.trainer!,
-      source: place.source,
+      openData: (digest: string | null) => this.openData(job, digest),
       pages: place.pages,
     };
-    const run = await restoreState(options, source).catch((error: unknown) => {
+    const restored = await restoreState(options, from).catch((error: unknown) => {
       place.book.reread(place.pages.states()); // the slot may have been found damaged
       throw error;
     });
-    place.run = run;
-    place.book.restoredTo(run.state);
-    place.progress.set({ step: run.state.step, phase: "idle" });
+    const { state } = restored.run;
+    const dataDigest = restored.source.digest;
+    // whoever restores a state has found the data that it names; initial values name none
+    if (from.kind === "initial")
+      verifyFacts(this.options.native, this.groups.world, [{ name: "data", digest: dataDigest }]);
+    place.restored = restored;
+    place.book.restoredTo(state);
+    place.progress.set({ step: state.step, phase: "idle" });
     this.stage = "restored";
     const seconds = (performance.now() - begun) / 1000;
-    this.tell({ kind: "restored", generation, rank, state: run.state, seconds });
+    this.tell({ kind: "restored", generation, rank, state, dataDigest, seconds });
   }
 
   /** Starts training and returns: the loop goes on beside the commands. */
   private async run(): Promise<void> {
-    const { prepare, layout, source, progress, controlPage, pages, book, trainer, run } = this.present();
+    const { prepare, layout, progress, controlPage, pages, book, trainer, restored } = this.present();
     const loop = new TrainLoop({
       job: prepare.job,
       layout,
@@ -299,12 +300,11 @@ export class RankMachine {
       generation: prepare.generation,
       version: this.options.version,
       trainer: trainer!,
-      source,
       progress,
       controlPage,
       pages,
       book,
-      run: run!,
+      ...restored!,
       requests: this.requests,
       send: (message) => this.tell(message),
     });

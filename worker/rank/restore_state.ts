@@ -19,8 +19,15 @@ export interface RestoreOptions {
   layout: Layout;
   rank: number;
   trainer: Trainer;
-  source: PackSource;
+  /** `digest`: of the data that the state was trained on; null: none yet. */
+  openData: (digest: string | null) => Promise<PackSource>;
   pages: SnapshotPages;
+}
+
+export interface Restored {
+  run: RunState;
+  /** The data that the state was trained on. */
+  source: PackSource;
 }
 
 /** The state before the first step, whose values follow from the job's seed alone. */
@@ -28,20 +35,22 @@ export const INITIAL_STATE: StateName = { generation: "0", step: 0 };
 
 /**
  * Brings the trainer to the state that the controller names. Throws SNAPSHOT_MISSING or CHECKPOINT_CORRUPT (then the
- * next source is tried), NOT_FOUND, CHECKPOINT_MISMATCH, DATA_CHANGED.
+ * next source is tried), NOT_FOUND, CHECKPOINT_MISMATCH, DATA_CHANGED, DATA_EMPTY.
  */
-export async function restoreState(options: RestoreOptions, from: RestoreSource): Promise<RunState> {
+export async function restoreState(options: RestoreOptions, from: RestoreSource): Promise<Restored> {
   if (from.kind === "initial") {
+    const source = await options.openData(null);
     options.trainer.initialise();
-    return { state: INITIAL_STATE, parent: INITIAL_STATE, exclusions: [], durable: false };
+    const run = { state: INITIAL_STATE, parent: INITIAL_STATE, exclusions: [], durable: false };
+    return { run, source };
   }
   return from.kind === "snapshot" ? fromSnapshot(options, from) : fromCheckpoint(options, from);
 }
 
 async function fromSnapshot(
-  { trainer, pages, source }: RestoreOptions,
+  { trainer, pages, openData }: RestoreOptions,
   from: { state: StateName; path: string },
-): Promise<RunState> {
+): Promise<Restored> {
   const { state, path } = from;
   const doing = `Cannot restore step ${state.step} of generation ${state.generation} from memory`;
   const header = readSnapshotHeader(path);
@@ -54,41 +63,48 @@ async function fromSnapshot(
     pages.spoil(path);
     throw new GokuError("SNAPSHOT_MISSING", `${doing}: ${damage}`);
   }
-  requireData(header.meta, source, doing);
+  const source = await openMatching(openData, header.meta, doing);
   pages.read(path, trainer.shards);
-  return adopt(trainer, header.meta, { parent: header.meta.parent, durable: false });
+  return adopt(trainer, source, header.meta, { parent: header.meta.parent, durable: false });
 }
 
 /** Reads this rank's intervals, whatever layout wrote them. */
 async function fromCheckpoint(
-  { native, model, layout, rank, trainer, source }: RestoreOptions,
+  { native, model, layout, rank, trainer, openData }: RestoreOptions,
   from: { uri: string; state: StateName },
-): Promise<RunState> {
+): Promise<Restored> {
   const checkpoint = await openCheckpoint(from.uri, from.state);
   const units = trainer.shards.map((shard) => shard.unit);
   checkpoint.requireModel(parameterSpecs(model));
-  requireData(checkpoint.meta, source, `Cannot resume from ${checkpoint.uri}`);
+  const source = await openMatching(openData, checkpoint.meta, `Cannot resume from ${checkpoint.uri}`);
   for (const shard of trainer.shards) {
     for (const kind of STATE_KINDS) {
       const values = await checkpoint.readRank(units, layout, rank, kind, shard.unit.name);
       writeFloats(native, shard[kind], 0, values);
     }
   }
-  return adopt(trainer, checkpoint.meta, { parent: checkpoint.meta.parent, durable: true });
+  return adopt(trainer, source, checkpoint.meta, { parent: checkpoint.meta.parent, durable: true });
 }
 
 function adopt(
   trainer: Trainer,
+  source: PackSource,
   meta: StateMeta,
   rest: { parent: StateName | null; durable: boolean },
-): RunState {
+): Restored {
   trainer.adamStep = meta.adamStep;
   trainer.restored();
-  return { state: meta.state, exclusions: [...meta.exclusions], ...rest };
+  return { run: { state: meta.state, exclusions: [...meta.exclusions], ...rest }, source };
 }
 
-function requireData(meta: StateMeta, source: PackSource, doing: string): void {
-  if (meta.dataDigest === source.digest) return;
+/** The data that the state names; DATA_CHANGED when they cannot be had any more. */
+async function openMatching(
+  openData: RestoreOptions["openData"],
+  meta: StateMeta,
+  doing: string,
+): Promise<PackSource> {
+  const source = await openData(meta.dataDigest);
+  if (meta.dataDigest === source.digest) return source;
   throw new GokuError(
     "DATA_CHANGED",
     `${doing}: it was trained on data ${meta.dataDigest.slice(0, 12)}, found ${source.digest.slice(0, 12)}; bring that data set back, or start a new job`,

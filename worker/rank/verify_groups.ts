@@ -37,7 +37,7 @@ export function verifyGroups(
   for (const [name, comm, ranks] of members) {
     if (comm !== null) verifySum(native, comm, name, ranks, rank);
   }
-  if (groups.world !== null) verifyFacts(native, groups.world, facts);
+  verifyFacts(native, groups.world, facts);
 }
 
 /** Member i gives 2^i at place i modulo 32 and its rank + 1 at place 32: every absent or doubled member shows. */
@@ -60,7 +60,9 @@ function verifySum(native: Native, comm: CommId, name: string, ranks: readonly n
   );
 }
 
-function verifyFacts(native: Native, world: CommId, facts: readonly AgreedFact[]): void {
+/** Throws where ranks differ; every rank of the world must call it. */
+export function verifyFacts(native: Native, world: CommId | null, facts: readonly AgreedFact[]): void {
+  if (world === null) return;
   const own = Float64Array.from(facts, ({ digest }) =>
     createHash("sha256").update(digest).digest().readUIntBE(0, 6),
   );

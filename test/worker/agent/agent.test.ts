@@ -203,7 +203,7 @@ test("agent: stale and repeated commands change nothing, and training goes on wh
   });
 });
 
-test("agent: a Prepare that cannot be obeyed is refused with its reason", async () => {
+test("agent: what cannot be obeyed is refused with its reason: a Prepare, the restore of a job without data", async () => {
   const node = "node-refuses";
   const job = await testJob(path.join(scratch, "refused"), OVERRIDES);
   const empty = { ...job, data: { ...job.data, media: path.join(scratch, "nothing-here") } };
@@ -217,9 +217,9 @@ test("agent: a Prepare that cannot be obeyed is refused with its reason", async 
     const seed = await controller.next(node, "prepareRefused");
     assert.deepEqual([seed.generation, seed.error!.code], [2n, "JOB_INVALID"]);
     assert.match(seed.error!.message, /seed/);
-    controller.send(node, prepare(empty, 3n));
-    const data = await controller.next(node, "prepareRefused");
-    assert.deepEqual([data.generation, data.error!.code], [3n, "NOT_FOUND"]);
+    void form(controller, node, empty, 3n); // its restore fails
+    const data = await controller.next(node, "rankFailed");
+    assert.deepEqual([data.generation, data.error!.code], [3n, "DATA_EMPTY"]);
   });
 });
 

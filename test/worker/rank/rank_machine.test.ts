@@ -2,11 +2,13 @@ import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { after, test } from "node:test";
-import { jobSchema } from "../../../job/job.js";
+import { jobSchema, modelConfig } from "../../../job/job.js";
 import type { PackSource } from "../../../worker/data/pack_batch.js";
 import { loadNative } from "../../../worker/engine/load_native.js";
-import { RankMachine } from "../../../worker/rank/rank_machine.js";
+import { RankMachine, type RankMachineOptions } from "../../../worker/rank/rank_machine.js";
+import { SLOT_COUNT } from "../../../worker/rank/slots.js";
 import type { FromRank, ToRank } from "../../../worker/rank_messages.js";
+import { syntheticPack, syntheticPlan } from "../parallel/synthetic_packs.js";
 
 const folder = mkdtempSync("/dev/shm/goku-test-machine-");
 after(() => rmSync(folder, { recursive: true }));
@@ -15,43 +17,49 @@ const job = jobSchema.parse({
   name: "machine",
   model: { preset: "goku-nano", depth: 1, width: 8, heads: 2, text_width: 8, frequency_width: 8 },
   data: { media: "unused" },
-  train: { steps: 1 },
+  train: { steps: 1, packs_per_step: 1 },
   checkpoint: { uri: "file:///unused" },
 });
+const native = loadNative();
 
-test("RankMachine whose place cannot be had keeps the data for the next try, and no mapping", async () => {
-  const native = loadNative();
-  let opened = 0;
-  let mapped = 0;
-  const answers: FromRank[] = [];
-  let answered = () => {};
-  const machine = new RankMachine({
-    native: {
-      ...native,
-      pageMap: (file, bytes) => {
-        const page = native.pageMap(file, bytes);
-        mapped++;
-        return page;
-      },
-      pageUnmap: (page) => {
-        mapped--;
-        native.pageUnmap(page);
-      },
-    },
-    version: "0",
-    openSource: async () => {
-      opened++;
-      return {} as PackSource;
-    },
-    send: (message) => {
-      answers.push(message);
-      answered();
-    },
-  });
-  const prepare = (generation: string, snapshotDir: string) => {
-    const answer = new Promise<void>((resolve) => {
-      answered = resolve;
-    });
+/** A rank process as its agent sees it: commands in, answers out. */
+class Rank {
+  private readonly machine: RankMachine;
+  private readonly answers: FromRank[] = [];
+  private arrived = () => {};
+
+  constructor(options: Partial<RankMachineOptions>) {
+    const send = (message: FromRank) => {
+      this.answers.push(message);
+      this.arrived();
+    };
+    const openSource = () => assert.fail("no data is asked for");
+    this.machine = new RankMachine({ native, version: "0", openSource, ...options, send });
+  }
+
+  tell(message: ToRank): void {
+    this.machine.receive(message);
+  }
+
+  /** Sends a command, and waits for the answer of that kind, or for a failure. */
+  async ask<Kind extends FromRank["kind"]>(message: ToRank, kind: Kind) {
+    this.answers.length = 0;
+    this.tell(message);
+    for (;;) {
+      const found = this.answers.find((answer) => answer.kind === kind || answer.kind === "failed");
+      if (found) return found as Extract<FromRank, { kind: Kind | "failed" }>;
+      await new Promise<void>((resolve) => {
+        this.arrived = resolve;
+      });
+    }
+  }
+
+  connect(generation: string) {
+    const members = [{ rank: 0, nodeId: "n", host: "127.0.0.1", port: 1, pid: process.pid }];
+    return this.ask({ kind: "connect", generation, members }, "connected");
+  }
+
+  prepare(generation: string, snapshotDir: string) {
     const message: ToRank = {
       kind: "prepare",
       generation,
@@ -69,17 +77,77 @@ test("RankMachine whose place cannot be had keeps the data for the next try, and
       pinned: [],
       threads: 1,
     };
-    machine.receive(message);
-    return answer;
+    return this.ask(message, "ready");
+  }
+}
+
+test("RankMachine whose place cannot be had keeps no mapping", async () => {
+  let mapped = 0;
+  const counting = {
+    ...native,
+    pageMap: (file: string, bytes: number) => {
+      const page = native.pageMap(file, bytes);
+      mapped++;
+      return page;
+    },
+    pageUnmap: (page: Uint8Array) => {
+      mapped--;
+      native.pageUnmap(page);
+    },
   };
+  const rank = new Rank({ native: counting });
   writeFileSync(path.join(folder, "taken"), "a file where the set should be");
-  await prepare("1", path.join(folder, "taken", "set"));
+  assert.equal((await rank.prepare("1", path.join(folder, "taken", "set"))).kind, "failed");
   assert.equal(mapped, 0);
-  await prepare("2", path.join(folder, "set"));
-  assert.deepEqual(
-    answers.map(({ kind }) => kind),
-    ["failed", "ready"],
-  );
-  assert.equal(mapped, 5, "two pages, three slots");
-  assert.equal(opened, 1);
+  assert.equal((await rank.prepare("2", path.join(folder, "set"))).kind, "ready");
+  assert.equal(mapped, 2 + SLOT_COUNT);
 });
+
+test("RankMachine opens the data that the restored state names, whichever are there now", async () => {
+  const asked: (string | null)[] = [];
+  const rankSeeing = (now: string, pinned: string[]) =>
+    new Rank({
+      openSource: async (_, digest) => {
+        asked.push(digest);
+        return sourceOf(digest !== null && pinned.includes(digest) ? digest : now);
+      },
+    });
+  const set = path.join(folder, "pinned");
+
+  const first = rankSeeing("first", []);
+  await first.prepare("1", set);
+  await first.connect("1");
+  await first.ask({ kind: "restore", generation: "1", source: { kind: "initial" } }, "restored");
+  const saved = await first.ask({ kind: "run", generation: "1" }, "save");
+  assert.equal(saved.kind, "save");
+  const { slotPath } = saved as Extract<FromRank, { kind: "save" }>;
+  const source = { kind: "snapshot", state: { generation: "1", step: 1 }, path: slotPath } as const;
+  assert.deepEqual(asked, [null]);
+
+  const restoreAt = async (rank: Rank, generation: string) => {
+    await rank.prepare(generation, set);
+    await rank.connect(generation);
+    return rank.ask({ kind: "restore", generation, source }, "restored");
+  };
+  const successor = rankSeeing("second", ["first"]);
+  const restored = await restoreAt(successor, "2");
+  assert.equal(restored.kind === "restored" && restored.dataDigest, "first");
+  assert.deepEqual(asked, [null, "first"]);
+  assert.equal((await restoreAt(successor, "3")).kind, "restored");
+  assert.deepEqual(asked, [null, "first"], "what is open goes on");
+
+  const stranger = await restoreAt(rankSeeing("second", []), "4");
+  assert.equal(stranger.kind === "failed" && stranger.code, "DATA_CHANGED");
+});
+
+function sourceOf(digest: string): PackSource {
+  const pack = (step: number) => syntheticPack(modelConfig(job), step - 1, 1);
+  return {
+    digest,
+    codec: null,
+    plan: (step) => syntheticPlan(step, [pack(step)]),
+    pack: async (step) => pack(step),
+    announce: () => {},
+    close: async () => {},
+  };
+}
