@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { JobStatus, WatchEventsResponse } from "../gen/goku/v1/controller.pb.js";
+import { ERRORS, GokuError } from "../job/errors.js";
 import type { ControllerClient } from "./client.js";
 import { isOver } from "./format_job.js";
 
@@ -44,7 +45,8 @@ export async function* followJob(
       }
       if (!follow) return;
     } catch (error) {
-      if (awaySinceMs === null) onAway(error as Error);
+      if (!(error instanceof GokuError && ERRORS[error.code].retriable)) throw error;
+      if (awaySinceMs === null) onAway(error);
       awaySinceMs ??= performance.now();
       if (performance.now() - awaySinceMs > PATIENCE_MS) throw error;
     }

@@ -16,6 +16,7 @@ import type { Job } from "../../job/job.js";
 import { resolveJob } from "../../job/load_job.js";
 import type { ControllerApi } from "../api/controller_api.js";
 import type { CheckpointSource } from "../core/contract.js";
+import type { CoreState } from "../core/state.js";
 import { type JobView, jobView, jobViews, nodeViews } from "../core/views.js";
 import type { ControllerShell } from "./controller_shell.js";
 import { checkpointMessages, incidentMessage, jobStatus, nodeStatus } from "./views.js";
@@ -50,7 +51,7 @@ export class ShellApi implements ControllerApi {
   }
 
   listJobs(): JobStatus[] {
-    return jobViews(this.#shell.state).map((view) => this.#status(view));
+    return jobViews(this.#leading()).map((view) => this.#status(view));
   }
 
   getJob(name: string): { status: JobStatus; spec: Job; history: StepPoint[] } {
@@ -75,7 +76,7 @@ export class ShellApi implements ControllerApi {
   }
 
   listNodes(): NodeStatus[] {
-    return nodeViews(this.#shell.state, this.#shell.nowMs()).map((view) =>
+    return nodeViews(this.#leading(), this.#shell.nowMs()).map((view) =>
       nodeStatus(view, this.#shell.jobName(view.jobId)),
     );
   }
@@ -113,9 +114,16 @@ export class ShellApi implements ControllerApi {
     return this.#shell.state.leader?.ready ?? false;
   }
 
+  /** Only a leader that has read its records knows what there is; others would say that there is nothing. */
+  #leading(): CoreState {
+    if (!this.isReady())
+      throw new GokuError("NOT_LEADER", "Cannot answer: this controller does not lead yet");
+    return this.#shell.state;
+  }
+
   /** The newest job of that name; the newest of all when the name is empty. */
   #find(name: string): JobView {
-    const jobs = jobViews(this.#shell.state);
+    const jobs = jobViews(this.#leading());
     const found = jobs.filter((job) => name === "" || job.record.job.name === name).at(-1);
     if (found) return found;
     const known = [...new Set(jobs.map((job) => job.record.job.name))].slice(-5);

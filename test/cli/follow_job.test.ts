@@ -60,7 +60,7 @@ class OneJobController {
     const known = {
       getJob: () => {
         this.asked++;
-        if (this.denials-- > 0) throw new GokuError("NOT_FOUND", 'Cannot find job "shapes"');
+        if (this.denials-- > 0) throw new GokuError("NOT_LEADER", "Cannot answer: not yet");
         return { status: this.status, spec: {} as Job, history: [] };
       },
       pastEvents: (job: string, afterId: bigint) => this.log.past(job, afterId),

@@ -63,9 +63,12 @@ async function shellOn(log: pino.Logger = pino({ level: "silent" })) {
 
 test("ControllerShell: leads once its term is durable", async () => {
   const { shell, api, settle, close } = await shellOn();
+  for (const ask of [() => api.listJobs(), () => api.listNodes(), () => api.getJob("shapes")])
+    assert.throws(ask, { code: "NOT_LEADER" }, "before, it must not say that there is nothing");
   await shell.start();
   await settle();
   assert.deepEqual([api.isReady(), shell.state.leader?.term], [true, 1]);
+  assert.deepEqual([api.listJobs(), api.listNodes()], [[], []]);
   await close();
 });
 
