@@ -65,6 +65,7 @@ export const jobSchema = z
     data: dataSchema,
     layout: layoutSchema.default("auto"),
     precision: oneOf("fp32", "bf16").default("fp32"),
+    /** `auto` is one fixed choice between the others; it does not look at the memory there is. */
     recompute: oneOf("auto", "none", "full").default("auto"),
     train: z.strictObject({
       steps: count,

@@ -5,6 +5,7 @@
 // cannot multiply bf16, operands are widened while they are packed, without a copy in memory; (3) bias, GELU
 // and rounding are applied while the tile is in the first-level cache. An element is always the sum over
 // fixed blocks of K, in order, each a chain of fma from its first to its last k.
+// More in docs/decisions/011-own-fp32-gemm.md.
 #pragma once
 
 #include <cstdint>
