@@ -7,9 +7,7 @@
 //
 // Arguments are converted once, by position; what is missing or of a wrong kind throws NATIVE_ARGUMENT with
 // the exact place: `linearForward.args[3]: missing`. NativeError (and std::bad_alloc) become JavaScript
-// Errors with `code`, and for collectives `peer` and `operation`. The C interface of Node is used for the
-// calls, without node-addon-api on top, since each step makes thousands of them and it costs a few ns an
-// argument.
+// Errors with `code`, and for collectives `peer` and `operation`. Why not node-addon-api: docs/decisions/012.
 #pragma once
 
 #include <node_api.h>
