@@ -4,6 +4,7 @@ import type { HashTextEncoder } from "./text_encoder.js";
 
 /** What the prefetch thread is asked for: one pack. */
 export interface PackRequest {
+  /** Of the request; its answer has the same. */
   id: number;
   samples: (SampleRequest & { caption: string })[];
 }

@@ -43,7 +43,7 @@ export interface PackSource {
   plan(step: number): StepPlan;
   /** Pack `index` of step `step` (0 <= index < packs_per_step); resolves from prefetch when it was announced. */
   pack(step: number, index: number): Promise<PackBatch>;
-  /** Tells which packs this rank will ask for next, in order. */
+  /** Tells which packs this rank will ask for next, in order; what was told before and is not among them is dropped. */
   announce(packs: { step: number; index: number }[]): void;
   close(): Promise<void>;
 }

@@ -1,7 +1,7 @@
 import { GokuError } from "../../job/errors.js";
 import type { Job } from "../../job/job.js";
 import type { ModelConfig } from "../../job/model_config.js";
-import { Packer, type PackReport } from "../../job/packer.js";
+import { type Pack, Packer, type PackReport } from "../../job/packer.js";
 import type { PackRequest } from "./assemble_pack.js";
 import { buildIndex, type IndexProgress, openIndex } from "./build_index.js";
 import { type IndexedSample, indexSettings } from "./data_index.js";
@@ -71,6 +71,7 @@ export class MediaPackSource implements PackSource {
   private readonly packer: Packer;
   private readonly packsPerStep: number;
   private readonly prefetcher: Prefetcher;
+  private planned: { step: number; packs: Pack[] } | null = null;
 
   constructor(options: OpenPackSourceOptions, built: BuiltIndex) {
     const { job, model } = options;
@@ -136,6 +137,7 @@ export class MediaPackSource implements PackSource {
   }
 
   announce(packs: { step: number; index: number }[]): void {
+    this.prefetcher.keep(new Set(packs.map(({ step, index }) => this.packIndex(step, index))));
     for (const { step, index } of packs) this.start(step, index);
   }
 
@@ -144,35 +146,36 @@ export class MediaPackSource implements PackSource {
   }
 
   private start(step: number, index: number): void {
-    if (
-      !(
-        Number.isInteger(step) &&
-        step >= 1 &&
-        Number.isInteger(index) &&
-        index >= 0 &&
-        index < this.packsPerStep
-      )
-    ) {
-      throw new RangeError(
-        `PackSource: pack ${index} of step ${step}: steps count from 1, packs from 0 to ${this.packsPerStep - 1}`,
-      );
-    }
-    const packIndex = (step - 1) * this.packsPerStep + index;
+    const packIndex = this.packIndex(step, index);
     this.prefetcher.start(packIndex, () => this.request(packIndex));
   }
 
-  private request(packIndex: number): PackRequest {
+  private packIndex(step: number, index: number): number {
+    const whole = Number.isInteger(step) && Number.isInteger(index);
+    if (whole && step >= 1 && index >= 0 && index < this.packsPerStep)
+      return (step - 1) * this.packsPerStep + index;
+    throw new RangeError(
+      `PackSource: pack ${index} of step ${step}: steps count from 1, packs from 0 to ${this.packsPerStep - 1}`,
+    );
+  }
+
+  private request(packIndex: number): Omit<PackRequest, "id"> {
     const samples = this.packer.pack(packIndex).samples.map((i) => {
       const { name, kind, bytes, mtimeMs, grid, storeOffset, caption } = this.samples[i]!;
       return { name, kind, bytes, mtimeMs, grid, storeOffset, caption };
     });
-    return { id: packIndex, samples };
+    return { samples };
   }
 
-  private stepPacks(step: number) {
-    return Array.from({ length: this.packsPerStep }, (_, index) =>
-      this.packer.pack((step - 1) * this.packsPerStep + index),
-    );
+  /** Asked once for each pack of a step, and for the plan. */
+  private stepPacks(step: number): Pack[] {
+    if (this.planned?.step !== step) {
+      const packs = Array.from({ length: this.packsPerStep }, (_, index) =>
+        this.packer.pack(this.packIndex(step, index)),
+      );
+      this.planned = { step, packs };
+    }
+    return this.planned.packs;
   }
 }
 

@@ -3,8 +3,14 @@ import { GokuError } from "../../job/errors.js";
 import type { AssembledPack, PackRequest } from "./assemble_pack.js";
 import type { PrefetchReply, PrefetchRequest, PrefetchThreadOptions } from "./prefetch_thread.js";
 
-/** Packs ready or under way; beyond it the oldest that nobody waits for is dropped. */
-const PACKS_MAX = 64;
+/** A pack ready or under way. */
+interface Flight {
+  /** Of this very request: a pack may be dropped and asked for again while the thread still works on it. */
+  id: number;
+  reply: PrefetchReply | null;
+  /** Null: nobody waits for it yet. */
+  waiter: Waiter | null;
+}
 
 interface Waiter {
   promise: Promise<AssembledPack>;
@@ -12,114 +18,143 @@ interface Waiter {
   reject: (error: Error) => void;
 }
 
+interface Thread {
+  worker: Worker;
+  port: MessagePort;
+}
+
 /**
  * The training thread's end of the prefetch thread. Finished packs wait in the message port and are taken from it without a turn
  * of the event loop, so a pack that is ready is handed out at once even when native code has kept the loop from turning for seconds.
+ * A thread that breaks fails those who wait for it; the next pack starts another one.
  */
 export class Prefetcher {
-  private readonly worker: Worker;
-  private readonly port: MessagePort;
-  private readonly started = new Set<number>(); // oldest first
-  private readonly ready = new Map<number, PrefetchReply>();
-  private readonly waiters = new Map<number, Waiter>();
-  private failure: GokuError | null = null;
+  private readonly options: Omit<PrefetchThreadOptions, "port">;
+  private thread: Thread | null;
+  private readonly flights = new Map<number, Flight>(); // by pack
+  private idLast = 0;
+  private closed = false;
 
   constructor(options: Omit<PrefetchThreadOptions, "port">) {
-    const channel = new MessageChannel();
-    this.port = channel.port1;
-    const workerData: PrefetchThreadOptions = { ...options, port: channel.port2 };
-    const entry = new URL("./prefetch_thread.js", import.meta.url);
-    this.worker = new Worker(entry, { workerData, transferList: [channel.port2], name: "goku-prefetch" });
-    this.port.on("message", (reply: PrefetchReply) => this.receive(reply));
-    this.worker.on("error", (error) => this.fail(`the prefetch thread failed (${(error as Error).message})`));
-    // neither keeps the process alive by itself: a source that is dropped must not hang its rank
-    this.port.unref();
-    this.worker.unref();
+    this.options = options;
+    this.thread = this.startThread();
   }
 
   /** Begins a pack unless it is under way already; `request` is only made when needed. */
-  start(id: number, request: () => PackRequest): void {
-    if (this.started.has(id) || this.failure) return;
-    this.started.add(id);
-    this.send({ kind: "pack", request: request() });
-    for (const oldest of this.started) {
-      if (this.started.size <= PACKS_MAX) break;
-      if (!this.waiters.has(oldest)) this.forget(oldest);
-    }
+  start(pack: number, request: () => Omit<PackRequest, "id">): void {
+    if (this.flights.has(pack) || this.closed) return;
+    this.thread ??= this.startThread();
+    const id = ++this.idLast;
+    this.flights.set(pack, { id, reply: null, waiter: null });
+    this.send({ kind: "pack", request: { id, ...request() } });
+  }
+
+  /** Drops every pack that is not among these and that nobody waits for. */
+  keep(packs: ReadonlySet<number>): void {
+    for (const [pack, { waiter }] of this.flights)
+      if (waiter === null && !packs.has(pack)) this.flights.delete(pack);
   }
 
   /** A pack that was started; each is handed out once. */
-  async finish(id: number): Promise<AssembledPack> {
-    const asked = this.waiters.get(id); // by someone else before: both get the same pack
-    for (;;) {
-      const arrived = receiveMessageOnPort(this.port) as { message: PrefetchReply } | undefined;
-      if (!arrived) break;
-      this.receive(arrived.message);
-    }
+  async finish(pack: number): Promise<AssembledPack> {
+    if (this.closed) throw failureOf("the source was closed");
+    const flight = this.flights.get(pack);
+    if (!flight) throw failureOf(`pack ${pack} was not started`);
+    const asked = flight.waiter; // by someone else before: both get the same pack
+    this.receiveArrived();
     if (asked) return asked.promise;
-    const reply = this.ready.get(id);
-    if (reply) {
-      this.forget(id);
-      return unpack(reply);
+    if (flight.reply) {
+      this.flights.delete(pack);
+      return unpack(flight.reply);
     }
-    if (this.failure) throw this.failure;
-    return this.wait(id);
+    return this.wait(flight);
   }
 
-  private wait(id: number): Promise<AssembledPack> {
+  async close(): Promise<void> {
+    this.closed = true;
+    const { thread } = this;
+    this.fail("the source was closed");
+    if (thread === null) return;
+    const ended = new Promise((resolve) => thread.worker.once("exit", resolve));
+    thread.worker.ref();
+    thread.port.postMessage({ kind: "close" } satisfies PrefetchRequest);
+    await ended;
+    thread.port.close();
+  }
+
+  private startThread(): Thread {
+    const channel = new MessageChannel();
+    const workerData: PrefetchThreadOptions = { ...this.options, port: channel.port2 };
+    const entry = new URL("./prefetch_thread.js", import.meta.url);
+    const worker = new Worker(entry, { workerData, transferList: [channel.port2], name: "goku-prefetch" });
+    const thread = { worker, port: channel.port1 };
+    thread.port.on("message", (reply: PrefetchReply) => this.receive(reply));
+    const broke = (reason: string) => {
+      if (this.thread !== thread) return;
+      thread.port.close();
+      this.fail(`the prefetch thread failed (${reason})`);
+    };
+    worker.on("error", (error) => broke((error as Error).message));
+    worker.on("exit", (code) => broke(`it exited with code ${code}`));
+    // neither keeps the process alive by itself: a source that is dropped must not hang its rank
+    thread.port.unref();
+    worker.unref();
+    return thread;
+  }
+
+  private receiveArrived(): void {
+    while (this.thread) {
+      const arrived = receiveMessageOnPort(this.thread.port) as { message: PrefetchReply } | undefined;
+      if (!arrived) return;
+      this.receive(arrived.message);
+    }
+  }
+
+  private wait(flight: Flight): Promise<AssembledPack> {
     let settle!: Omit<Waiter, "promise">;
     const promise = new Promise<AssembledPack>((resolve, reject) => {
       settle = { resolve, reject };
     });
-    this.waiters.set(id, { promise, ...settle });
-    this.port.ref();
-    this.worker.ref();
+    flight.waiter = { promise, ...settle };
+    this.thread?.port.ref();
+    this.thread?.worker.ref();
     return promise;
   }
 
-  async close(): Promise<void> {
-    this.fail("the source was closed");
-    const ended = new Promise((resolve) => this.worker.once("exit", resolve));
-    this.worker.ref();
-    this.send({ kind: "close" });
-    await ended;
-    this.port.close();
-  }
-
   private send(request: PrefetchRequest): void {
-    this.port.postMessage(request);
+    this.thread?.port.postMessage(request);
   }
 
   private receive(reply: PrefetchReply): void {
     const id = reply.kind === "pack" ? reply.pack.id : reply.id;
-    if (!this.started.has(id)) return; // dropped meanwhile
-    const waiter = this.waiters.get(id);
-    if (!waiter) {
-      this.ready.set(id, reply);
-      return;
-    }
-    this.forget(id);
-    try {
-      waiter.resolve(unpack(reply));
-    } catch (error) {
-      waiter.reject(error as Error);
-    }
+    const found = [...this.flights].find(([, flight]) => flight.id === id);
+    if (!found) return; // dropped meanwhile
+    const [pack, flight] = found;
+    flight.reply = reply;
+    if (flight.waiter) this.settle(pack, flight.waiter, reply);
   }
 
-  private forget(id: number): void {
-    this.started.delete(id);
-    this.ready.delete(id);
-    this.waiters.delete(id);
-    if (this.waiters.size > 0) return;
-    this.port.unref();
-    this.worker.unref();
+  private settle(pack: number, { resolve, reject }: Waiter, reply: PrefetchReply): void {
+    this.flights.delete(pack);
+    try {
+      resolve(unpack(reply));
+    } catch (error) {
+      reject(error as Error);
+    }
+    if ([...this.flights.values()].some(({ waiter }) => waiter !== null)) return;
+    this.thread?.port.unref();
+    this.thread?.worker.unref();
   }
 
   private fail(reason: string): void {
-    this.failure ??= new GokuError("INTERNAL", `Cannot prepare packs: ${reason}`);
-    for (const { reject } of this.waiters.values()) reject(this.failure);
-    this.waiters.clear();
+    this.thread = null;
+    for (const { waiter } of this.flights.values()) waiter?.reject(failureOf(reason));
+    this.flights.clear();
   }
+}
+
+function failureOf(reason: string): GokuError {
+  return new GokuError("INTERNAL", `Cannot prepare packs: ${reason}`);
 }
 
 function unpack(reply: PrefetchReply): AssembledPack {

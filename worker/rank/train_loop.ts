@@ -46,8 +46,9 @@ export interface TrainLoopOptions {
   send: (message: FromRank) => void;
 }
 
-/** Steps for which packs are announced ahead of the one computed. */
-const ANNOUNCED_STEPS = 2;
+/** Packs announced at most, but for those of the step computed and of the next one. */
+const ANNOUNCED_PACKS_MAX = 64;
+const ANNOUNCED_STEPS_MAX = 3;
 
 /**
  * The training loop of one rank in one generation, from the restored state to the last step or a voted stop. It ends by
@@ -63,7 +64,6 @@ export class TrainLoop {
   /** The last copy failed, and that was told. */
   private snapshotsFail = false;
   private saveError: GokuError | null = null;
-  private announcedUntil = 0;
   /** Called whenever a durable save has freed a slot. */
   private wake: (() => void) | null = null;
 
@@ -136,12 +136,11 @@ export class TrainLoop {
   }
 
   private announce(step: number): void {
-    const last = Math.min(step + ANNOUNCED_STEPS, this.options.job.train.steps);
     const own = this.own.filter((index) => index !== null);
-    for (let ahead = Math.max(step, this.announcedUntil + 1); ahead <= last; ahead++) {
-      this.options.source.announce(own.map((index) => ({ step: ahead, index })));
-      this.announcedUntil = ahead;
-    }
+    const steps = Math.max(2, Math.min(ANNOUNCED_STEPS_MAX, Math.floor(ANNOUNCED_PACKS_MAX / own.length)));
+    const last = Math.min(step + steps - 1, this.options.job.train.steps);
+    const ahead = Array.from({ length: last - step + 1 }, (_, i) => step + i);
+    this.options.source.announce(ahead.flatMap((later) => own.map((index) => ({ step: later, index }))));
   }
 
   /** Throws COMM_ABORTED when the agent ended this generation: a rank without peers meets no collective that would. */

@@ -3,10 +3,12 @@ import { execFile } from "node:child_process";
 import { mkdtemp, rm, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, before, describe, it } from "node:test";
+import { after, before, describe, it, mock } from "node:test";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import type { Worker } from "node:worker_threads";
 import { type Job, modelConfig } from "../../../job/job.js";
+import { Packer } from "../../../job/packer.js";
 import { decodeLatents } from "../../../worker/data/latents.js";
 import type { PackBatch } from "../../../worker/data/pack_batch.js";
 import { type MediaPackSource, openPackSource, reportData } from "../../../worker/data/pack_source.js";
@@ -124,6 +126,36 @@ describe("openPackSource()", () => {
     assert.equal(turns, 0);
     assert.equal(found[0]?.packIndex, 1, "the pack came only with a turn of the event loop");
     clearImmediate(immediate);
+  });
+
+  it("plans and reads each pack once, however many a step has, and drops those that are not wanted any more", async () => {
+    const job = smallJob(folder);
+    job.train.packs_per_step = 40;
+    const source = await open(job);
+    const planned = mock.method(Packer.prototype, "pack");
+    const packsOf = (step: number) => Array.from({ length: 40 }, (_, index) => ({ step, index }));
+    for (const step of [1, 2, 3]) {
+      source.announce([...packsOf(step), ...packsOf(step + 1), ...packsOf(step + 2)]);
+      await Promise.all(packsOf(step).map(({ index }) => source.pack(step, index)));
+      source.plan(step);
+    }
+    // for the places in three steps, and to read the packs of five
+    assert.equal(planned.mock.callCount(), (3 + 5) * 40);
+    source.announce(packsOf(1));
+    source.announce(packsOf(4));
+    assert.equal(planned.mock.callCount(), (3 + 5 + 1 + 1) * 40);
+    mock.restoreAll();
+  });
+
+  it("goes on after its thread broke: whoever waited is told, and the next pack comes", async () => {
+    const source = await open(smallJob(folder));
+    const first = await source.pack(1, 0);
+    const waiting = source.pack(1, 1);
+    const { thread } = (source as unknown as { prefetcher: { thread: { worker: Worker } } }).prefetcher;
+    void thread.worker.terminate();
+    await assert.rejects(waiting, { code: "INTERNAL", message: /the prefetch thread failed/ });
+    assert.deepEqual(await source.pack(1, 0), first);
+    await source.close();
   });
 
   it("keeps the place of a sample that cannot be read any more: zeros with weight 0, and the reason", async () => {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { StateName } from "../../../checkpoint/state.js";
 import { GokuError } from "../../../job/errors.js";
-import { jobSchema } from "../../../job/job.js";
+import { type Job, jobSchema } from "../../../job/job.js";
 import { Layout } from "../../../job/layout.js";
 import { PAGE_BYTES } from "../../../worker/pages.js";
 import { SLOT_COUNT, SlotBook } from "../../../worker/rank/slots.js";
@@ -10,7 +10,7 @@ import { TrainLoop, type TrainLoopOptions } from "../../../worker/rank/train_loo
 import type { FromRank } from "../../../worker/rank_messages.js";
 
 const STEPS = 6;
-const job = jobSchema.parse({
+const JOB = jobSchema.parse({
   name: "loop",
   model: { preset: "goku-nano" },
   data: { media: "unused" },
@@ -22,11 +22,16 @@ const job = jobSchema.parse({
  * The loop alone: a trainer that computes nothing, slots without memory, one rank. `copy` is called for every copy into a
  * slot and may throw; saves are durable at once.
  */
-function loopOf(copy: (step: number) => void, start: StateName = { generation: "1", step: 0 }) {
+function loopOf(
+  copy: (step: number) => void,
+  start: StateName = { generation: "1", step: 0 },
+  job: Job = JOB,
+) {
   const sent: FromRank[] = [];
   const book = new SlotBook(Array(SLOT_COUNT).fill(null));
   book.restoredTo(start);
   let flags = {};
+  const announced: { step: number; index: number }[][] = [];
   const options = {
     job,
     layout: Layout.parse("1x1x1"),
@@ -49,7 +54,7 @@ function loopOf(copy: (step: number) => void, start: StateName = { generation: "
       codec: null,
       pack: async () => null,
       plan: () => ({ tokens: 0, fill: 1 }),
-      announce: () => {},
+      announce: (packs: { step: number; index: number }[]) => announced.push(packs),
     },
     progress: { set: () => {} },
     controlPage: new Uint8Array(PAGE_BYTES),
@@ -70,7 +75,7 @@ function loopOf(copy: (step: number) => void, start: StateName = { generation: "
   const saves = () =>
     sent.flatMap((message) => (message.kind === "save" ? [[message.state.step, message.reason]] : []));
   const failures = () => sent.filter((message) => message.kind === "snapshotFailed");
-  return { loop, sent, saves, failures, flags: () => flags };
+  return { loop, sent, saves, failures, announced, flags: () => flags };
 }
 
 const full = () => {
@@ -124,4 +129,19 @@ test("TrainLoop votes that the restored state is not whole when its first copy f
   });
   await loop.train();
   assert.deepEqual(flags(), { snapshotWhole: false, slotFree: true, save: false, stop: false });
+});
+
+test("TrainLoop announces the packs of this step and of later ones, as many as may be ready at once", async () => {
+  const stepsAnnounced = async (packs: number) => {
+    const job = { ...JOB, train: { ...JOB.train, packs_per_step: packs } };
+    const { loop, announced } = loopOf(() => {}, { generation: "1", step: 3 }, job);
+    await loop.train();
+    return announced.map((list) => {
+      assert.equal(list.length % packs, 0);
+      return [...new Set(list.map(({ step }) => step))];
+    });
+  };
+  assert.deepEqual(await stepsAnnounced(21), [[4, 5, 6], [5, 6], [6]]);
+  assert.deepEqual(await stepsAnnounced(22), [[4, 5], [5, 6], [6]]);
+  assert.deepEqual(await stepsAnnounced(200), [[4, 5], [5, 6], [6]]);
 });
