@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { WaveletCodec } from "./codec.js";
 import type { CodecRecord, TokenGrid } from "./latents.js";
 import { tokenGrid } from "./latents.js";
+import { LruCache } from "./lru_cache.js";
 import { type MediaKind, type MediaLimits, readMedia } from "./read_media.js";
 
 /** A sample as the reader needs it. */
@@ -81,39 +82,5 @@ export class SampleReader {
     if (grid.join() !== sample.grid.join())
       return { reason: `it has ${grid.join("x")} tokens, ${sample.grid.join("x")} when indexed` };
     return { latents: this.codec.encode(media.clip) };
-  }
-}
-
-/** Latents by name, the least recently used going first when their bytes are above the limit. */
-export class LruCache {
-  private readonly entries = new Map<string, Float32Array>(); // a Map keeps order: oldest first
-  private bytes = 0;
-
-  constructor(private readonly bytesMax: number) {}
-
-  get(name: string): Float32Array | null {
-    const found = this.entries.get(name);
-    if (!found) return null;
-    this.entries.delete(name);
-    this.entries.set(name, found);
-    return found;
-  }
-
-  set(name: string, latents: Float32Array): void {
-    const before = this.entries.get(name);
-    if (before) this.bytes -= before.byteLength;
-    this.entries.delete(name);
-    if (latents.byteLength > this.bytesMax) return;
-    this.entries.set(name, latents);
-    this.bytes += latents.byteLength;
-    for (const [oldest, value] of this.entries) {
-      if (this.bytes <= this.bytesMax) break;
-      this.entries.delete(oldest);
-      this.bytes -= value.byteLength;
-    }
-  }
-
-  get bytesHeld(): number {
-    return this.bytes;
   }
 }

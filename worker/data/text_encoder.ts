@@ -1,6 +1,7 @@
 import type { Job } from "../../job/job.js";
 import type { ModelConfig } from "../../job/model_config.js";
 import { fnv1a, philoxNormals } from "../../job/philox.js";
+import { LruCache } from "./lru_cache.js";
 
 /** Text of one sample as the model sees it. */
 export interface EncodedText {
@@ -29,6 +30,9 @@ const POSITION_PART = Math.sqrt(1 - WORD_PART ** 2 - PREVIOUS_PART ** 2);
 const TEXT_STREAM = 16;
 const ROLE = { word: 0, previous: 1, position: 2 } as const;
 
+/** Memory for vectors of words: all that a caption of 512 words needs at a width of 4096, and those that are used most. */
+const VECTOR_BYTES = 32 * 2 ** 20;
+
 /** Stand in the place of words; angle brackets cannot occur in one. */
 const END = "<end>";
 const START = "<start>";
@@ -42,7 +46,7 @@ const START = "<start>";
  * The end token closes every text, hence an empty caption is one token and not none.
  */
 export class HashTextEncoder {
-  private readonly vectors = new Map<string, Float32Array>();
+  private readonly vectors = new LruCache(VECTOR_BYTES);
 
   constructor(private readonly options: TextSettings) {
     if (options.tokensMax < 1)

@@ -12,7 +12,6 @@ import { Packer } from "../../../job/packer.js";
 import { decodeLatents } from "../../../worker/data/latents.js";
 import type { PackBatch } from "../../../worker/data/pack_batch.js";
 import { type MediaPackSource, openPackSource, reportData } from "../../../worker/data/pack_source.js";
-import { LruCache } from "../../../worker/data/sample_reader.js";
 import { makeScene, renderScene } from "../../../worker/data/shapes/scene.js";
 import { smallJob, writePicture, writeSmallDataSet } from "./small_data_set.js";
 import { temporaryFolder } from "./temporary.js";
@@ -254,27 +253,5 @@ describe("openPackSource()", () => {
     const entry = fileURLToPath(new URL("./source_in_child.js", import.meta.url));
     const { stdout } = await promisify(execFile)(process.execPath, [entry, folder], { timeout: 60_000 });
     assert.equal(stdout.trim(), "got 1 pack");
-  });
-});
-
-describe("LruCache", () => {
-  it("drops the least recently used when its bytes pass the limit", () => {
-    const cache = new LruCache(100);
-    for (const name of ["a", "b"]) cache.set(name, new Float32Array(10));
-    assert.ok(cache.get("a"));
-    cache.set("c", new Float32Array(10));
-    assert.deepEqual(
-      ["a", "b", "c"].map((name) => cache.get(name) !== null),
-      [true, false, true],
-    );
-    assert.equal(cache.bytesHeld, 80);
-    cache.set("a", new Float32Array(20)); // replaced by a larger one: the other must go
-    assert.deepEqual(
-      ["a", "c"].map((name) => cache.get(name) !== null),
-      [true, false],
-    );
-    cache.set("huge", new Float32Array(26));
-    assert.equal(cache.get("huge"), null);
-    assert.equal(cache.bytesHeld, 80);
   });
 });

@@ -44,6 +44,15 @@ describe("HashTextEncoder", () => {
     assert.ok(likeness(row("red", 0), row("a blue circle", 2)) < 0.5);
   });
 
+  it("keeps a bounded part of the vocabulary, and encodes alike what it has dropped", () => {
+    const wide = new HashTextEncoder({ width: 65_536, tokensMax: 2 }); // vectors of 256 KiB
+    const before = wide.encode("word0");
+    for (let i = 0; i < 100; i++) wide.encode(`word${i}`);
+    const { bytes } = (wide as unknown as { vectors: { bytes: number } }).vectors;
+    assert.ok(bytes <= 32 * 2 ** 20, `${bytes} bytes are held`);
+    assert.deepEqual(wide.encode("word0"), before);
+  });
+
   it("has tokens of unit variance at any width", () => {
     for (const width of [8, 64, 2048]) {
       const { data, length } = new HashTextEncoder({ width, tokensMax: 16 }).encode(
