@@ -26,7 +26,6 @@ export const PROGRESS = {
   pid: 28, // u32
   /** u64 monotonic ms of the last change of step, microStep or phase. */
   changedMs: 32,
-  lossF64: 40,
   /**
    * Collectives over all groups of the rank, the connecting of a group included. Entered: begun on its group's thread.
    * Completed: the last one before which all are. Kind, group and bytes describe the oldest one that is not completed,
@@ -37,15 +36,9 @@ export const PROGRESS = {
   collectiveKind: 64, // u32: COLLECTIVE
   collectiveGroup: 68, // u32: FNV-1a of the group's name
   collectiveBytes: 72, // u64
-  collectiveGroupName: 80, // 32 bytes, NUL-padded
-  /** f64 seconds of the last finished step, by section. */
-  stepSeconds: 112,
-  computeSeconds: 120,
-  commWaitSeconds: 128,
-  dataWaitSeconds: 136,
-  optimizerSeconds: 144,
-  snapshotSeconds: 152,
+  collectiveGroupName: 80, // GROUP_NAME_BYTES, NUL-padded
 } as const;
+export const GROUP_NAME_BYTES = 32;
 
 export const PHASE = {
   idle: 0,

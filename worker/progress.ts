@@ -10,19 +10,6 @@ export interface ProgressUpdate {
   phase?: PhaseName;
   /** Block being computed, -1 outside the blocks. */
   layer?: number;
-  /** Loss of the last step applied. */
-  loss?: number;
-  /** Seconds of the last finished step, by section. */
-  seconds?: Partial<StepSeconds>;
-}
-
-export interface StepSeconds {
-  step: number;
-  compute: number;
-  commWait: number;
-  dataWait: number;
-  optimizer: number;
-  snapshot: number;
 }
 
 /**
@@ -45,20 +32,6 @@ export class Progress {
     if (update.microStep !== undefined) view.setUint32(PROGRESS.microStep, update.microStep, true);
     if (update.phase !== undefined) view.setUint32(PROGRESS.phase, PHASE[update.phase], true);
     if (update.layer !== undefined) view.setInt32(PROGRESS.layer, update.layer, true);
-    if (update.loss !== undefined) view.setFloat64(PROGRESS.lossF64, update.loss, true);
-    if (update.seconds !== undefined) this.setSeconds(update.seconds);
     view.setBigUint64(PROGRESS.changedMs, process.hrtime.bigint() / 1_000_000n, true);
-  }
-
-  private setSeconds(seconds: Partial<StepSeconds>): void {
-    const put = (offset: number, value: number | undefined) => {
-      if (value !== undefined) this.view.setFloat64(offset, value, true);
-    };
-    put(PROGRESS.stepSeconds, seconds.step);
-    put(PROGRESS.computeSeconds, seconds.compute);
-    put(PROGRESS.commWaitSeconds, seconds.commWait);
-    put(PROGRESS.dataWaitSeconds, seconds.dataWait);
-    put(PROGRESS.optimizerSeconds, seconds.optimizer);
-    put(PROGRESS.snapshotSeconds, seconds.snapshot);
   }
 }

@@ -100,7 +100,6 @@ export interface StepMetrics {
   lr: number;
   applied: boolean; // false: voted down (non-finite)
   tokens: number;
-  samples: number;
   images: number;
   videos: number;
   stepSeconds: number;

@@ -380,10 +380,6 @@ void barrierStart(Call& call) { startOperation(call, newOperation(Kind::kBarrier
 
 void commWait(Call& call) { groups(call).wait(static_cast<collectives::Ticket>(call.count(0))); }
 
-void commDone(Call& call) {
-  call.returns(groups(call).done(static_cast<collectives::Ticket>(call.count(0))));
-}
-
 }  // namespace
 
 void RegisterCollectives(Registry& registry) {
@@ -400,7 +396,6 @@ void RegisterCollectives(Registry& registry) {
   registry.add("broadcastStart", broadcastStart);
   registry.add("barrierStart", barrierStart);
   registry.add("commWait", commWait);
-  registry.add("commDone", commDone);
 }
 
 }  // namespace goku

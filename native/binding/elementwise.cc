@@ -8,7 +8,6 @@ void RegisterElementwise(Registry& registry) {
   registry.add("tensorFill", [](Call& c) { tensorFill(c.tensor(0), c.number(1)); });
   registry.add("tensorCast", [](Call& c) { tensorCast(c.tensor(0), c.tensor(1)); });
   registry.add("tensorAdd", [](Call& c) { tensorAdd(c.tensor(0), c.tensor(1)); });
-  registry.add("tensorAddScaled", [](Call& c) { tensorAddScaled(c.tensor(0), c.tensor(1), c.number(2)); });
   registry.add("copy2d", [](Call& c) {
     copy2d(c.tensor(0), c.count(1), c.count(2), c.tensor(3), c.count(4), c.count(5), c.count(6), c.count(7));
   });

@@ -65,13 +65,6 @@ void Collectives::wait(Ticket ticket) {
   if (operation->error) throw NativeError(*operation->error);
 }
 
-bool Collectives::done(Ticket ticket) const {
-  const auto found = tickets_.find(ticket);
-  GOKU_CHECK(found != tickets_.end(), "Cannot ask for ticket ", ticket, ": it is unknown or was waited for");
-  const std::lock_guard lock(found->second->mutex);
-  return found->second->done;
-}
-
 void Collectives::shutdown() {
   for (const auto& [comm, group] : groups_) group->abandon();
   groups_.clear();

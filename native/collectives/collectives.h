@@ -31,7 +31,6 @@ class Collectives {
   Ticket start(CommId comm, std::shared_ptr<Operation> operation);
   /// Blocks until done, forgets the ticket, throws its error.
   void wait(Ticket ticket);
-  bool done(Ticket ticket) const;
 
   /// Abandons all groups: the environment goes away.
   void shutdown();

@@ -57,8 +57,6 @@ struct Operation {
   Reduction reduction = Reduction::kSum;
   int root = 0;
 
-  uint64_t progressNumber = 0;  // in the progress page
-
   void finish(std::optional<NativeError> error) {
     {
       const std::lock_guard lock(mutex);

@@ -22,23 +22,16 @@ inline constexpr uint32_t phase = 20;
 inline constexpr uint32_t layer = 24;
 inline constexpr uint32_t pid = 28;
 inline constexpr uint32_t changedMs = 32;
-inline constexpr uint32_t lossF64 = 40;
 inline constexpr uint32_t collectiveEntered = 48;
 inline constexpr uint32_t collectiveCompleted = 56;
 inline constexpr uint32_t collectiveKind = 64;
 inline constexpr uint32_t collectiveGroup = 68;
 inline constexpr uint32_t collectiveBytes = 72;
 inline constexpr uint32_t collectiveGroupName = 80;
-inline constexpr uint32_t stepSeconds = 112;
-inline constexpr uint32_t computeSeconds = 120;
-inline constexpr uint32_t commWaitSeconds = 128;
-inline constexpr uint32_t dataWaitSeconds = 136;
-inline constexpr uint32_t optimizerSeconds = 144;
-inline constexpr uint32_t snapshotSeconds = 152;
 }  // namespace progress
 
 /// Bytes of the group's name in the progress page, padded with NUL; longer names are cut.
-inline constexpr uint32_t kGroupNameBytes = progress::stepSeconds - progress::collectiveGroupName;
+inline constexpr uint32_t kGroupNameBytes = 32;
 
 /// Values of collectiveKind.
 namespace collective {

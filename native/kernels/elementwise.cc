@@ -131,11 +131,6 @@ void tensorAdd(const Tensor& dst, const Tensor& src) {
   binary("tensorAdd", dst, dst, src, [](Vec a, Vec b) { return a + b; });
 }
 
-void tensorAddScaled(const Tensor& dst, const Tensor& src, double scale) {
-  const Vec factor = broadcast(static_cast<float>(scale));
-  binary("tensorAddScaled", dst, dst, src, [=](Vec a, Vec b) { return fma(factor, b, a); });
-}
-
 void copy2d(const Tensor& dst, int64_t dstOffset, int64_t dstStride, const Tensor& src, int64_t srcOffset,
             int64_t srcStride, int64_t rows, int64_t cols) {
   GOKU_CHECK(dst.dtype == src.dtype, "copy2d: from ", dtypeName(src.dtype), " to ", dtypeName(dst.dtype),

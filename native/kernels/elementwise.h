@@ -11,8 +11,6 @@ void tensorFill(const Tensor& dst, double value);
 void tensorCast(const Tensor& dst, const Tensor& src);
 /// dst += src; any.
 void tensorAdd(const Tensor& dst, const Tensor& src);
-/// dst += scale * src, the product not rounded; any.
-void tensorAddScaled(const Tensor& dst, const Tensor& src, double scale);
 /// dst[r * dstStride + dstOffset + c] = src[r * srcStride + srcOffset + c]; same dtype; the two must not
 /// overlap.
 void copy2d(const Tensor& dst, int64_t dstOffset, int64_t dstStride, const Tensor& src, int64_t srcOffset,

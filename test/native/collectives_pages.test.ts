@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, it } from "node:test";
-import { COLLECTIVE, CONTROL, PAGE_BYTES, PROGRESS } from "../../worker/pages.js";
+import { COLLECTIVE, CONTROL, GROUP_NAME_BYTES, PAGE_BYTES, PROGRESS } from "../../worker/pages.js";
 import { REPOSITORY } from "../job/repository.js";
 
 /** `inline constexpr uint32_t name = value;` of one namespace of the header. */
@@ -20,5 +20,6 @@ describe("native/collectives/pages.h", () => {
     assert.deepEqual(constantsOf(header, "progress"), { ...PROGRESS });
     assert.deepEqual(constantsOf(header, "collective"), { ...COLLECTIVE });
     assert.equal(Number(/kPageBytes = (\d+)/.exec(header)?.[1]), PAGE_BYTES);
+    assert.equal(Number(/kGroupNameBytes = (\d+)/.exec(header)?.[1]), GROUP_NAME_BYTES);
   });
 });

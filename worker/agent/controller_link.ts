@@ -50,10 +50,6 @@ export class ControllerLink {
     this.connect();
   }
 
-  get up(): boolean {
-    return this.welcomed;
-  }
-
   /** False: there is no stream, nothing was sent. */
   send(report: Report): boolean {
     if (!this.session || !this.welcomed) return false;

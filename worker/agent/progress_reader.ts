@@ -1,9 +1,16 @@
 import { closeSync, openSync, readSync } from "node:fs";
 import type { RankProgress } from "../../gen/goku/v1/agent.pb.js";
-import { COLLECTIVE, type CollectiveName, PHASE, type PhaseName, PROGRESS } from "../pages.js";
+import {
+  COLLECTIVE,
+  type CollectiveName,
+  GROUP_NAME_BYTES,
+  PHASE,
+  type PhaseName,
+  PROGRESS,
+} from "../pages.js";
 
-const READ_BYTES = 160;
-const GROUP_NAME_BYTES = PROGRESS.stepSeconds - PROGRESS.collectiveGroupName;
+/** Up to the last word that is read. */
+const READ_BYTES = PROGRESS.collectiveGroupName + GROUP_NAME_BYTES;
 
 /** A progress page in numbers and names. */
 export interface PageContent {

@@ -40,7 +40,7 @@ export function readCode(code: string): ErrorCode {
 }
 
 export function stepReport(generation: bigint, metrics: StepMetrics): Report {
-  const { step, lr, tokens, samples: _, memoryPeakBytes, ...rest } = metrics;
+  const { step, lr, tokens, memoryPeakBytes, ...rest } = metrics;
   return {
     $case: "stepCompleted",
     value: {

@@ -50,7 +50,6 @@ export interface NativeTensors {
   tensorFill(id: TensorId, value: number): void;
   tensorCast(dst: TensorId, src: TensorId): void; // any -> any, same count, round to nearest even
   tensorAdd(dst: TensorId, src: TensorId): void; // dst += src, any
-  tensorAddScaled(dst: TensorId, src: TensorId, scale: number): void; // dst += scale * src
   /** dst[r*dstStride + dstOffset + c] = src[r*srcStride + srcOffset + c] for r < rows, c < cols; same dtype. */
   copy2d(
     dst: TensorId,
@@ -392,7 +391,6 @@ export interface NativeCollectives {
   barrierStart(comm: CommId): Ticket;
   /** Blocks the calling thread until done; throws the typed error. Aborts and dead peers wake it within 100 ms. */
   commWait(ticket: Ticket): void;
-  commDone(ticket: Ticket): boolean;
 }
 
 export interface Native extends NativeTensors, NativeOperations, NativeCollectives {

@@ -58,10 +58,6 @@ export class Tensor {
     return this.references > 1;
   }
 
-  get freed(): boolean {
-    return this.references === 0;
-  }
-
   /** For Arena.freeAll only. */
   forget(): void {
     this.references = 0;

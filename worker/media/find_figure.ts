@@ -25,10 +25,7 @@ const AREA_PART_MAX = 0.7;
 const SHARE_MIN = 0.6;
 
 /** Finds the figure in the first frame of a clip by its contrast to the border, or says why there is none. */
-export function findFigure(
-  picture: RgbClip,
-  options: { shareMin: number } = { shareMin: SHARE_MIN },
-): FoundFigure | { reason: string } {
+export function findFigure(picture: RgbClip): FoundFigure | { reason: string } {
   const { width, height } = picture;
   const background = borderColour(picture);
   const distance = Float32Array.from({ length: width * height }, (_, i) =>
@@ -39,7 +36,7 @@ export function findFigure(
   const standing = mask.reduce((sum, value) => sum + value, 0);
   if (standing < AREA_PART_MIN * mask.length) return { reason: "nothing stands out from the background" };
   const component = largestComponent(mask, width);
-  if (component.length < options.shareMin * standing) {
+  if (component.length < SHARE_MIN * standing) {
     return {
       reason: `what stands out is scattered: the largest piece is ${component.length} of ${standing} pixels`,
     };

@@ -3,11 +3,10 @@
  * else: not on ranks, packs or history. Streams separate the uses (Philox4x32-10, see the reference).
  */
 import type { Job } from "../../job/job.js";
+import { STREAM } from "../../job/philox.js";
 import type { Native } from "../engine/native.js";
 import { type Arena, readFloats, type Tensor } from "../engine/tensor.js";
 import type { PackShape } from "./pack_context.js";
-
-export const STREAM = { init: 1, noise: 2, time: 3, dropText: 4, order: 5, sampler: 6 } as const;
 
 /**
  * Standard normal noise f32 [tokens of this rank, P]; element e of a sample is channel e % P of its token e / P.
@@ -47,10 +46,10 @@ export function drawTime(
   draw: { seed: bigint; step: number; place: number },
 ): number {
   if (flow.time === "uniform") {
-    return Math.fround(shiftTime(uniform(arena.native, STREAM.time, draw), flow.shift));
+    return Math.fround(shiftTime(uniform(arena.native, STREAM.TIME, draw), flow.shift));
   }
   const z = arena.alloc("f32", 1);
-  arena.native.philoxNormal(z.id, 0, 1, draw.seed, STREAM.time, draw.step, draw.place, 0, 1);
+  arena.native.philoxNormal(z.id, 0, 1, draw.seed, STREAM.TIME, draw.step, draw.place, 0, 1);
   const [value] = readFloats(arena.native, z);
   z.free();
   return Math.fround(shiftTime(1 / (1 + Math.exp(-value!)), flow.shift));
@@ -62,7 +61,7 @@ export function drawDropText(
   chance: number,
   draw: { seed: bigint; step: number; place: number },
 ): boolean {
-  return chance > 0 && uniform(native, STREAM.dropText, draw) < chance;
+  return chance > 0 && uniform(native, STREAM.DROP_TEXT, draw) < chance;
 }
 
 /** Uniform in (0, 1) from the first word of (stream, step, place). */

@@ -1,12 +1,5 @@
+import { fnv1a, STREAM } from "../../job/philox.js";
 import type { Arena, Tensor } from "../engine/tensor.js";
-import { STREAM } from "./draws.js";
-
-/** 32-bit FNV-1a of a parameter's name: the `which` of its initial numbers. */
-export function fnv1a(name: string): number {
-  let hash = 0x811c9dc5;
-  for (const byte of new TextEncoder().encode(name)) hash = Math.imul(hash ^ byte, 0x01000193) >>> 0;
-  return hash;
-}
 
 /**
  * Writes the initial values of elements [start, start + count) of a parameter to out[offset ...]. They depend on name
@@ -35,7 +28,7 @@ export function writeInitialValues(
       offset,
       range.count,
       seed,
-      STREAM.init,
+      STREAM.INIT,
       0,
       fnv1a(name),
       range.start,

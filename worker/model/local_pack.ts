@@ -1,10 +1,11 @@
 import type { Job } from "../../job/job.js";
 import type { ModelConfig } from "../../job/model_config.js";
 import { patchSize } from "../../job/parameters.js";
+import { STREAM } from "../../job/philox.js";
 import type { PackBatch } from "../data/pack_batch.js";
 import type { Native } from "../engine/native.js";
 import type { Arena, Tensor } from "../engine/tensor.js";
-import { drawDropText, drawNoise, drawTime, STREAM } from "./draws.js";
+import { drawDropText, drawNoise, drawTime } from "./draws.js";
 import { type PackShape, packShape } from "./pack_context.js";
 import type { ComputeDType } from "./transformer.js";
 
@@ -59,7 +60,7 @@ export function drawnNumbers(
         width: model.text_width,
       }),
       noise: (stepArena, shape, P) =>
-        drawNoise(stepArena, shape, P, { seed, stream: STREAM.noise, step, places }),
+        drawNoise(stepArena, shape, P, { seed, stream: STREAM.NOISE, step, places }),
       reference: () => firstFrames(batch, patchSize(model)),
     };
   };

@@ -1,9 +1,10 @@
 import { setImmediate } from "node:timers/promises";
 import type { ModelConfig } from "../../job/model_config.js";
 import { patchSize } from "../../job/parameters.js";
+import { STREAM } from "../../job/philox.js";
 import { Tape, Value } from "../engine/tape.js";
 import { type Arena, readFloats, type Tensor } from "../engine/tensor.js";
-import { drawNoise, STREAM, shiftTime } from "./draws.js";
+import { drawNoise, shiftTime } from "./draws.js";
 import { besideReference } from "./local_pack.js";
 import { type PackShape, packRope, packShape } from "./pack_context.js";
 import {
@@ -101,7 +102,7 @@ function startNoise(arena: Arena, shape: PackShape, P: number, { noise }: Sample
   if (noise instanceof Float32Array) return arena.from(noise, "f32", shape.tokens, P);
   return drawNoise(arena, shape, P, {
     seed: noise.seed,
-    stream: STREAM.sampler,
+    stream: STREAM.SAMPLER,
     step: 0,
     places: noise.places,
   });

@@ -30,7 +30,6 @@ export interface StepFigures {
   /** Forward and backward, without waiting for others. */
   computeSeconds: number;
   commWaitSeconds: number;
-  optimizerSeconds: number;
   /** High-water mark of tensor memory of this process. */
   memoryPeakBytes: number;
 }

@@ -53,7 +53,6 @@ export class Trainer {
   readonly figures: StepFigures = {
     computeSeconds: 0,
     commWaitSeconds: 0,
-    optimizerSeconds: 0,
     memoryPeakBytes: 0,
   };
 
@@ -178,14 +177,12 @@ export class Trainer {
       this.computed(step);
       const { job, native, progress } = this.options;
       progress.set({ phase: "optimizer" });
-      const begun = performance.now();
       const lr = learningRate(step, job.optimizer, job.train.steps);
       if (vote.finite) this.optimize(lr, vote.gradNorm);
       this.figures.commWaitSeconds = this.collectives.waitSeconds;
       this.figures.memoryPeakBytes = native.memoryStats().peakBytes;
       this.finishStep();
-      this.figures.optimizerSeconds = (performance.now() - begun) / 1000;
-      progress.set({ step, loss: vote.loss });
+      progress.set({ step });
       return { applied: vote.finite, lr, gradNorm: vote.gradNorm, loss: vote.loss };
     });
   }

@@ -258,18 +258,8 @@ export class TrainLoop {
   }): void {
     const { trainer, progress, rank, generation, send } = this.options;
     const { step, plan, vote, applied } = done;
-    const { computeSeconds, commWaitSeconds, optimizerSeconds, memoryPeakBytes } = trainer.figures;
-    progress.set({
-      phase: "idle",
-      seconds: {
-        step: done.stepSeconds,
-        compute: computeSeconds,
-        commWait: commWaitSeconds,
-        dataWait: done.dataSeconds,
-        optimizer: optimizerSeconds,
-        snapshot: done.snapshotSeconds,
-      },
-    });
+    const { computeSeconds, commWaitSeconds, memoryPeakBytes } = trainer.figures;
+    progress.set({ phase: "idle" });
     const metrics: StepMetrics = {
       step,
       loss: applied.loss,
@@ -277,7 +267,6 @@ export class TrainLoop {
       lr: applied.lr,
       applied: applied.applied,
       tokens: plan.tokens,
-      samples: plan.sampleCount,
       images: plan.images,
       videos: plan.videos,
       stepSeconds: done.stepSeconds,

@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { jobSchema } from "../../../job/job.js";
+import { STREAM } from "../../../job/philox.js";
 import { loadNative } from "../../../worker/engine/load_native.js";
 import { Arena, readFloats } from "../../../worker/engine/tensor.js";
-import { drawDropText, drawNoise, drawTime, STREAM, shiftTime } from "../../../worker/model/draws.js";
+import { drawDropText, drawNoise, drawTime, shiftTime } from "../../../worker/model/draws.js";
 import { packShape } from "../../../worker/model/pack_context.js";
 
 const native = loadNative();
@@ -21,7 +22,7 @@ test("drawNoise() over a sequence group draws what one rank draws, however the t
     [1, 1, 1],
   ] as const;
   const P = 6;
-  const draw = { seed: 2n ** 40n + 5n, stream: STREAM.noise, step: 9, places: [4, 0, 2] };
+  const draw = { seed: 2n ** 40n + 5n, stream: STREAM.NOISE, step: 9, places: [4, 0, 2] };
   const whole = readFloats(native, drawNoise(arena, packShape(grids, [1, 1, 1]), P, draw));
   for (const parts of [2, 3, 4, 12]) {
     const split = Array.from({ length: parts }, (_, index) =>
@@ -46,7 +47,7 @@ test("drawNoise() of a sample depends on its place alone, not on its pack", () =
           grids.map(() => 1),
         ),
         4,
-        { seed: 1n, stream: STREAM.noise, step: 3, places },
+        { seed: 1n, stream: STREAM.NOISE, step: 3, places },
       ),
     );
   const together = draw(
