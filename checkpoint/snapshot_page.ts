@@ -102,7 +102,7 @@ export function sealSnapshot(
   if (json.byteLength > TABLE_OFFSET - JSON_OFFSET) {
     throw new GokuError(
       "INTERNAL",
-      `Cannot seal the snapshot of step ${content.meta.state.step}: its meta takes ${json.byteLength} bytes, room is for ${TABLE_OFFSET - JSON_OFFSET}, clean the data set of unreadable samples (${content.meta.exclusions.length} are excluded)`,
+      `Cannot seal the snapshot of step ${content.meta.state.step}: its meta takes ${json.byteLength} bytes, room is for ${TABLE_OFFSET - JSON_OFFSET}`,
     );
   }
   page.set(json, JSON_OFFSET);

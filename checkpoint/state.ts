@@ -1,3 +1,5 @@
+import type { Exclusion } from "../job/exclusion.js";
+
 /**
  * A training state is named by the generation that computed it and its step. Restoring keeps the name,
  * and intervals of different names never combine.
@@ -36,7 +38,7 @@ export interface StateMeta {
   dataDigest: string; // digest of the data index the position refers to
   /** Latent statistics etc. of the data set, needed to sample from this checkpoint. */
   codec: unknown;
-  /** Samples excluded so far (unreadable), voted and replayed alike. */
-  exclusions: { step: number; sample: string }[];
+  /** At most EXCLUSIONS_MAX, in the order of their steps. */
+  exclusions: readonly Exclusion[];
   version: string; // product version
 }

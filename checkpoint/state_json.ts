@@ -26,7 +26,7 @@ export function readStateMeta(fields: Fields): StateMeta {
     codec: fields.any("codec"),
     exclusions: fields
       .objects("exclusions")
-      .map((item) => ({ step: item.integer("step"), sample: item.string("sample") })),
+      .map((item) => ({ sample: item.integer("sample"), step: item.integer("step") })),
     version: fields.string("version"),
   };
   return { ...fields.record(), ...checked };

@@ -81,6 +81,13 @@ export const ERRORS = {
     retriable: false,
     meaning: "Another controller holds the store",
   },
+  DATA_UNREADABLE: {
+    number: 12,
+    grpc: "FAILED_PRECONDITION",
+    exit: 5,
+    retriable: false,
+    meaning: "More samples cannot be read than a run may leave out",
+  },
   // environment
   STORAGE_FULL: {
     number: 20,

@@ -14,6 +14,7 @@ const FATAL: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   "ARGUMENT_INVALID",
   "DATA_EMPTY",
   "DATA_CHANGED",
+  "DATA_UNREADABLE",
   "CHECKPOINT_MISMATCH",
   "NATIVE_MISSING",
   "NATIVE_ARGUMENT",

@@ -80,7 +80,7 @@ export function metaOf(state: StateName, layout: Layout, more: Partial<StateMeta
     adamStep: state.step,
     dataDigest: "d".repeat(64),
     codec: { mean: [0.25], std: [1.5] },
-    exclusions: [{ step: 1, sample: "broken.png" }],
+    exclusions: [{ sample: 3, step: 1 }],
     version: "0.1.0",
     ...more,
   };

@@ -196,7 +196,7 @@ test("the meta of a state survives the round trip, with fields that this version
   const name = state(1, 10);
   const meta = metaOf(name, layout, {
     job: { a: [1, { b: null }], 7: "x" },
-    exclusions: [{ step: 3, sample: "ü" }],
+    exclusions: [{ sample: 1, step: 3 }],
     ...{ later: { x: 1 } },
   });
   await saveAndCommit({ ...setup(storage, name), meta });

@@ -11,6 +11,7 @@ import {
   verifySnapshot,
 } from "../../checkpoint/snapshot.js";
 import { STATE_KINDS } from "../../checkpoint/state.js";
+import { EXCLUSIONS_MAX } from "../../job/exclusion.js";
 import { shardRange } from "../../job/sharding.js";
 import {
   AWKWARD,
@@ -58,7 +59,7 @@ test("snapshotLayout() gives every kind and unit its place, aligned, without ove
 test("readSnapshotHeader() returns what was sealed", () => {
   const meta = metaOf(state(7, 12), layout, {
     parent: state(6, 3),
-    exclusions: [{ step: 2, sample: "ä/ö.png" }],
+    exclusions: [{ sample: 5, step: 2 }],
   });
   const header = headerOf(snapshotPage(AWKWARD, layout, 1, meta))!;
   assert.deepEqual(header.meta, meta);
@@ -181,10 +182,22 @@ test("sealSnapshot() needs a begin, and refuses a meta that does not fit", () =>
   const page = snapshotPage(AWKWARD, layout, 0, metaOf(state(1, 1), layout));
   assert.throws(() => sealSnapshot(page, { meta: metaOf(state(1, 2), layout), rank: 0 }), TypeError);
   beginSnapshot(page);
-  const exclusions = Array.from({ length: 20_000 }, (_, step) => ({ step, sample: "unreadable.png" }));
+  const big = { job: "x".repeat(600_000) };
   assert.throws(
-    () => sealSnapshot(page, { meta: metaOf(state(1, 2), layout, { exclusions }), rank: 0 }),
-    refuses("INTERNAL", /20000 are excluded/),
+    () => sealSnapshot(page, { meta: metaOf(state(1, 2), layout, big), rank: 0 }),
+    refuses("INTERNAL", /its meta takes \d+ bytes, room is for 520192/),
   );
   assert.equal(headerOf(page), null);
+});
+
+test("sealSnapshot() has room for as many exclusions as a run may have", () => {
+  const page = snapshotPage(AWKWARD, layout, 0, metaOf(state(1, 1), layout));
+  beginSnapshot(page);
+  const exclusions = Array.from({ length: EXCLUSIONS_MAX }, (_, i) => ({
+    sample: 2 ** 32 - i,
+    step: 2 ** 32 - i,
+  }));
+  const meta = metaOf(state(1, 2), layout, { exclusions });
+  sealSnapshot(page, { meta, rank: 0 });
+  assert.deepEqual(headerOf(page)?.meta, meta);
 });

@@ -6,7 +6,8 @@ import type { HashTextEncoder } from "./text_encoder.js";
 export interface PackRequest {
   /** Of the request; its answer has the same. */
   id: number;
-  samples: (SampleRequest & { caption: string })[];
+  /** `excluded`: it is not to be read. */
+  samples: (SampleRequest & { caption: string; excluded: boolean })[];
 }
 
 /** Arrays of one pack; the fields are those of PackBatch. */
@@ -19,14 +20,14 @@ export interface AssembledPack {
   unreadable: { sample: string; reason: string }[];
 }
 
-/** Reads, encodes and normalises the samples of one pack. An unreadable one keeps its place: zeros, with weight 0. */
+/** Reads, encodes and normalises the samples of one pack. An unreadable or excluded one keeps its place: zeros, with weight 0. */
 export async function assemblePack(
   request: PackRequest,
   tools: { reader: SampleReader; text: HashTextEncoder; codec: CodecRecord },
 ): Promise<AssembledPack> {
   const { reader, text, codec } = tools;
   const { samples, id } = request;
-  const results = await Promise.all(samples.map((sample) => reader.read(sample)));
+  const results = await Promise.all(samples.map((sample) => (sample.excluded ? null : reader.read(sample))));
   const numbers = samples.map(({ grid }) => grid[0] * grid[1] * grid[2] * patchNumbers(codec));
   const data = new Float32Array(sum(numbers));
   const weights: number[] = [];
@@ -34,18 +35,19 @@ export async function assemblePack(
   let offset = 0;
   for (const [i, result] of results.entries()) {
     const { name, grid } = samples[i]!;
-    if ("reason" in result) unreadable.push({ sample: name, reason: result.reason });
-    else {
+    const latents = result && "latents" in result ? result.latents : null;
+    if (result && "reason" in result) unreadable.push({ sample: name, reason: result.reason });
+    if (latents) {
       const [pt, ph, pw] = codec.patch;
       toPatches(
-        result.latents,
+        latents,
         { channels: codec.channels, t: grid[0] * pt, y: grid[1] * ph, x: grid[2] * pw },
         codec,
         data,
         offset,
       );
     }
-    weights.push("reason" in result ? 0 : 1);
+    weights.push(latents ? 1 : 0);
     offset += numbers[i]!;
   }
   const texts = samples.map(({ caption }) => text.encode(caption));

@@ -1,3 +1,5 @@
+import type { Exclusion } from "../../job/exclusion.js";
+
 /**
  * What the data side hands to the trainer for one pack: whole samples, one after another, no padding.
  * The trainer draws noise, time and text dropout itself from (seed, step, place).
@@ -15,7 +17,7 @@ export interface PackBatch {
   text: Float32Array;
   /** Place of each sample within its step, over all packs of the step: the `which` of its random numbers. */
   places: number[];
-  /** 0 for a sample that could not be read (its place and the divisor stay), else 1. */
+  /** 0 for a sample that could not be read or is left out (its place and the divisor stay), else 1. */
   weights: number[];
   /** Sample names, for reports. */
   samples: string[];
@@ -43,6 +45,15 @@ export interface PackSource {
   plan(step: number): StepPlan;
   /** Pack `index` of step `step` (0 <= index < packs_per_step); resolves from prefetch when it was announced. */
   pack(step: number, index: number): Promise<PackBatch>;
+  /** Every sample that is left out for good, by the votes of steps and by the state restored. */
+  readonly exclusions: readonly Exclusion[];
+  /**
+   * A vote found these samples of a step unreadable, named by their places in it: from now on they are left out, unread, their
+   * places kept with zeros of weight 0. Those that were left out before stay so. @throws GokuError DATA_UNREADABLE
+   */
+  exclude(step: number, places: readonly number[]): void;
+  /** Goes on with the exclusions of a restored state instead. */
+  restoreExclusions(exclusions: readonly Exclusion[]): void;
   /** Tells which packs this rank will ask for next, in order; what was told before and is not among them is dropped. */
   announce(packs: { step: number; index: number }[]): void;
   close(): Promise<void>;

@@ -1,12 +1,14 @@
 import { GokuError } from "../../job/errors.js";
+import type { Exclusion } from "../../job/exclusion.js";
 import type { Job } from "../../job/job.js";
 import type { ModelConfig } from "../../job/model_config.js";
 import { type Pack, Packer, type PackReport } from "../../job/packer.js";
 import type { PackRequest } from "./assemble_pack.js";
 import { buildIndex, type IndexProgress, openIndex } from "./build_index.js";
 import { type IndexedSample, indexSettings } from "./data_index.js";
+import { Exclusions } from "./exclusions.js";
 import type { BuiltIndex } from "./index_folder.js";
-import type { CodecRecord } from "./latents.js";
+import { type CodecRecord, patchNumbers } from "./latents.js";
 import type { PackBatch, PackSource, StepPlan } from "./pack_batch.js";
 import { Prefetcher } from "./prefetcher.js";
 import { textSettings } from "./text_encoder.js";
@@ -71,6 +73,7 @@ export class MediaPackSource implements PackSource {
   private readonly packer: Packer;
   private readonly packsPerStep: number;
   private readonly prefetcher: Prefetcher;
+  private readonly excluded = new Exclusions();
   private planned: { step: number; packs: Pack[] } | null = null;
 
   constructor(options: OpenPackSourceOptions, built: BuiltIndex) {
@@ -126,6 +129,7 @@ export class MediaPackSource implements PackSource {
     const { packIndex, samples } = packs[index]!;
     const { unreadable, id: _, ...arrays } = await this.prefetcher.finish(packIndex);
     for (const { sample, reason } of unreadable) this.unreadable.set(sample, reason);
+    this.clearExcluded(samples, arrays); // it may have been read before
     const placeFirst = packs.slice(0, index).reduce((count, pack) => count + pack.samples.length, 0);
     return {
       packIndex,
@@ -134,6 +138,27 @@ export class MediaPackSource implements PackSource {
       places: samples.map((_sample, i) => placeFirst + i),
       samples: samples.map((i) => this.samples[i]!.name),
     };
+  }
+
+  get exclusions(): readonly Exclusion[] {
+    return this.excluded.list();
+  }
+
+  exclude(step: number, places: readonly number[]): void {
+    const inStep = this.stepPacks(step).flatMap(({ samples }) => samples);
+    for (const place of places) {
+      const sample = inStep[place]!;
+      const { name } = this.samples[sample]!;
+      const reason = this.unreadable.get(name);
+      // told by whoever tried to read it
+      if (this.excluded.add({ sample, step }) && reason)
+        process.stderr.write(`sample ${name} is left out from step ${step} on: ${reason}\n`);
+    }
+  }
+
+  restoreExclusions(exclusions: readonly Exclusion[]): void {
+    const again = this.excluded.replace(exclusions);
+    if (again) this.prefetcher.keep(new Set()); // packs made without a sample that takes part again
   }
 
   announce(packs: { step: number; index: number }[]): void {
@@ -159,10 +184,23 @@ export class MediaPackSource implements PackSource {
     );
   }
 
+  private clearExcluded(samples: readonly number[], pack: { data: Float32Array; weights: number[] }): void {
+    let offset = 0;
+    for (const [i, sample] of samples.entries()) {
+      const end = offset + tokensOf(this.samples[sample]!) * patchNumbers(this.codec);
+      if (this.excluded.has(sample)) {
+        pack.data.fill(0, offset, end);
+        pack.weights[i] = 0;
+      }
+      offset = end;
+    }
+  }
+
   private request(packIndex: number): Omit<PackRequest, "id"> {
     const samples = this.packer.pack(packIndex).samples.map((i) => {
       const { name, kind, bytes, mtimeMs, grid, storeOffset, caption } = this.samples[i]!;
-      return { name, kind, bytes, mtimeMs, grid, storeOffset, caption };
+      const excluded = this.excluded.has(i);
+      return { name, kind, bytes, mtimeMs, grid, storeOffset, caption, excluded };
     });
     return { samples };
   }

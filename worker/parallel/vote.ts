@@ -22,14 +22,17 @@ export interface VoteResult {
   loss: number;
   /** Gradient norm before clipping, rounded to f32 so that the number of partial sums does not show. */
   gradNorm: number;
-  /** Loss and gradients are finite everywhere; if not, `apply` changes nothing. */
+  /**
+   * Loss and gradients are finite everywhere, and the ranks that share a sequence could read the same samples of it (else they
+   * have attended to zeros of one another's). If not, `apply` changes nothing.
+   */
   finite: boolean;
   snapshotWhole: boolean;
   slotFree: boolean;
   save: boolean;
   stop: boolean;
-  /** Samples of this step that could not be read, in pack order. */
-  excluded: string[];
+  /** Places in the step of the samples that some rank could not read, or that are left out already. */
+  excluded: number[];
 }
 
 export interface Ballot {
@@ -66,11 +69,11 @@ function fillBallot({ layout, rank, input, packLosses, squaredNorm, flags }: Bal
   votes[PLACE.save] = flags.save ? 1 : 0;
   votes[PLACE.stop] = flags.stop ? 1 : 0;
   votes.set(packLosses, PLACE.packs);
-  if (layout.coordinates(rank).sequence === 0) markUnreadable(votes, input, layout, rank);
+  markUnreadable(votes, input, layout, rank);
   return votes;
 }
 
-/** Only the first rank of a sequence group reports, since all of them have the same packs. */
+/** Every rank of a sequence group reports, since each has read the group's packs by itself. */
 function markUnreadable(votes: Float64Array, input: StepInput, layout: Layout, rank: number): void {
   const { packs } = input.plan;
   let place = PLACE.packs + packs.length;
@@ -93,21 +96,22 @@ function sumOverWorld({ arena, collectives }: Ballot, votes: Float64Array): Floa
   return votes;
 }
 
-function readVotes({ input }: Ballot, votes: Float64Array): VoteResult {
+function readVotes({ input, layout }: Ballot, votes: Float64Array): VoteResult {
   const { packs } = input.plan;
   let loss = 0;
   for (let slot = 0; slot < packs.length; slot++) loss += votes[PLACE.packs + slot]!;
   const gradNorm = Math.fround(Math.sqrt(votes[PLACE.squaredNorm]!));
-  const unreadable = votes.subarray(PLACE.packs + packs.length);
+  const unreadable = votes.subarray(PLACE.packs + packs.length); // by how many ranks of its sequence group
+  const agreed = unreadable.every((count) => count === 0 || count === layout.sp);
   return {
     step: input.step,
     loss,
     gradNorm,
-    finite: votes[PLACE.notFinite] === 0 && Number.isFinite(gradNorm) && Number.isFinite(loss),
+    finite: votes[PLACE.notFinite] === 0 && Number.isFinite(gradNorm) && Number.isFinite(loss) && agreed,
     snapshotWhole: votes[PLACE.notWhole] === 0,
     slotFree: votes[PLACE.notFree] === 0,
     save: votes[PLACE.save]! > 0,
     stop: votes[PLACE.stop]! > 0,
-    excluded: packs.flatMap((pack) => pack.samples).filter((_, i) => unreadable[i]! > 0),
+    excluded: Array.from(unreadable.keys()).filter((place) => unreadable[place]! > 0),
   };
 }

@@ -41,8 +41,7 @@ export async function restoreState(options: RestoreOptions, from: RestoreSource)
   if (from.kind === "initial") {
     const source = await options.openData(null);
     options.trainer.initialise();
-    const run = { state: INITIAL_STATE, parent: INITIAL_STATE, exclusions: [], durable: false };
-    return { run, source };
+    return { run: { state: INITIAL_STATE, parent: INITIAL_STATE, durable: false }, source };
   }
   return from.kind === "snapshot" ? fromSnapshot(options, from) : fromCheckpoint(options, from);
 }
@@ -94,7 +93,8 @@ function adopt(
 ): Restored {
   trainer.adamStep = meta.adamStep;
   trainer.restored();
-  return { run: { state: meta.state, exclusions: [...meta.exclusions], ...rest }, source };
+  source.restoreExclusions(meta.exclusions);
+  return { run: { state: meta.state, ...rest }, source };
 }
 
 /** The data that the state names; DATA_CHANGED when they cannot be had any more. */

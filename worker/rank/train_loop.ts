@@ -18,7 +18,6 @@ import type { SnapshotPages } from "./snapshot_pages.js";
 export interface RunState {
   state: StateName;
   parent: StateName | null;
-  exclusions: { step: number; sample: string }[];
   /** The state was read from a durable checkpoint, so that it need not be saved again. */
   durable: boolean;
 }
@@ -94,7 +93,7 @@ export class TrainLoop {
   }
 
   private async step(step: number): Promise<"steps" | "stop" | null> {
-    const { job, trainer, book, requests, run } = this.options;
+    const { job, trainer, source, book, requests, run } = this.options;
     setFailpointScope({ step });
     const begun = performance.now();
     const { plan, packs } = await this.packs(step);
@@ -103,6 +102,7 @@ export class TrainLoop {
     if (failpoint("vote.before") === "nan") gradients.packLosses.fill(Number.NaN);
     const asked = { ...requests };
     const vote = trainer.vote(step, { ...book.flags, ...asked });
+    source.exclude(step, vote.excluded);
     failpoint("optimizer.before");
     const applied = trainer.apply(step, vote);
     failpoint("optimizer.after");
@@ -112,7 +112,6 @@ export class TrainLoop {
     if (run.state.generation !== this.options.generation) run.parent = run.state;
     run.state = { generation: this.options.generation, step };
     run.durable = false;
-    for (const sample of vote.excluded) run.exclusions.push({ step, sample });
     const decision = decideStep(job, { ...vote, before: this.decided });
     this.decided = decision;
     const copying = performance.now();
@@ -242,7 +241,7 @@ export class TrainLoop {
       adamStep: trainer.adamStep,
       dataDigest: source.digest,
       codec: source.codec,
-      exclusions: run.exclusions,
+      exclusions: source.exclusions,
       version,
     };
   }

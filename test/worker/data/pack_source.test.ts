@@ -183,6 +183,41 @@ describe("openPackSource()", () => {
     ]);
   });
 
+  it("leaves out for good, unread, what a vote excluded, also from packs made before, until another state is restored", async () => {
+    const own = await temporaryFolder();
+    for (let number = 0; number < 4; number++) await writePicture(join(own, `${number}.png`), { number });
+    const source = await open(smallJob(own));
+    const place = source.plan(1).packs[0]!.samples.indexOf("2.png"); // one epoch a pack
+    const weightIn = async (step: number) => {
+      const batch = await source.pack(step, 0);
+      const i = batch.samples.indexOf("2.png");
+      assert.equal(
+        patchesOf(batch, i).every((value) => value === 0),
+        batch.weights[i] === 0,
+      );
+      assert.equal(
+        batch.weights.reduce((sum, weight) => sum + weight),
+        3 + batch.weights[i]!,
+        "others are as they were",
+      );
+      return batch.weights[i];
+    };
+    assert.equal(await weightIn(1), 1);
+    source.announce([{ step: 2, index: 0 }]);
+    source.exclude(1, [place]);
+    source.exclude(1, [place]);
+    assert.equal(await weightIn(2), 0, "read before the vote");
+    source.exclude(2, [source.plan(2).packs[0]!.samples.indexOf("2.png")]);
+    assert.equal(await weightIn(3), 0, "not read any more");
+    assert.equal(source.unreadable.size, 0);
+    assert.deepEqual(source.exclusions, [{ sample: 2, step: 1 }]);
+    source.announce([{ step: 4, index: 0 }]);
+    source.restoreExclusions([]);
+    assert.equal(await weightIn(4), 1);
+    source.restoreExclusions([{ sample: 2, step: 1 }]);
+    assert.equal(await weightIn(1), 0, "computed again as the state says");
+  });
+
   it("goes on with the index that a state pins, whatever has become of the folder", async () => {
     const own = await temporaryFolder();
     for (let number = 0; number < 4; number++) await writePicture(join(own, `${number}.png`), { number });

@@ -33,6 +33,8 @@ export interface FleetTask {
   poisonedPack: number | null;
   /** These samples could not be read: weight 0. */
   unreadable: string[];
+  /** This rank alone could not read a sample. */
+  unreadableAt: { rank: number; sample: string } | null;
   /** This rank leaves its groups in this step without computing it; all form a new generation and go on. */
   desertion: { rank: number; step: number } | null;
 }
@@ -78,6 +80,7 @@ export async function trainFleet(
       flags: [],
       poisonedPack: null,
       unreadable: [],
+      unreadableAt: null,
       desertion: null,
       ...task,
       folder,

@@ -110,7 +110,9 @@ class FleetRank {
     const { task } = this;
     const batch = syntheticPack(task.model, packIndex, task.job.train.packs_per_step);
     if (task.poisonedPack === packIndex) batch.data[3] = Number.NaN;
-    batch.weights = batch.samples.map((sample) => (task.unreadable.includes(sample) ? 0 : 1));
+    const { rank, sample } = task.unreadableAt ?? {};
+    const unreadable = [...task.unreadable, ...(rank === this.place.rank ? [sample] : [])];
+    batch.weights = batch.samples.map((name) => (unreadable.includes(name) ? 0 : 1));
     return batch;
   }
 

@@ -53,16 +53,26 @@ test("requests of one rank reach all; a missing snapshot or slot of one rank is 
   }
 });
 
-test("samples that a rank could not read are named once, in pack order, and weigh nothing", async () => {
+test("samples that a rank could not read are named once, by their place in the step, and weigh nothing", async () => {
   const job = fleetJob({ packs: 3, steps: 1 });
   const unreadable = ["pack 2 sample 1", "pack 0 sample 0"];
   const results = await trainFleet({ layout: "1x2x2", job, unreadable });
-  for (const { votes } of results)
-    assert.deepEqual(votes[0]!.excluded, ["pack 0 sample 0", "pack 2 sample 1"]);
+  for (const { votes } of results) assert.deepEqual(votes[0]!.excluded, [0, 4]); // the packs hold 1, 2 and 3 samples
   const one = await trainFleet({ layout: "1x1x1", job, unreadable });
   const all = await trainFleet({ layout: "1x1x1", job });
   assert.ok(Math.abs(one[0]!.votes[0]!.loss / results[0]!.votes[0]!.loss - 1) < 1e-6);
   assert.ok(one[0]!.votes[0]!.loss < all[0]!.votes[0]!.loss);
+});
+
+test("a step is voted down when the ranks of a sequence could not read the same samples, and names them", async () => {
+  const job = fleetJob({ packs: 2, steps: 1 });
+  const unreadableAt = { rank: 3, sample: "pack 1 sample 1" };
+  for (const { votes, applied } of await trainFleet({ layout: "1x2x2", job, unreadableAt })) {
+    assert.deepEqual(votes[0]!.excluded, [2]);
+    assert.deepEqual(applied, [false]);
+  }
+  const [whole] = await trainFleet({ layout: "1x2x1", job, unreadableAt: { ...unreadableAt, rank: 1 } });
+  assert.deepEqual(whole!.applied, [true], "a rank that has its sequences alone agrees with itself");
 });
 
 test("the learning rate follows warm-up and schedule by step", async () => {

@@ -147,6 +147,9 @@ function sourceOf(digest: string): PackSource {
     codec: null,
     plan: (step) => syntheticPlan(step, [pack(step)]),
     pack: async (step) => pack(step),
+    exclusions: [],
+    exclude: () => {},
+    restoreExclusions: () => {},
     announce: () => {},
     close: async () => {},
   };

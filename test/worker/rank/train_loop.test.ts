@@ -31,6 +31,7 @@ function loopOf(
   const book = new SlotBook(Array(SLOT_COUNT).fill(null));
   book.restoredTo(start);
   let flags = {};
+  const excluded: [number, number[]][] = [];
   const announced: { step: number; index: number }[][] = [];
   const options = {
     job,
@@ -45,7 +46,7 @@ function loopOf(
       computeStep: () => ({ packLosses: new Float64Array(1) }),
       vote: (step: number, said: object) => {
         flags = said;
-        return { step, loss: 1, finite: true, excluded: [], ...said };
+        return { step, loss: 1, finite: true, excluded: [step], ...said };
       },
       apply: () => ({ applied: true, lr: 0, gradNorm: 1, loss: 1 }),
     },
@@ -54,6 +55,8 @@ function loopOf(
       codec: null,
       pack: async () => null,
       plan: () => ({ tokens: 0, fill: 1 }),
+      exclusions: [],
+      exclude: (step: number, places: number[]) => excluded.push([step, places]),
       announce: (packs: { step: number; index: number }[]) => announced.push(packs),
     },
     progress: { set: () => {} },
@@ -64,7 +67,7 @@ function loopOf(
         copy(content.meta.state.step),
     },
     book,
-    run: { state: start, parent: null, exclusions: [], durable: false },
+    run: { state: start, parent: null, durable: false },
     requests: { save: false, stop: false },
     send: (message: FromRank) => {
       sent.push(message);
@@ -75,7 +78,7 @@ function loopOf(
   const saves = () =>
     sent.flatMap((message) => (message.kind === "save" ? [[message.state.step, message.reason]] : []));
   const failures = () => sent.filter((message) => message.kind === "snapshotFailed");
-  return { loop, sent, saves, failures, announced, flags: () => flags };
+  return { loop, sent, saves, failures, announced, excluded, flags: () => flags };
 }
 
 const full = () => {
@@ -144,4 +147,13 @@ test("TrainLoop announces the packs of this step and of later ones, as many as m
   assert.deepEqual(await stepsAnnounced(21), [[4, 5, 6], [5, 6], [6]]);
   assert.deepEqual(await stepsAnnounced(22), [[4, 5], [5, 6], [6]]);
   assert.deepEqual(await stepsAnnounced(200), [[4, 5], [5, 6], [6]]);
+});
+
+test("TrainLoop has the samples of each vote left out", async () => {
+  const { loop, excluded } = loopOf(() => {}, { generation: "1", step: 4 });
+  await loop.train();
+  assert.deepEqual(excluded, [
+    [5, [5]],
+    [6, [6]],
+  ]);
 });
