@@ -1,10 +1,20 @@
 import assert from "node:assert/strict";
+import { cpSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import { test } from "node:test";
 import { openCheckpoint } from "../../checkpoint/load.js";
 import { STATE_KINDS } from "../../checkpoint/state.js";
 import type { Incident } from "../../gen/goku/v1/controller.pb.js";
 import type { Job } from "../../job/job.js";
-import { type RunRecord, TestCluster, type TestClusterOptions, testJob, until } from "./cluster.js";
+import {
+  type RunRecord,
+  TestCluster,
+  type TestClusterOptions,
+  testJob,
+  testMedia,
+  until,
+} from "./cluster.js";
 
 const STEPS = 30;
 /** Ends a run that hangs, so that the suite does; far above what a busy machine takes. */
@@ -166,6 +176,30 @@ test(
     });
     assert.equal(found.cluster.fired.length, failpoints.length, found.cluster.fired.join(" "));
     await assertSameRun(found, 5);
+  },
+);
+
+test(
+  "faults: a picture added, a caption edited and one removed in mid-run: an agent's successor goes on with the old data",
+  LIMIT,
+  async () => {
+    const media = mkdtempSync(path.join(tmpdir(), "goku-faults-media-"));
+    try {
+      cpSync(await testMedia(), media, { recursive: true });
+      const found = await run({ overrides: [`data.media=${media}`] }, async (cluster) => {
+        await cluster.follow((record) => record.losses.has(4));
+        const images = path.join(media, "images");
+        const [first, second, third] = readdirSync(images).filter((name) => name.endsWith(".txt"));
+        cpSync(path.join(images, first!.replace(".txt", ".png")), path.join(images, "added.png"));
+        writeFileSync(path.join(images, "added.txt"), "one more");
+        writeFileSync(path.join(images, second!), "another caption");
+        rmSync(path.join(images, third!));
+        process.kill(cluster.local.pid("node-b"), "SIGKILL");
+      });
+      await assertSameRun(found, 5);
+    } finally {
+      rmSync(media, { recursive: true, force: true });
+    }
   },
 );
 
