@@ -117,8 +117,8 @@ function onGenerationReport(turn: Turn, node: NodeState, report: GenerationRepor
   if (report.kind === "step" || report.kind === "finished") {
     const found = generation.stage === "adopt" && (job.stage === "forming" || job.stage === "running");
     if (found) adoptRunning(turn, job);
-    if (job.stage !== "running") return;
-    report.kind === "step" ? onStep(turn, job, report) : onRankFinished(turn, job, report);
+    if (report.kind === "step") onStep(turn, job, report);
+    else if (job.stage === "running") onRankFinished(turn, job, report);
     return;
   }
   if (job.stage !== "forming") return;

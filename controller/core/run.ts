@@ -29,16 +29,21 @@ export function startRunning(turn: Turn, job: JobState): void {
   armStall(turn, job);
 }
 
+/**
+ * News of a death on one node may overtake another node's report of the last step. That step is told all the same: it may
+ * be the one that memory restores, and is then never computed again.
+ */
 export function onStep(turn: Turn, job: JobState, report: Report & { kind: "step" }): void {
   const generation = job.generation!;
-  if (report.number <= generation.stepReported) return;
+  if (generation.stage !== "run" || report.number <= generation.stepReported) return;
   generation.stepReported = report.number;
   job.lastStep = report.step;
-  if (generation.hasStepped) rememberStepTime(job.stepTimesMs, 1000 * report.step.stepSeconds);
-  generation.changedLastMs = turn.nowMs;
   const { jobId } = job.record;
   turn.effects.push({ kind: "step", jobId, generation: generation.number, step: report.step });
   observe(turn, "goku_steps_completed_total", 1, { job: job.record.job.name });
+  if (job.stage !== "running") return;
+  if (generation.hasStepped) rememberStepTime(job.stepTimesMs, 1000 * report.step.stepSeconds);
+  generation.changedLastMs = turn.nowMs;
   noteStep(turn, job, report.number);
   armStall(turn, job);
 }

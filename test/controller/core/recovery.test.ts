@@ -78,6 +78,20 @@ test("a rank's death: survivors are told to leave, everybody forms again, the in
   assert.deepEqual(core.store.get("incidents/job-1/000001")?.record, incident);
 });
 
+test("a step reported behind the news of a death is told, and does not end the incident", () => {
+  const core = running();
+  core.exited("n1", 2);
+  core.stepDone("n0", 6);
+  core.stepDone("n0", 6);
+  const told = core.take().filter((effect) => effect.kind === "step");
+  assert.deepEqual(
+    told.map(({ step }) => step.step),
+    [6n],
+  );
+  assert.equal(phaseOf(core.job), "RECOVERING");
+  assert.equal(core.job.incident?.outcome, null);
+});
+
 test("a lost agent is waited for, and its return is enough", () => {
   const core = running();
   core.disconnect("n1");
