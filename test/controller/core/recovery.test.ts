@@ -89,7 +89,7 @@ test("a step reported behind the news of a death is told, and does not end the i
     [6n],
   );
   assert.equal(phaseOf(core.job), "RECOVERING");
-  assert.equal(core.job.incident?.outcome, null);
+  assert.equal(core.job.incident?.outcome, "open");
 });
 
 test("a lost agent is waited for, and its return is enough", () => {
