@@ -15,6 +15,8 @@ interface Stage {
   run: () => Tally;
 }
 
+/** A file that takes longer hangs, and fails; several times what the slowest takes on two busy cores. */
+const FILE_LIMIT_MS = 600_000;
 const scratch = mkdtempSync(path.join(tmpdir(), "goku-test-"));
 
 /** A tool that passes or fails as one check. */
@@ -51,7 +53,14 @@ function suite(name: string, folders: string[], concurrency: number): Stage {
       ];
       const done = spawnSync(
         process.execPath,
-        ["--enable-source-maps", "--test", `--test-concurrency=${concurrency}`, ...reporters, ...files],
+        [
+          "--enable-source-maps",
+          "--test",
+          `--test-concurrency=${concurrency}`,
+          `--test-timeout=${FILE_LIMIT_MS}`,
+          ...reporters,
+          ...files,
+        ],
         { stdio: ["ignore", "inherit", "inherit"] },
       );
       const tap = existsSync(report) ? readFileSync(report, "utf8") : "";

@@ -40,8 +40,9 @@ function groupOf(nodes: string[], members = [0, 1, 2, 3], name = "world"): Group
   return { name, generation, members, nodes };
 }
 
-/** Kills a rank and puts a fresh process in its place. */
+/** Kills a rank, if it still lives, and puts a fresh process in its place. */
 async function replace(index: number): Promise<void> {
+  await ranks.ranks[index]!.kill();
   const fresh = await ranks.add();
   ranks.ranks[index] = ranks.ranks[fresh]!;
   ranks.ranks.length = fresh;
