@@ -3,7 +3,7 @@ import { type Job, modelConfig } from "../job/job.js";
 import type { DataReport } from "../worker/data/pack_source.js";
 import { bar, type Output } from "./output.js";
 
-/** Reads a job's media as its ranks will, and keeps the index beside them, so that the ranks find it. Throws DATA_EMPTY, NOT_FOUND. */
+/** Reads a job's media as its ranks will, and keeps the index beside them, so that the ranks find it. Throws DATA_EMPTY. */
 export async function checkData(job: Job, output: Output): Promise<DataReport> {
   const { reportData } = await import("../worker/data/pack_source.js"); // decoders, which no other command needs
   const live = process.stderr.isTTY === true && !output.json;

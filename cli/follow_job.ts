@@ -28,13 +28,15 @@ export async function* followJob(
   name: string,
   { afterId = 0n, onStatus = () => {}, onAway = () => {}, signal }: FollowOptions = {},
 ): AsyncGenerator<WatchEventsResponse> {
+  let jobId: string | null = null;
   let eventLast = afterId;
   let awaySinceMs: number | null = null;
   while (!signal?.aborted) {
     try {
       // Asked first: once the job is over, the events read after that are all there are.
       const { job } = await client.call("getJob", { name });
-      if (!job) return;
+      if (!job || (jobId !== null && job.id !== jobId)) return;
+      jobId = job.id;
       onStatus(job);
       awaySinceMs = null;
       const follow = !isOver(job.phase);

@@ -1,5 +1,7 @@
-import { lstatSync, readdirSync, renameSync, rmdirSync, rmSync } from "node:fs";
+import { lstatSync, readdirSync, rmdirSync, rmSync } from "node:fs";
 import path from "node:path";
+import { GokuError } from "../job/errors.js";
+import { lockNode } from "../worker/agent/lock_node.js";
 import { isAlive, readRecord } from "../worker/agent/process_records.js";
 
 /** Shared memory of one node: snapshots, pages, and a record of each process that may use them. */
@@ -23,18 +25,16 @@ export function nodeFolders(stateDir: string): NodeFolder[] {
   return found;
 }
 
-/**
- * Frees the memory of a node whose processes are gone; false: one lives after all. The folder is moved away before it is
- * looked at again: an agent that starts at this moment either is seen, or finds no folder and makes a new one.
- */
+/** Frees the memory of a node whose processes are gone, under its agent's lock; false: one lives after all. */
 export function removeNodeFolder(folder: string): boolean {
-  const aside = `${folder}.removed-${process.pid}`;
-  renameSync(folder, aside);
-  if (livingOwner(aside) !== null) {
-    renameSync(aside, folder);
-    return false;
+  if (livingOwner(folder) !== null) return false;
+  try {
+    lockNode(folder, `remove ${folder}`);
+  } catch (error) {
+    if (error instanceof GokuError && error.code === "CONFLICT") return false;
+    throw error;
   }
-  rmSync(aside, { recursive: true, force: true });
+  rmSync(folder, { recursive: true, force: true });
   removeEmpty(path.dirname(folder));
   return true;
 }

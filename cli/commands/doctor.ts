@@ -123,7 +123,10 @@ function snapshots(stateDir: string, clean: boolean): Finding {
   const removed = clean ? orphans.filter((node) => removeNodeFolder(node.path)) : [];
   const said = [`${living.length} nodes alive`];
   const left = orphans.length - removed.length;
-  if (left > 0) said.push(`${left} without a living process (${total(orphans)})`);
+  if (left > 0)
+    said.push(
+      `${left} without a living process (${total(orphans.filter((node) => !removed.includes(node)))})`,
+    );
   if (removed.length > 0)
     said.push(`removed ${removed.map((node) => node.path).join(", ")} (${total(removed)})`);
   return {

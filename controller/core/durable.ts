@@ -59,12 +59,14 @@ export function onRead(
   id: number,
   entries: readonly DurableEntry[] | null,
 ): Continuation | { kind: "resign"; reason: string } | null {
-  const { durable, config } = turn.state;
+  const { durable } = turn.state;
   const flight = durable.inFlight;
   if (flight === null || flight.transaction.id !== id) return null;
   const { transaction } = flight;
   if (entries === null) {
-    arm(turn, STORE_TIMER, turn.nowMs + config.limits.storeRetryMs);
+    flight.tries += 1;
+    if (flight.tries > TRIES_QUIET_MAX) tellTrouble(turn, "it does not answer");
+    arm(turn, STORE_TIMER, turn.nowMs + pauseMs(turn, Math.max(2, flight.tries)));
     return null;
   }
   const found = new Map(entries.map((entry) => [entry.key, entry]));

@@ -9,11 +9,12 @@ const JOBS_ENDED_MAX = 100;
 /** A node silent for longer, without a place in a living job, has gone for good; pods come back under new names. */
 const NODE_KEPT_MS = 24 * 3600 * 1000;
 
-/** Erases the oldest ended jobs, except those of which a node still holds something. */
+/** Erases the jobs that ended first, except those of which a node still holds something. */
 export function forgetJobs(turn: Turn): void {
   const { jobs, nodes } = turn.state;
   const held = new Set([...nodes.values()].flatMap((node) => [node.jobId, node.heldJobId]));
   const ended = [...jobs.values()].filter((job) => job.stage === "ended");
+  ended.sort((a, b) => a.record.outcome!.atMs - b.record.outcome!.atMs);
   for (const job of ended.slice(0, Math.max(0, ended.length - JOBS_ENDED_MAX))) {
     if (!held.has(job.record.jobId)) forgetJob(turn, job);
   }

@@ -120,8 +120,8 @@ export function stopJob(turn: Turn, event: Event & { kind: "stopRequested" }): v
  */
 export function passStop(turn: Turn, requestId: string, jobId: string): void {
   reply(turn, requestId, { ok: true, jobId });
-  const job = turn.state.jobs.get(jobId)!;
-  if (isOver(job)) return;
+  const job = turn.state.jobs.get(jobId);
+  if (job === undefined || isOver(job)) return;
   log(turn, { level: "info", type: "phase", jobId, text: "will save and stop, as asked" });
   if (job.stage === "running" && job.generation!.stage === "run") requestStop(turn, job.generation!);
   if (job.stage === "waiting") reform(turn, job);

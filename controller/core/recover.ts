@@ -224,7 +224,8 @@ export function reform(turn: Turn, job: JobState): void {
   const readyMs =
     job.formedMs +
     backoffMs({ attempts: job.attempts, firstMs: limits.backoffMs, maxMs: limits.backoffMsMax });
-  if (turn.nowMs < readyMs) {
+  // Who wants the job to stop wants what memory holds saved at once.
+  if (turn.nowMs < readyMs && job.record.stop === null) {
     wait(turn, job, `attempt ${job.attempts + 1} of ${max_attempts} follows a pause`, readyMs);
     return;
   }

@@ -207,7 +207,6 @@ export class SimAgent {
       host: "127.0.0.1",
       device: "cpu",
       version: SIM_VERSION,
-      labels: {},
       jobId: this.jobId ?? "",
       generation: BigInt(this.generation),
       ranks: [...this.ranks.values()].map((rank) => rank.progress()),

@@ -29,7 +29,6 @@ export interface AgentOptions {
   /** Parent of this node's folder of pages and snapshots; in tmpfs. */
   stateDir: string;
   logDir: string;
-  labels?: Record<string, string>;
 }
 
 /** How long processes of an earlier agent may take to go. */
@@ -190,7 +189,7 @@ export class Agent {
   }
 
   private hello(): Hello {
-    const { node, slots, host, labels } = this.options;
+    const { node, slots, host } = this.options;
     this.heldSent = null;
     return {
       nodeId: node,
@@ -199,7 +198,6 @@ export class Agent {
       host,
       device: "cpu",
       version: this.version,
-      labels: labels ?? {},
       jobId: this.record.jobId ?? "",
       generation: this.record.generation,
       ranks: this.supervisor.progress(),

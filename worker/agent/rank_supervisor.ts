@@ -343,10 +343,8 @@ export class RankSupervisor {
     const { place } = this;
     const set = path.dirname(message.slotPath);
     const unpin = (error: GokuError | null) => this.unpin(process, { set, state: message.state, error });
-    if (place === null || BigInt(message.generation) !== place.generation) {
-      unpin(null); // of a generation that is over: the next one saves again what is due
-      return;
-    }
+    // Of a generation that is over: its pins went with the prepare of the next one, which saves again what is due.
+    if (place === null || BigInt(message.generation) !== place.generation) return;
     const { jobId, job, layout } = place;
     const { rank, generation, state, slotPath, reason } = message;
     const final = reason === "final";

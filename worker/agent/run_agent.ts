@@ -1,9 +1,9 @@
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { rmSync } from "node:fs";
 import path from "node:path";
 import { type Logger, pino } from "pino";
 import { GokuError } from "../../job/errors.js";
 import { Agent, type AgentOptions } from "./agent.js";
-import { isAlive, readRecord, startTicks } from "./process_records.js";
+import { lockNode } from "./lock_node.js";
 
 export type { AgentOptions } from "./agent.js";
 
@@ -21,7 +21,8 @@ export async function runAgent(
   log: Logger = agentLog(options),
 ): Promise<RunningAgent> {
   check(options);
-  const lock = lockNode(options);
+  const folder = path.join(options.stateDir, options.node);
+  const lock = lockNode(folder, `run an agent of ${options.node}`);
   const agent = new Agent(options, log);
   try {
     await agent.start();
@@ -51,28 +52,4 @@ function check({ node, slots, controllers, host }: AgentOptions): void {
   if (controllers.length === 0 || !controllers.every((address) => /^[^\s:]+:\d+$/.test(address)))
     refuse(`controllers ${JSON.stringify(controllers)}, want host:port, comma-separated`);
   if (host === "") refuse("an empty host, want the address at which other nodes reach this one");
-}
-
-/** Only one agent may own a node's memory. The lock is a record of its process, so that a killed agent leaves none. */
-function lockNode({ stateDir, node }: AgentOptions): string {
-  const folder = path.join(stateDir, node);
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
-  const lock = path.join(folder, "agent.json");
-  const mine = JSON.stringify({ pid: process.pid, startTicks: startTicks(process.pid) });
-  const holder = readRecord(lock);
-  if (holder && holder.pid !== process.pid && isAlive(holder)) {
-    throw new GokuError(
-      "CONFLICT",
-      `Cannot run an agent of ${node}: process ${holder.pid} is one already and owns ${folder}, stop it or use another --node`,
-    );
-  }
-  writeFileSync(`${lock}.${process.pid}`, mine);
-  renameSync(`${lock}.${process.pid}`, lock);
-  if (readFileSync(lock, "utf8") !== mine) {
-    throw new GokuError(
-      "CONFLICT",
-      `Cannot run an agent of ${node}: another one was started at the same time`,
-    );
-  }
-  return lock;
 }

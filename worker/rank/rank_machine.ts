@@ -21,8 +21,11 @@ import { memberVariables, placeVariables } from "./torchrun_environment.js";
 import { TrainLoop } from "./train_loop.js";
 import { verifyFacts, verifyGroups } from "./verify_groups.js";
 
-/** Longest wait in a collective when nobody ends it from outside: the controller finds stalls far earlier. */
-const COLLECTIVE_TIMEOUT_MS = 300_000;
+/**
+ * Longest wait in a collective when nobody ends it from outside: the controller finds stalls far earlier. Above the
+ * 900 s of a restore, in which ranks wait for the one whose data takes longest to index.
+ */
+const COLLECTIVE_TIMEOUT_MS = 1_800_000;
 
 type Prepare = Extract<ToRank, { kind: "prepare" }>;
 

@@ -100,8 +100,10 @@ test("a store that does not answer is asked again, and nothing is done meanwhile
   core.submit(jobOf());
   core.pass(3_000);
   assert.deepEqual(core.commands(), []);
+  const alarms = core.effects.filter((e) => e.kind === "log" && e.entry.level === "alarm");
+  assert.equal(alarms.length, 1, "and people hear of it once");
   answers = true;
-  core.pass(1_000);
+  core.pass(4_000);
   assert.deepEqual(core.commands(), ["n0 prepare"]);
 });
 

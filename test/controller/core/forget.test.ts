@@ -37,6 +37,25 @@ test("the oldest ended jobs are forgotten with all their records, but not one th
   assert.equal(kept.length, 101);
 });
 
+test("a job that was submitted first and ends last is kept, and its stop is answered", () => {
+  const core = new CoreHarness();
+  core.lead();
+  const layout = { dp_replicate: 1, dp_shard: 9, sp: 1 };
+  const stop = (jobId: string) => core.feed({ kind: "stopRequested", requestId: `stop-${jobId}`, jobId });
+  core.submit(jobOf({ name: "first", layout }), "first");
+  for (let i = 0; i < 100; i++) {
+    core.submit(jobOf({ name: `name-${i}`, layout }), `job-${i}`);
+    core.nowMs += 1_000;
+    stop(`job-${i}`);
+  }
+  core.take();
+  stop("first");
+  const reply = core.take().find((effect) => effect.kind === "reply");
+  assert.equal(reply?.kind === "reply" && reply.result.ok, true);
+  assert.equal(core.state.jobs.has("first"), true);
+  assert.equal(core.state.jobs.has("job-0"), false, "the one that ended first went");
+});
+
 test("a node gone for a day is forgotten when the next one comes, unless a living job names it", () => {
   const core = new CoreHarness();
   core.lead();
