@@ -86,7 +86,7 @@ export const ERRORS = {
     grpc: "FAILED_PRECONDITION",
     exit: 5,
     retriable: false,
-    meaning: "More samples cannot be read than a run may leave out",
+    meaning: "More samples cannot be read than a run may leave out, or none of a step",
   },
   // environment
   STORAGE_FULL: {

@@ -1,5 +1,3 @@
-import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
 import { open, stat, unlink } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join, resolve } from "node:path";
@@ -9,6 +7,8 @@ import type { ModelConfig } from "../../job/model_config.js";
 import { doOnce } from "./build_lock.js";
 import { WaveletCodec } from "./codec.js";
 import { contentDigest, type DataIndex, type IndexedSample, indexSettings } from "./data_index.js";
+import { fileDigest } from "./file_digest.js";
+import { fileVerdict } from "./file_verdict.js";
 import { type BuiltIndex, IndexFolder } from "./index_folder.js";
 import { StatisticsSum, tokenGrid } from "./latents.js";
 import { orderedMap } from "./ordered_map.js";
@@ -183,7 +183,7 @@ async function encodeGroup(
   const { limits, codec: settings } = place.settings;
   const paths = files.map(({ name }) => join(place.directory, name));
   const contents = Promise.all(
-    paths.map((path) => fileDigest(path).catch((error: Error) => ({ reason: error.message }))),
+    paths.map((path) => fileDigest(path).catch((error: unknown) => ({ reason: fileVerdict(path, error) }))),
   );
   const single = files.length === 1 ? files[0]! : null;
   const media = single ? [await readMedia(paths[0]!, single.kind, limits)] : await readClips(paths, limits);
@@ -199,10 +199,4 @@ async function encodeGroup(
       latents: codec.encode(found.clip),
     };
   });
-}
-
-async function fileDigest(path: string): Promise<string> {
-  const digest = createHash("sha256");
-  for await (const chunk of createReadStream(path)) digest.update(chunk as Buffer);
-  return digest.digest("hex");
 }

@@ -154,6 +154,12 @@ export class MediaPackSource implements PackSource {
       if (this.excluded.add({ sample, step }) && reason)
         process.stderr.write(`sample ${name} is left out from step ${step} on: ${reason}\n`);
     }
+    if (inStep.every((sample) => this.excluded.has(sample))) {
+      throw new GokuError(
+        "DATA_UNREADABLE",
+        `Cannot train step ${step}: none of its ${inStep.length} samples can be read, repair the data set and resume from the last checkpoint`,
+      );
+    }
   }
 
   restoreExclusions(exclusions: readonly Exclusion[]): void {
@@ -198,9 +204,9 @@ export class MediaPackSource implements PackSource {
 
   private request(packIndex: number): Omit<PackRequest, "id"> {
     const samples = this.packer.pack(packIndex).samples.map((i) => {
-      const { name, kind, bytes, mtimeMs, grid, storeOffset, caption } = this.samples[i]!;
+      const { name, kind, bytes, mtimeMs, content, grid, storeOffset, caption } = this.samples[i]!;
       const excluded = this.excluded.has(i);
-      return { name, kind, bytes, mtimeMs, grid, storeOffset, caption, excluded };
+      return { name, kind, bytes, mtimeMs, content, grid, storeOffset, caption, excluded };
     });
     return { samples };
   }

@@ -1,4 +1,5 @@
-import { GokuError } from "../../job/errors.js";
+import { readFile } from "node:fs/promises";
+import { fileVerdict } from "./file_verdict.js";
 import {
   croppedSize,
   type FitLimits,
@@ -41,21 +42,21 @@ export type MediaResult = { clip: RgbClip } | { reason: string };
 
 /**
  * One file as frames that fit the job: scaled, cropped, clips resampled and cut.
- * @throws GokuError NOT_FOUND without ffmpeg
+ * @throws GokuError NOT_FOUND without ffmpeg, STORAGE_FAILED when trying again may help
  */
 export async function readMedia(path: string, kind: MediaKind, limits: MediaLimits): Promise<MediaResult> {
   if (kind === "video") return (await readClips([path], limits))[0]!;
   try {
     return { clip: await readPicture(path, limits) };
   } catch (error) {
-    return { reason: reasonOf(error) };
+    return { reason: fileVerdict(path, error) };
   }
 }
 
 /**
  * Several clips with one start of ffmpeg, which for short clips takes longer than decoding them.
  * One broken file ends the whole command; then each is tried alone.
- * @throws GokuError NOT_FOUND without ffmpeg
+ * @throws GokuError NOT_FOUND without ffmpeg, STORAGE_FAILED when trying again may help
  */
 export async function readClips(paths: readonly string[], limits: MediaLimits): Promise<MediaResult[]> {
   const filters = `fps=${limits.fps},scale=${scaleExpression(limits)}:flags=lanczos+accurate_rnd,setsar=1`;
@@ -93,8 +94,8 @@ export async function readClips(paths: readonly string[], limits: MediaLimits): 
     });
     return written.map((bytes) => clipOf(bytes, limits));
   } catch (error) {
-    if (error instanceof GokuError) throw error;
-    if (paths.length === 1) return [{ reason: reasonOf(error) }];
+    const reason = fileVerdict(paths[0]!, error);
+    if (paths.length === 1) return [{ reason }];
     const alone: MediaResult[] = [];
     for (const path of paths) alone.push(...(await readClips([path], limits)));
     return alone;
@@ -113,18 +114,15 @@ function clipOf(ppm: Uint8Array, limits: MediaLimits): MediaResult {
       ),
     };
   } catch (error) {
-    return { reason: reasonOf(error) };
+    return { reason: (error as Error).message };
   }
-}
-
-function reasonOf(error: unknown): string {
-  return (error as Error).message.split("\n")[0]!;
 }
 
 async function readPicture(path: string, limits: MediaLimits): Promise<RgbClip> {
   // loaded on first use: a rank that finds every sample encoded on disk never needs it
   const { default: sharp } = await import("sharp");
-  const picture = sharp(path, { failOn: "error" }).rotate(); // as its EXIF orientation says
+  const bytes = await readFile(path); // by us: its errors tell the storage's faults from the file's
+  const picture = sharp(bytes, { failOn: "error" }).rotate(); // as its EXIF orientation says
   const { width, height } = await picture.metadata().then(({ autoOrient }) => autoOrient);
   const scaled = scaledSize({ width, height }, limits);
   if (scaled.width !== width || scaled.height !== height)

@@ -4,6 +4,9 @@ import { GokuError } from "../../job/errors.js";
 /** Longest a single media command may take; a file that hangs the decoder is a broken file. */
 const TIMEOUT_MS_DEFAULT = 60_000;
 const STDERR_BYTES_KEPT = 8192;
+/** What ffmpeg says of errors of the storage or the machine. */
+const PASSING =
+  /Input\/output error|Stale file handle|Cannot allocate memory|Too many open files|Resource temporarily/;
 /** Number of the first pipe after standard input, output and error. */
 export const PIPE_FIRST = 3;
 
@@ -20,6 +23,7 @@ export interface FfmpegOptions {
 /**
  * Runs ffmpeg with an argument array (no shell, no interaction) and returns what it wrote to each pipe.
  * @throws GokuError NOT_FOUND when ffmpeg is not installed
+ * @throws GokuError STORAGE_FAILED when something else ended it, or it could not read for another reason than the file
  * @throws Error with ffmpeg's last words when it fails, hangs or writes too much
  */
 export function runFfmpeg(args: readonly string[], options: FfmpegOptions): Promise<Buffer[]> {
@@ -62,8 +66,10 @@ export function runFfmpeg(args: readonly string[], options: FfmpegOptions): Prom
     });
     child.on("close", (code, signal) => {
       clearTimeout(timer);
-      if (code === 0 && failure === null) resolve(outputs.map((chunks) => Buffer.concat(chunks)));
-      else reject(new Error(failure ?? lastWords(words) ?? `ffmpeg ended with ${signal ?? code}`));
+      if (code === 0 && failure === null) return resolve(outputs.map((chunks) => Buffer.concat(chunks)));
+      const reason = failure ?? lastWords(words) ?? `ffmpeg ended with ${signal ?? code}`;
+      const passing = failure === null && (signal !== null || PASSING.test(reason));
+      reject(passing ? new GokuError("STORAGE_FAILED", `Cannot read a clip: ${reason}`) : new Error(reason));
     });
     // a decoder that stops early closes its input; its exit status says what happened
     child.stdin!.on("error", () => {});

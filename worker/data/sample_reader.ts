@@ -1,6 +1,8 @@
 import { type FileHandle, open, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { WaveletCodec } from "./codec.js";
+import { fileDigest } from "./file_digest.js";
+import { fileVerdict } from "./file_verdict.js";
 import type { CodecRecord, TokenGrid } from "./latents.js";
 import { tokenGrid } from "./latents.js";
 import { LruCache } from "./lru_cache.js";
@@ -12,6 +14,8 @@ export interface SampleRequest {
   kind: MediaKind;
   bytes: number;
   mtimeMs: number;
+  /** SHA-256 of the file that was indexed, hex. */
+  content: string;
   grid: TokenGrid;
   storeOffset: number;
 }
@@ -29,25 +33,30 @@ export type SampleResult = { latents: Float32Array } | { reason: string };
 
 /**
  * Latents of samples: from memory, from the store of encoded samples beside the index, or decoded from the file.
- * A sample whose file is gone or is not the one that was indexed counts as unreadable, wherever its latents lie,
- * so that what is trained on does not depend on what happened to be cached.
+ * A sample whose file is gone or has other bytes than the one that was indexed counts as unreadable, wherever its latents
+ * lie, so that what is trained on does not depend on what happened to be cached. A copied or touched file is the same file.
  */
 export class SampleReader {
   private readonly codec: WaveletCodec;
   private readonly cache: LruCache;
   private store: Promise<FileHandle | null> | null = null;
+  /** Times of files that differ from the index's though the bytes do not. */
+  private readonly sameAt = new Map<string, number>();
 
   constructor(private readonly options: SampleReaderOptions) {
     this.codec = new WaveletCodec(options.codec);
     this.cache = new LruCache(options.cacheBytes);
   }
 
+  /** @throws GokuError STORAGE_FAILED when trying again may help */
   async read(sample: SampleRequest): Promise<SampleResult> {
     const path = join(this.options.directory, sample.name);
-    const found = await stat(path).catch(() => null);
-    if (!found) return { reason: "the file is gone since it was indexed" };
-    if (found.size !== sample.bytes || found.mtimeMs !== sample.mtimeMs)
-      return { reason: "the file has changed since it was indexed" };
+    try {
+      if (!(await this.isSame(path, sample))) return { reason: "the file has changed since it was indexed" };
+    } catch (error) {
+      const verdict = fileVerdict(path, error);
+      return { reason: verdict.startsWith("ENOENT") ? "the file is gone since it was indexed" : verdict };
+    }
     const cached = this.cache.get(sample.name);
     if (cached) return { latents: cached };
     const result = (await this.readStored(sample)) ?? (await this.decode(path, sample));
@@ -58,6 +67,15 @@ export class SampleReader {
   async close(): Promise<void> {
     const store = await this.store;
     await store?.close();
+  }
+
+  private async isSame(path: string, { name, bytes, mtimeMs, content }: SampleRequest): Promise<boolean> {
+    const found = await stat(path);
+    if (found.size !== bytes) return false;
+    if (found.mtimeMs === mtimeMs || found.mtimeMs === this.sameAt.get(name)) return true;
+    if ((await fileDigest(path)) !== content) return false;
+    this.sameAt.set(name, found.mtimeMs);
+    return true;
   }
 
   private async readStored(sample: SampleRequest): Promise<SampleResult | null> {

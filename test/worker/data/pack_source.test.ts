@@ -162,7 +162,8 @@ describe("openPackSource()", () => {
     for (let number = 0; number < 4; number++) await writePicture(join(own, `${number}.png`), { number });
     const source = await open(smallJob(own));
     await rm(join(own, "1.png"));
-    await utimes(join(own, "2.png"), 1, 1);
+    await writePicture(join(own, "2.png"), { number: 9 });
+    await utimes(join(own, "3.png"), 1, 1); // as a copy has another time, and the same bytes
     const plan = source.plan(1);
     const batch = await source.pack(1, 0);
     assert.equal(plan.sampleCount, 8); // two epochs of four
@@ -211,6 +212,11 @@ describe("openPackSource()", () => {
     assert.equal(await weightIn(3), 0, "not read any more");
     assert.equal(source.unreadable.size, 0);
     assert.deepEqual(source.exclusions, [{ sample: 2, step: 1 }]);
+    assert.throws(() => source.exclude(3, [0, 1, 2, 3]), {
+      code: "DATA_UNREADABLE",
+      message: /Cannot train step 3: none of its \d+ samples can be read/,
+    });
+    source.restoreExclusions([{ sample: 2, step: 1 }]);
     source.announce([{ step: 4, index: 0 }]);
     source.restoreExclusions([]);
     assert.equal(await weightIn(4), 1);
