@@ -22,8 +22,9 @@ class OnednnMatmul {
   bool multipliesBf16() const { return bf16_; }
 
   /// Computes the product, or returns false where oneDNN has no fast way for it (an odd shape or stride;
-  /// gelu): the caller then uses gemm(). a and b have one dtype. Primitives are kept, the 512 used last;
-  /// each new number of rows needs new ones (docs/decisions/011-own-fp32-gemm.md).
+  /// gelu): the caller then uses gemm(). a and b have one dtype. Tokens are the rows of a, or the depth where
+  /// a is transposed: any number of them is multiplied by primitives for multiples of 64, which are kept, the
+  /// 512 used last (docs/decisions/011-own-fp32-gemm.md).
   bool run(const Gemm& problem, Allocator& scratch);
 
  private:

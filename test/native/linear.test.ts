@@ -9,13 +9,18 @@ interface Shape {
   F: number;
 }
 
-/** Below, at and beyond a vector, a tile (6 or 12 x 16 or 32), a row block (96), a K block (384) and a column block (1024). */
+/**
+ * Below, at and beyond a vector, a tile (6 or 12 x 16 or 32), a row block (144), a K block (512) and a column block
+ * (1024); where oneDNN multiplies bf16, its unit of tokens (64) and its parts (from 128 rows on).
+ */
 const SHAPES: Shape[] = [
   { N: 1, K: 1, F: 1 },
   { N: 1, K: 7, F: 17 },
   { N: 5, K: 385, F: 3 },
   { N: 13, K: 33, F: 31 },
+  { N: 30, K: 20, F: 24 },
   { N: 64, K: 128, F: 48 },
+  { N: 300, K: 32, F: 48 },
   { N: 97, K: 40, F: 129 },
   { N: 101, K: 771, F: 65 },
   { N: 14, K: 9, F: 1027 },
