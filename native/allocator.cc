@@ -1,6 +1,8 @@
 #include "native/allocator.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -18,10 +20,30 @@ constexpr size_t kSegmentBytes = size_t{256} << 20;
 
 size_t roundUp(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
 
+/// Maps the whole file, which grows to `bytes`, from an address on where a huge page may begin: matrix
+/// kernels gain from fewer address translations. Null where the system gives no more.
+std::byte* mapAligned(int file, size_t bytes) {
+  if (ftruncate(file, static_cast<off_t>(bytes)) != 0) return nullptr;
+  void* room =
+      mmap(nullptr, bytes + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (room == MAP_FAILED) return nullptr;
+  auto* raw = static_cast<std::byte*>(room);
+  const size_t skip = (kHugePage - reinterpret_cast<uintptr_t>(raw) % kHugePage) % kHugePage;
+  std::byte* start = raw + skip;
+  if (skip > 0) munmap(raw, skip);
+  if (skip < kHugePage) munmap(start + bytes, kHugePage - skip);
+  if (mmap(start, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED) {
+    munmap(start, bytes);
+    return nullptr;
+  }
+  madvise(start, bytes, MADV_HUGEPAGE);  // advice: it may fail without harm
+  return start;
+}
+
 }  // namespace
 
 Allocator::~Allocator() {
-  for (auto& [start, segment] : segments_) munmap(start, segment.bytes);
+  for (const auto& segment : segments_) unmap(segment);
 }
 
 std::byte* Allocator::allocate(size_t bytes) {
@@ -81,6 +103,16 @@ void Allocator::release(std::byte* start) noexcept {
   free_.emplace(block->second.bytes, block->first);
 }
 
+std::optional<SharedPlace> Allocator::placeOf(const std::byte* address) const {
+  std::lock_guard lock(mutex_);
+  auto next = segments_.upper_bound(address);
+  if (next == segments_.begin()) return std::nullopt;
+  const auto& [start, segment] = *std::prev(next);
+  const auto offset = static_cast<size_t>(address - start);
+  if (offset >= segment.bytes) return std::nullopt;
+  return SharedPlace{segment.file.get(), segment.number, offset};
+}
+
 AllocatorStats Allocator::stats() const {
   std::lock_guard lock(mutex_);
   size_t touched = 0;
@@ -95,29 +127,19 @@ void Allocator::resetPeak() {
 
 void Allocator::addSegment(size_t wanted) {
   const size_t bytes = roundUp(std::max(wanted, kSegmentBytes), kHugePage);
-  const auto map = [bytes] {
-    // One huge page more, to start on a boundary of one: matrix kernels gain from fewer address translations.
-    return mmap(nullptr, bytes + kHugePage, PROT_READ | PROT_WRITE,
-                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  };
-  void* memory = bytes < wanted ? MAP_FAILED : map();
-  if (memory == MAP_FAILED && bytes >= wanted) {
+  UniqueFd file(memfd_create("goku-tensors", MFD_CLOEXEC));
+  std::byte* start = bytes < wanted ? nullptr : mapAligned(file.get(), bytes);
+  if (start == nullptr && bytes >= wanted) {
     dropFreeSegments();
-    memory = map();
+    start = mapAligned(file.get(), bytes);
   }
-  if (memory == MAP_FAILED) {
+  if (start == nullptr) {
     throw NativeError(
         ErrorCode::kOutOfMemory,
         concat("Cannot allocate a tensor of ", wanted, " bytes: ", liveBytes_,
                " bytes are in use and the system gives no more, use more ranks or smaller packs"));
   }
-  auto* raw = static_cast<std::byte*>(memory);
-  const size_t skip = (kHugePage - reinterpret_cast<uintptr_t>(raw) % kHugePage) % kHugePage;
-  if (skip > 0) munmap(raw, skip);
-  std::byte* start = raw + skip;
-  if (skip < kHugePage) munmap(start + bytes, kHugePage - skip);
-  madvise(start, bytes, MADV_HUGEPAGE);  // advice: it may fail without harm
-  const auto segment = segments_.emplace(start, Segment{bytes, 0, 0}).first;
+  const auto segment = segments_.emplace(start, Segment{bytes, 0, 0, std::move(file), ++segmentsMade_}).first;
   blocks_.emplace(start, Block{bytes, segment, true});
   free_.emplace(bytes, start);
 }
@@ -131,9 +153,17 @@ void Allocator::dropFreeSegments() noexcept {
     // Neighbours join when freed, so a segment without live bytes is one free block.
     free_.erase({segment->second.bytes, segment->first});
     blocks_.erase(segment->first);
-    munmap(segment->first, segment->second.bytes);
+    unmap(*segment);
     segment = segments_.erase(segment);
   }
+}
+
+void Allocator::unmap(const Segments::value_type& entry) noexcept {
+  const auto& [start, segment] = entry;
+  munmap(start, segment.bytes);
+  // Neighbours keep their mappings, which would keep the pages.
+  fallocate(segment.file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+            static_cast<off_t>(segment.bytes));
 }
 
 }  // namespace goku

@@ -4,13 +4,21 @@
 // per 4 KiB (longer than most kernels take on those bytes), and caching by exact size would keep one copy of
 // every size ever seen. Segments are only touched as far as they were ever used, so resident memory follows
 // the peak.
+//
+// A segment is a file in memory without a name: other ranks of the node map it and read a tensor where it
+// lies (docs/decisions/013).
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <unordered_map>
+
+#include "native/unique_fd.h"
 
 namespace goku {
 
@@ -18,6 +26,13 @@ struct AllocatorStats {
   size_t liveBytes = 0;    // handed out, rounded up to 64 each
   size_t peakBytes = 0;    // high-water mark of liveBytes since resetPeak
   size_t cachedBytes = 0;  // touched before, free now
+};
+
+/// Where another process finds memory of this one.
+struct SharedPlace {
+  int fd = -1;           // /proc/PID/fd/FD, open as long as the segment is there
+  uint32_t segment = 0;  // never that of another segment, as `fd` may be later
+  size_t offset = 0;     // bytes from the segment's start
 };
 
 class Allocator {
@@ -31,6 +46,8 @@ class Allocator {
   std::byte* allocate(size_t bytes);
   /// Any thread.
   void release(std::byte* block) noexcept;
+  /// Empty for memory that is not of this allocator.
+  std::optional<SharedPlace> placeOf(const std::byte* address) const;
   AllocatorStats stats() const;
   void resetPeak();
 
@@ -39,8 +56,10 @@ class Allocator {
     size_t bytes = 0;
     size_t touchedBytes = 0;  // from its start; beyond that no page was ever used
     size_t liveBytes = 0;
+    UniqueFd file;
+    uint32_t number = 0;
   };
-  using Segments = std::map<std::byte*, Segment>;
+  using Segments = std::map<std::byte*, Segment, std::less<>>;
   struct Block {
     size_t bytes;
     Segments::iterator segment;
@@ -50,6 +69,7 @@ class Allocator {
 
   void addSegment(size_t bytes);
   void dropFreeSegments() noexcept;
+  static void unmap(const Segments::value_type& segment) noexcept;
 
   mutable std::mutex mutex_;
   Segments segments_;
@@ -58,6 +78,7 @@ class Allocator {
   std::unordered_map<std::byte*, Blocks::iterator> live_;
   size_t liveBytes_ = 0;
   size_t peakBytes_ = 0;
+  uint32_t segmentsMade_ = 0;
 };
 
 /// A block of allocator memory for the length of a scope. Contents are undefined.

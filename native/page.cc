@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "native/error.h"
+#include "native/unique_fd.h"
 
 namespace goku {
 namespace {
@@ -18,36 +19,22 @@ namespace {
   throw NativeError(ErrorCode::kIo, concat("Cannot map ", bytes, " bytes of ", path, ": ", why));
 }
 
-class File {
- public:
-  explicit File(const std::string& path) : fd_(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)) {}
-  ~File() {
-    if (fd_ >= 0) close(fd_);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  int fd() const { return fd_; }
-
- private:
-  int fd_;
-};
-
 }  // namespace
 
 std::shared_ptr<Page> Page::map(const std::string& path, size_t bytes) {
   GOKU_CHECK(bytes > 0, "pageMap: 0 bytes of ", path, ", want 1 or more");
-  const File file(path);
-  if (file.fd() < 0) fail(path, bytes, std::strerror(errno));
+  const UniqueFd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!file) fail(path, bytes, std::strerror(errno));
   struct stat info;
-  if (fstat(file.fd(), &info) != 0) fail(path, bytes, std::strerror(errno));
+  if (fstat(file.get(), &info) != 0) fail(path, bytes, std::strerror(errno));
   if (info.st_size == 0) {
     // Never shrinks: another process may be doing the same.
-    const int error = posix_fallocate(file.fd(), 0, static_cast<off_t>(bytes));
+    const int error = posix_fallocate(file.get(), 0, static_cast<off_t>(bytes));
     if (error != 0) fail(path, bytes, std::strerror(error));
   } else if (static_cast<size_t>(info.st_size) < bytes) {
     fail(path, bytes, concat("the file has ", info.st_size, " bytes, remove it"));
   }
-  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.fd(), 0);
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
   if (memory == MAP_FAILED) fail(path, bytes, std::strerror(errno));
   return std::shared_ptr<Page>(new Page(static_cast<std::byte*>(memory), bytes));
 }

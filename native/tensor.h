@@ -95,6 +95,8 @@ class TensorTable {
 
   /// For scratch memory of kernels, given back before they return.
   Allocator& allocator() { return *allocator_; }
+  /// Where the memory of tensors lies, also after the table has gone.
+  std::shared_ptr<const Allocator> memory() const { return allocator_; }
 
   int64_t liveTensors() const { return liveTensors_; }
   AllocatorStats stats() const { return allocator_->stats(); }

@@ -145,6 +145,7 @@ GroupOptions readOptions(Call& call) {
   options.rank = static_cast<int>(fields.integer("rank", 0, options.size() - 1));
   options.abortPage = fields.page(call.context(), "abortPage");
   options.progressPage = fields.page(call.context(), "progressPage");
+  options.tensors = call.context().tensors.memory();
   options.timeoutMs = fields.milliseconds("timeoutMs");
   const std::string transport = fields.string("transport");
   if (transport != "auto" && transport != "tcp")

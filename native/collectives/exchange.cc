@@ -10,6 +10,16 @@ void Exchange::run(const Terms& terms, std::vector<std::unique_ptr<Transfer>>& t
   entered_[options_.rank] = true;
   lines_.waiter->begin();
   enter(terms);
+  move(transfers);
+} catch (const LinkBroken& broken) {
+  withdraw();
+  mesh_.explainBroken(broken.member);
+} catch (...) {
+  withdraw();
+  throw;
+}
+
+void Exchange::move(std::vector<std::unique_ptr<Transfer>>& transfers) {
   for (bool stuck = false;;) {
     const uint32_t seen = lines_.waiter->seen();
     bool done = true;
@@ -28,8 +38,11 @@ void Exchange::run(const Terms& terms, std::vector<std::unique_ptr<Transfer>>& t
     }
     if (!lines_.waiter->sleep(seen, data_)) throwTimeout(transfers);
   }
-} catch (const LinkBroken& broken) {
-  mesh_.explainBroken(broken.member);
+}
+
+/// The caller may use its memory again: no neighbour is to believe what it still reads of it.
+void Exchange::withdraw() {
+  if (lines_.segment) lines_.segment->withdraw(lines_.self);
 }
 
 void Exchange::enter(const Terms& terms) {
@@ -41,12 +54,8 @@ void Exchange::enter(const Terms& terms) {
   }
   if (!lines_.segment) return;
   std::vector<Announcement> neighbours;
-  int self = 0;
-  for (size_t i = 0; i < lines_.localMembers.size(); ++i) {
-    neighbours.push_back(announcement(lines_.localMembers[i]));
-    if (lines_.localMembers[i] == options_.rank) self = static_cast<int>(i);
-  }
-  lines_.segment->enter(self, terms.sequence, neighbours);
+  for (int member : lines_.localMembers) neighbours.push_back(announcement(member));
+  lines_.segment->enter(lines_.self, terms.sequence, neighbours);
   lines_.waiter->ringAll();
 }
 
@@ -60,6 +69,7 @@ bool Exchange::stepAll(std::vector<std::unique_ptr<Transfer>>& transfers, bool* 
     moved |= transfer->step();
     *done &= transfer->done();
   }
+  if (lines_.sharedOut) *done &= lines_.sharedOut->borrower() < 0;
   for (int member = 0; member < options_.size(); ++member) {
     if (!lines_.links[member]) continue;
     *done &= lines_.links[member]->flush();
@@ -104,11 +114,18 @@ void Exchange::throwTimeout(const std::vector<std::unique_ptr<Transfer>>& transf
   for (const auto& transfer : transfers) {
     if (missing < 0 && !transfer->done()) missing = transfer->waitingFor();
   }
+  const char* what = missing >= 0 && !entered_[missing] ? " has not entered it" : " sends nothing more";
+  if (missing < 0) {
+    what = " does not take what is sent to it";
+    if (lines_.sharedOut && lines_.sharedOut->borrower() >= 0)
+      missing = lines_.localMembers[lines_.sharedOut->borrower()];
+    for (int member = 0; member < options_.size() && missing < 0; ++member) {
+      if (lines_.links[member] && !lines_.links[member]->flush()) missing = member;
+    }
+  }
   const int rank = missing < 0 ? -1 : options_.members[missing].rank;
   throw FaultError(ErrorCode::kTimeout, rank,
-                   concat("rank ", rank,
-                          missing >= 0 && !entered_[missing] ? " has not entered it" : " sends nothing more",
-                          " after ", options_.timeoutMs, " ms"));
+                   concat("rank ", rank, what, " after ", options_.timeoutMs, " ms"));
 }
 
 }  // namespace goku::collectives

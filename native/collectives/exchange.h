@@ -36,6 +36,7 @@ struct Lines {
   std::vector<std::unique_ptr<Link>> links;  // by member; null for this one
   std::unique_ptr<SharedOut> sharedOut;      // null without neighbours on the node
   std::vector<int> localMembers;             // index in the segment -> member, this one included
+  int self = 0;                              // this member's index in the segment
 };
 
 /// What every member says of a collective, and what it expects of the others.
@@ -60,7 +61,9 @@ class Exchange {
   bool entered(int member);
 
  private:
+  void move(std::vector<std::unique_ptr<Transfer>>& transfers);
   void enter(const Terms& terms);
+  void withdraw();
   bool stepAll(std::vector<std::unique_ptr<Transfer>>& transfers, bool* done);
   void checkLeft() const;
   [[noreturn]] void throwTimeout(const std::vector<std::unique_ptr<Transfer>>& transfers);

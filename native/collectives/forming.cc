@@ -63,9 +63,12 @@ Lines Forming::run() {
   const int self = static_cast<int>(std::find(local_.begin(), local_.end(), options_.rank) - local_.begin());
   for (int i = 0; i < static_cast<int>(local_.size()); ++i) {
     if (i == self) continue;
-    lines.links[local_[i]] = std::make_unique<ShmLink>(*lines.segment, *lines.waiter, self, i);
+    lines.links[local_[i]] =
+        std::make_unique<ShmLink>(options_, *lines.segment, *lines.waiter, self, i, local_[i]);
   }
-  if (lines.segment) lines.sharedOut = std::make_unique<SharedOut>(*lines.segment, *lines.waiter, self);
+  lines.self = self;
+  if (lines.segment)
+    lines.sharedOut = std::make_unique<SharedOut>(options_, *lines.segment, *lines.waiter, self);
   for (int member = 0; member < options_.size(); ++member) {
     if (data_[member]) lines.links[member] = std::make_unique<TcpLink>(member, std::move(data_[member]));
   }

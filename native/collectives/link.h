@@ -21,7 +21,7 @@ class Link {
   virtual ~Link() = default;
   /// Enters a collective; its announcement goes out with the first send() or flush().
   virtual void begin(const Announcement& mine) = 0;
-  /// True once the announcement is out.
+  /// True once the announcement is out and the peer reads no more of the memory that was sent from.
   virtual bool flush() = 0;
   /// The peer's announcement of the collective begun here, once it has arrived.
   virtual const std::optional<Announcement>& announced() = 0;

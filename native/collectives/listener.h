@@ -15,8 +15,8 @@
 #include <thread>
 #include <vector>
 
-#include "native/collectives/unique_fd.h"
 #include "native/collectives/wire.h"
+#include "native/unique_fd.h"
 
 namespace goku::collectives {
 

@@ -171,7 +171,7 @@ Fault Mesh::toldFault(int member, const ControlFrame& frame) const {
     case ErrorCode::kPeerDied:
       return {code, frame.peer, culprit + " died, says " + sender};
     case ErrorCode::kTimeout:
-      return {code, frame.peer, culprit + " did not arrive in time, says " + sender};
+      return {code, frame.peer, culprit + " kept the others waiting too long, says " + sender};
     case ErrorCode::kAborted:
       return {code, frame.peer, sender + " was aborted"};
     case ErrorCode::kArgument:

@@ -15,8 +15,8 @@
 
 #include "native/collectives/fault.h"
 #include "native/collectives/options.h"
-#include "native/collectives/unique_fd.h"
 #include "native/collectives/wire.h"
+#include "native/unique_fd.h"
 
 namespace goku::collectives {
 

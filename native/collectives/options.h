@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "native/allocator.h"
+
 namespace goku::collectives {
 
 struct Endpoint {
@@ -25,6 +27,7 @@ struct GroupOptions {
   std::vector<Endpoint> members;
   std::shared_ptr<const std::byte> abortPage;  // held, so that it outlives pageUnmap
   std::shared_ptr<std::byte> progressPage;
+  std::shared_ptr<const Allocator> tensors;  // whose memory may be lent to members on this node
   double timeoutMs = 0;
   bool tcpOnly = false;  // transport "tcp"
 

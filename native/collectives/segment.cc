@@ -20,6 +20,7 @@ namespace goku::collectives {
 
 struct SegmentCell {
   alignas(64) std::atomic<uint32_t> bell;
+  std::atomic<bool> withdrawn;
   std::atomic<uint64_t> sleep;  // 0 awake, else the bell that the sleeper has seen << 32 | Sleep
   // Entries alternate: a member enters collective n+2 only after all have entered n+1, so after all have left
   // n.
@@ -39,8 +40,12 @@ size_t roundUp(size_t value, size_t unit) { return (value + unit - 1) / unit * u
 // All pair rings together should stay in a last-level cache of a few MiB; below 32 KiB a slot costs more in
 // hand-overs than it saves in memory traffic.
 constexpr size_t kPairBudget = 3 << 20;
-constexpr uint32_t kSlotBytesMin = 32 << 10;
-constexpr uint32_t kSlotBytesMax = 128 << 10;
+constexpr uint32_t kSlotBytesMin = 8 << 10;
+constexpr uint32_t kSlotBytesMax = 64 << 10;
+constexpr uint32_t kPairSlots = 2;
+constexpr uint32_t kSharedSlots = 4;
+constexpr uint32_t kSharedSlotBytes = kSlotBytesMax;
+static_assert(kPairSlots <= kEntriesMax && kSharedSlots <= kEntriesMax);
 
 std::string systemError(const char* what) {
   return concat(what, " shared memory failed (", std::strerror(errno), ")");
@@ -56,49 +61,15 @@ std::byte* mapWhole(int fd, size_t bytes) {
 
 SegmentShape::SegmentShape(int count) : members(count) {
   const size_t pairs = static_cast<size_t>(count) * count;
-  pairSlots = 2;
-  const size_t share = kPairBudget / pairSlots / std::max<size_t>(1, pairs - count);
+  const size_t share = kPairBudget / kPairSlots / std::max<size_t>(1, pairs - count);
   pairSlotBytes =
       std::clamp<uint32_t>(std::bit_floor(static_cast<uint32_t>(share)), kSlotBytesMin, kSlotBytesMax);
-  sharedSlots = 4;
-  sharedSlotBytes = kSlotBytesMax;
   cells = kPage;
   pairLines = cells + roundUp(count * sizeof(SegmentCell), kPage);
   sharedLines = pairLines + roundUp(pairs * (sizeof(RingLine) + sizeof(Cursor)), kPage);
   pairData = sharedLines + roundUp(count * (sizeof(RingLine) + count * sizeof(Cursor)), kPage);
-  sharedData = pairData + pairs * pairSlots * pairSlotBytes;
-  bytes = sharedData + static_cast<size_t>(count) * sharedSlots * sharedSlotBytes;
-}
-
-std::span<std::byte> RingWriter::reserve() {
-  if (written_ - takenByAll_ >= slotCount_) {
-    uint64_t least = written_;
-    for (int r = 0; r < readers_; ++r)
-      least = std::min(least, taken_[r].value.load(std::memory_order_acquire));
-    takenByAll_ = least;
-    if (written_ - least >= slotCount_) return {};
-  }
-  return {slots_ + written_ % slotCount_ * slotBytes_, slotBytes_};
-}
-
-void RingWriter::publish(uint32_t bytes) {
-  line_->lengths[written_ % slotCount_] = bytes;
-  line_->written.store(++written_, std::memory_order_release);
-}
-
-std::span<const std::byte> RingReader::front() {
-  if (line_->written.load(std::memory_order_acquire) == takenSlots_) return {};
-  const size_t slot = takenSlots_ % slotCount_;
-  const size_t length = std::min(line_->lengths[slot], slotBytes_);
-  return {slots_ + slot * slotBytes_ + offset_, length - offset_};
-}
-
-bool RingReader::consume(size_t bytes) {
-  offset_ += bytes;
-  if (offset_ < line_->lengths[takenSlots_ % slotCount_]) return false;
-  offset_ = 0;
-  taken_->value.store(++takenSlots_, std::memory_order_release);
-  return true;
+  sharedData = pairData + pairs * kPairSlots * pairSlotBytes;
+  bytes = sharedData + static_cast<size_t>(count) * kSharedSlots * kSharedSlotBytes;
 }
 
 Segment Segment::create(int members, UniqueFd* fd) {
@@ -168,39 +139,60 @@ bool Segment::entered(int member, int self, uint64_t sequence, Announcement* ann
   return true;
 }
 
-RingWriter Segment::pairWriter(int from, int to) const {
-  const size_t index = static_cast<size_t>(from) * shape_.members + to;
-  std::byte* line = base_ + shape_.pairLines + index * (sizeof(RingLine) + sizeof(Cursor));
-  return RingWriter(reinterpret_cast<RingLine*>(line), reinterpret_cast<Cursor*>(line + sizeof(RingLine)), 1,
-                    base_ + shape_.pairData + index * shape_.pairSlots * shape_.pairSlotBytes,
-                    shape_.pairSlots, shape_.pairSlotBytes);
+void Segment::withdraw(int self) {
+  cell(self).withdrawn.store(true, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
 }
 
-RingReader Segment::pairReader(int from, int to) const {
+bool Segment::withdrawn(int member) const {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  return cell(member).withdrawn.load(std::memory_order_relaxed);
+}
+
+std::byte* Segment::pairLine(int from, int to) const {
   const size_t index = static_cast<size_t>(from) * shape_.members + to;
-  std::byte* line = base_ + shape_.pairLines + index * (sizeof(RingLine) + sizeof(Cursor));
+  return base_ + shape_.pairLines + index * (sizeof(RingLine) + sizeof(Cursor));
+}
+
+RingSlots Segment::pairSlots(int from, int to) const {
+  const size_t index = static_cast<size_t>(from) * shape_.members + to;
+  return {base_ + shape_.pairData + index * kPairSlots * shape_.pairSlotBytes, kPairSlots,
+          shape_.pairSlotBytes};
+}
+
+RingWriter Segment::pairWriter(int from, int to) const {
+  std::byte* line = pairLine(from, to);
+  return RingWriter(reinterpret_cast<RingLine*>(line), reinterpret_cast<Cursor*>(line + sizeof(RingLine)), 1,
+                    pairSlots(from, to));
+}
+
+RingReader Segment::pairReader(int from, int to, PeerMemory& writer) const {
+  std::byte* line = pairLine(from, to);
   return RingReader(reinterpret_cast<RingLine*>(line), reinterpret_cast<Cursor*>(line + sizeof(RingLine)),
-                    base_ + shape_.pairData + index * shape_.pairSlots * shape_.pairSlotBytes,
-                    shape_.pairSlots, shape_.pairSlotBytes);
+                    pairSlots(from, to), writer);
+}
+
+std::byte* Segment::sharedLine(int from) const {
+  return base_ + shape_.sharedLines + from * (sizeof(RingLine) + shape_.members * sizeof(Cursor));
+}
+
+RingSlots Segment::sharedSlots(int from) const {
+  return {base_ + shape_.sharedData + static_cast<size_t>(from) * kSharedSlots * kSharedSlotBytes,
+          kSharedSlots, kSharedSlotBytes};
 }
 
 // The readers of member w's shared ring are all members but w, in order.
 RingWriter Segment::sharedWriter(int from) const {
-  std::byte* line = base_ + shape_.sharedLines + from * (sizeof(RingLine) + shape_.members * sizeof(Cursor));
-  return RingWriter(
-      reinterpret_cast<RingLine*>(line), reinterpret_cast<Cursor*>(line + sizeof(RingLine)),
-      shape_.members - 1,
-      base_ + shape_.sharedData + static_cast<size_t>(from) * shape_.sharedSlots * shape_.sharedSlotBytes,
-      shape_.sharedSlots, shape_.sharedSlotBytes);
+  std::byte* line = sharedLine(from);
+  return RingWriter(reinterpret_cast<RingLine*>(line), reinterpret_cast<Cursor*>(line + sizeof(RingLine)),
+                    shape_.members - 1, sharedSlots(from));
 }
 
-RingReader Segment::sharedReader(int from, int to) const {
-  std::byte* line = base_ + shape_.sharedLines + from * (sizeof(RingLine) + shape_.members * sizeof(Cursor));
+RingReader Segment::sharedReader(int from, int to, PeerMemory& writer) const {
+  std::byte* line = sharedLine(from);
   Cursor* cursors = reinterpret_cast<Cursor*>(line + sizeof(RingLine));
-  return RingReader(
-      reinterpret_cast<RingLine*>(line), cursors + (to < from ? to : to - 1),
-      base_ + shape_.sharedData + static_cast<size_t>(from) * shape_.sharedSlots * shape_.sharedSlotBytes,
-      shape_.sharedSlots, shape_.sharedSlotBytes);
+  return RingReader(reinterpret_cast<RingLine*>(line), cursors + (to < from ? to : to - 1), sharedSlots(from),
+                    writer);
 }
 
 uint32_t Segment::bell(int member) const { return cell(member).bell.load(std::memory_order_seq_cst); }

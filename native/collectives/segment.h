@@ -2,31 +2,26 @@
 //
 // Layout, in this order, each part on its own cache lines:
 //   header             nonce, the mark of this segment
-//   cells[L]           per member: its bell (futex word), and the collective it has entered
+//   cells[L]           per member: its bell (futex word), the collective it has entered, whether it gave up
 //   pair lines[L*L]    cursors of the ring from member w to member r
 //   shared lines[L]    cursors of the ring that member w writes once and all others read
 //   slots              payload of the rings
 // One writer per word, all lock-free: a member that is killed at any instruction leaves nothing locked.
 //
-// Payload is copied through small slots: they stay in the cache, and one copy serves all readers. Reading the
-// sender's memory with process_vm_readv instead was built, measured and dropped; alternating runs, 64 MB
-// among 4 ranks on 2 cores, ms against slots: all-gather 29 (20), broadcast 26 (15), all-reduce 48 (40),
-// reduce-scatter 24 (24), all-to-all 28 (27). It would also need the permission to trace the peer.
+// Large payloads are lent (ring.h), small ones are copied through the slots.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <string>
 
-#include "native/collectives/unique_fd.h"
+#include "native/collectives/ring.h"
+#include "native/unique_fd.h"
 
 namespace goku::collectives {
 
 /// One node's members of a group; bounds the arrays below.
 inline constexpr int kLocalMembersMax = 64;
-inline constexpr uint32_t kSlotsMax = 8;
 
 /// What a member announces when it enters a collective.
 struct Announcement {
@@ -39,63 +34,8 @@ struct Announcement {
 struct SegmentShape {
   explicit SegmentShape(int members);
   int members;
-  uint32_t pairSlots, pairSlotBytes;
-  uint32_t sharedSlots, sharedSlotBytes;
+  uint32_t pairSlotBytes;
   size_t cells, pairLines, sharedLines, pairData, sharedData, bytes;  // offsets, then the size of all
-};
-
-/// A cursor on its own cache line.
-struct alignas(64) Cursor {
-  std::atomic<uint64_t> value;
-};
-struct alignas(64) RingLine {
-  std::atomic<uint64_t> written;  // slots published so far
-  uint32_t lengths[kSlotsMax];    // bytes in each slot, written before `written`
-};
-
-/// Writing end of a ring. The other ends are one reader (pair) or all other members (shared).
-class RingWriter {
- public:
-  RingWriter() = default;
-  RingWriter(RingLine* line, Cursor* taken, int readers, std::byte* slots, uint32_t slotCount,
-             uint32_t slotBytes)
-      : line_(line),
-        taken_(taken),
-        readers_(readers),
-        slots_(slots),
-        slotCount_(slotCount),
-        slotBytes_(slotBytes) {}
-  /// A free slot, empty when the readers have not taken enough.
-  std::span<std::byte> reserve();
-  void publish(uint32_t bytes);
-
- private:
-  RingLine* line_ = nullptr;
-  Cursor* taken_ = nullptr;
-  int readers_ = 0;
-  std::byte* slots_ = nullptr;
-  uint32_t slotCount_ = 0, slotBytes_ = 0;
-  uint64_t written_ = 0;
-  uint64_t takenByAll_ = 0;  // as last seen
-};
-
-class RingReader {
- public:
-  RingReader() = default;
-  RingReader(RingLine* line, Cursor* taken, const std::byte* slots, uint32_t slotCount, uint32_t slotBytes)
-      : line_(line), taken_(taken), slots_(slots), slotCount_(slotCount), slotBytes_(slotBytes) {}
-  /// What is left of the oldest slot, empty when nothing has arrived.
-  std::span<const std::byte> front();
-  /// True when that gave a slot back to the writer.
-  bool consume(size_t bytes);
-
- private:
-  RingLine* line_ = nullptr;
-  Cursor* taken_ = nullptr;
-  const std::byte* slots_ = nullptr;
-  uint32_t slotCount_ = 0, slotBytes_ = 0;
-  uint64_t takenSlots_ = 0;
-  size_t offset_ = 0;
 };
 
 struct SegmentCell;
@@ -125,10 +65,16 @@ class Segment {
   /// Whether `member` has entered that collective; if so, what it announced to `self`.
   bool entered(int member, int self, uint64_t sequence, Announcement* announcement) const;
 
+  /// What `self` has lent is not to be believed from now on; to be called before it is used for anything
+  /// else.
+  void withdraw(int self);
+  /// To be asked after lent bytes were read.
+  bool withdrawn(int member) const;
+
   RingWriter pairWriter(int from, int to) const;
-  RingReader pairReader(int from, int to) const;
+  RingReader pairReader(int from, int to, PeerMemory& writer) const;
   RingWriter sharedWriter(int from) const;
-  RingReader sharedReader(int from, int to) const;
+  RingReader sharedReader(int from, int to, PeerMemory& writer) const;
 
   // Bells: a counter to sleep on. The sleeper reads it, finds nothing to do, and sleeps only if it has not
   // changed.
@@ -145,6 +91,10 @@ class Segment {
  private:
   Segment(int members, std::byte* base) : shape_(members), base_(base) {}
   SegmentCell& cell(int member) const;
+  std::byte* pairLine(int from, int to) const;
+  RingSlots pairSlots(int from, int to) const;
+  std::byte* sharedLine(int from) const;
+  RingSlots sharedSlots(int from) const;
 
   SegmentShape shape_;
   std::byte* base_;

@@ -2,16 +2,19 @@
 #pragma once
 
 #include "native/collectives/link.h"
+#include "native/collectives/peer_memory.h"
 #include "native/collectives/waiter.h"
 
 namespace goku::collectives {
 
 class ShmLink : public Link {
  public:
-  /// `self` and `peer` are indices in the segment.
-  ShmLink(Segment& segment, Waiter& waiter, int self, int peer);
+  /// `self` and `peer` are indices in the segment, `member` is the peer's in the group; `tensors` holds what
+  /// may be lent.
+  ShmLink(const GroupOptions& options, Segment& segment, Waiter& waiter, int self, int peer, int member);
   void begin(const Announcement& mine) override;
-  bool flush() override { return true; }  // Segment::enter has told all neighbours at once
+  // Segment::enter has told all neighbours of the collective at once.
+  bool flush() override { return out_.borrower() < 0; }
   const std::optional<Announcement>& announced() override;
   size_t send(const std::byte* from, size_t bytes) override;
   size_t receive(std::byte* into, size_t bytes, bool around) override;
@@ -23,11 +26,15 @@ class ShmLink : public Link {
 
  private:
   size_t take(RingReader& ring, std::byte* into, size_t bytes, bool around);
+  void giveBack(RingReader& ring, size_t bytes);
 
+  const GroupOptions& options_;
   Segment& segment_;
   Waiter& waiter_;
   int self_;
   int peer_;
+  int member_;
+  PeerMemory memory_;
   RingWriter out_;
   RingReader in_;
   RingReader sharedIn_;
@@ -38,12 +45,17 @@ class ShmLink : public Link {
 /// The ring that this member writes once and all its neighbours read.
 class SharedOut {
  public:
-  SharedOut(Segment& segment, Waiter& waiter, int self) : waiter_(waiter), out_(segment.sharedWriter(self)) {}
+  SharedOut(const GroupOptions& options, Segment& segment, Waiter& waiter, int self)
+      : options_(options), waiter_(waiter), self_(self), out_(segment.sharedWriter(self)) {}
   /// Takes some of the bytes, 0 where a reader is too far behind.
   size_t send(const std::byte* from, size_t bytes);
+  /// A neighbour, by its index in the segment, that still reads what was sent; -1: none.
+  int borrower() const;
 
  private:
+  const GroupOptions& options_;
   Waiter& waiter_;
+  int self_;
   RingWriter out_;
 };
 

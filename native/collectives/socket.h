@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <string>
 
-#include "native/collectives/unique_fd.h"
+#include "native/unique_fd.h"
 
 namespace goku::collectives {
 

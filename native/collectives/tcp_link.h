@@ -2,8 +2,8 @@
 #pragma once
 
 #include "native/collectives/link.h"
-#include "native/collectives/unique_fd.h"
 #include "native/collectives/wire.h"
+#include "native/unique_fd.h"
 
 namespace goku::collectives {
 
@@ -14,7 +14,8 @@ class TcpLink : public Link {
   bool flush() override;
   const std::optional<Announcement>& announced() override;
   size_t send(const std::byte* from, size_t bytes) override;
-  size_t receive(std::byte* into, size_t bytes, bool around) override;
+  // Never around the caches: the kernel writes the bytes.
+  size_t receive(std::byte* into, size_t bytes, bool /*around*/) override { return read(into, bytes); }
   std::span<const std::byte> peek(size_t bytes) override;
   void consume(size_t bytes) override;
   size_t receiveShared(std::byte* into, size_t bytes, bool around) override {

@@ -14,6 +14,12 @@ const BIG: OperationSpec = {
   seed: 1,
   nanFrom: null,
 };
+const LENT: OperationSpec & { op: "reduceScatter" } = {
+  op: "reduceScatter",
+  counts: [150_000, 150_001, 150_002, 150_003],
+  contributes: [1, 1, 1, 1],
+  seed: 7,
+};
 const SMALL: OperationSpec = {
   op: "allReduce",
   dtype: "f64",
@@ -113,6 +119,44 @@ describe("a fault in a group", () => {
       await ranks.close(group);
     });
   }
+
+  // Large payloads are lent: neighbours read them in the sender's memory. Rank 3 has entered and is stopped before it
+  // reads, so ranks 0 to 2 have all that they wait for and are only kept by what rank 3 has yet to take.
+  const lend = async (timeoutMs: number) => {
+    const group: GroupSpec = { ...groupOf(["a", "a", "a", "a"]), timeoutMs };
+    await ranks.form(group);
+    const outcomes = new Map([0, 1, 3].map((rank) => [rank, ranks.runOn(group, rank, LENT)]));
+    await Promise.all([0, 1, 3].map((rank) => ranks.ranks[rank]!.entered(2)));
+    ranks.ranks[3]!.process.kill("SIGSTOP");
+    outcomes.set(2, ranks.runOn(group, 2, LENT));
+    return { group, outcomes };
+  };
+
+  it("shm: a lender waits for a slow reader before its memory is used again", async () => {
+    const { group, outcomes } = await lend(20_000);
+    await ranks.ranks[2]!.entered(2);
+    ranks.ranks[3]!.process.kill("SIGCONT");
+    // Each compares its result, frees its tensors and writes the next ones where they were.
+    for (const outcome of outcomes.values()) assert.equal((await outcome).error, null);
+    await ranks.run(group, [LENT, BIG, LENT]);
+    await ranks.close(group);
+  });
+
+  it("shm: a reader that takes nothing is COMM_TIMEOUT naming it, and what it reads later is not believed", async () => {
+    const { group, outcomes } = await lend(500);
+    const told: string[] = [];
+    for (const rank of [0, 1, 2])
+      told.push(assertFault((await outcomes.get(rank))!, "COMM_TIMEOUT", 3).message);
+    assert.match(told.join("\n"), /rank 3 does not take what is sent to it after 500 ms/);
+    // The lenders use their memory for something else now.
+    const other: GroupSpec = { name: "others", generation, members: [0, 1, 2], nodes: ["a", "a", "a"] };
+    await ranks.form(other);
+    await ranks.run(other, [{ ...LENT, counts: LENT.counts.slice(1), contributes: [1, 1, 1], seed: 8 }]);
+    ranks.ranks[3]!.process.kill("SIGCONT");
+    assertFault((await outcomes.get(3))!, "COMM_TIMEOUT", 3);
+    await ranks.close(other);
+    await ranks.close(group);
+  });
 
   it("spares groups without the dead rank", async () => {
     const nodes = ["a", "a", "b", "b"];

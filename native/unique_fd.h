@@ -5,7 +5,7 @@
 
 #include <utility>
 
-namespace goku::collectives {
+namespace goku {
 
 class UniqueFd {
  public:
@@ -29,4 +29,4 @@ class UniqueFd {
   int fd_ = -1;
 };
 
-}  // namespace goku::collectives
+}  // namespace goku
