@@ -3,6 +3,7 @@ export {
   beginSnapshot,
   readSnapshotHeader,
   type SnapshotEntry,
+  type SnapshotExtent,
   type SnapshotHeader,
   type SnapshotLayout,
   sealSnapshot,

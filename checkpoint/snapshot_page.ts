@@ -1,31 +1,30 @@
 import { createHash } from "node:crypto";
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
-import { crc32 } from "node:zlib";
 import { GokuError } from "../job/errors.js";
 import type { Layout } from "../job/layout.js";
 import { type FlatUnit, type ShardPiece, shardPieces, shardRange } from "../job/sharding.js";
-import { CHUNK_BYTES, chunkCount } from "./digest.js";
+import { chunkCount } from "./digest.js";
 import { Fields } from "./fields.js";
 import { STATE_KINDS, type StateKind, type StateMeta } from "./state.js";
 import { readStateMeta } from "./state_json.js";
 
 /**
  * A snapshot is one tmpfs file, mapped by its rank and read by agents: a control block, the meta as JSON, a table of
- * checksums, then the rank's shards. A rank may die at any instruction, or a copy may stop half-way, and nobody may
- * take the file for whole: the flag is cleared before the first byte of data changes, and set after everything else,
- * and a digest in the control block covers meta, table, size and sequence number.
+ * checksums, then the rank's shards, which the rank computes with where they lie. A rank may die at any instruction, and
+ * nobody may take a half-written file for whole: the flag is cleared before the first byte of data changes, and set after
+ * everything else, and a digest in the control block covers meta, table, size and sequence number.
  *
  *   0     magic "GOKUSNAP"            40  u64 size of the file
  *   8     u32 format version          48  u32 rank
  *   12    u32 flag: WHOLE or 0        52  u32 checksums in the table
  *   16    u64 sequence begun          56  u32 bytes of JSON
  *   24    u64 sequence sealed         64  sha256 of bytes [0,12), [16,64), JSON and table
- *   4096  JSON     524288  CRC-32 of each MiB of data     1048576  data, every entry at a multiple of 64
+ *   4096  JSON     524288  CRC-32 of each MiB of each entry     1048576  data, every entry at a multiple of 64
  *
  * The header's area is large and mostly hole: tmpfs gives memory only to pages that were written.
  */
 const MAGIC = 0x50414e53554b4f47n; // "GOKUSNAP", little-endian
-const FORMAT = 1;
+const FORMAT = 2;
 const WHOLE = 0x454c4857; // "WHLE"
 const AT = {
   format: 8,
@@ -53,6 +52,12 @@ export interface SnapshotEntry {
   count: number;
 }
 
+/** Bytes of one entry in a page. */
+export interface SnapshotExtent {
+  byteOffset: number;
+  bytes: number;
+}
+
 export interface SnapshotLayout {
   /** Size of the page: header and data. */
   bytes: number;
@@ -71,10 +76,14 @@ export function snapshotLayout(units: readonly FlatUnit[], layout: Layout, rank:
     for (const unit of units) {
       const count = shardRange({ count: unit.count, parts, index: rank % parts }).length;
       entries.push({ kind, unit: unit.name, byteOffset, count });
-      byteOffset += Math.ceil((4 * count) / ALIGN_BYTES) * ALIGN_BYTES;
+      byteOffset = aligned(byteOffset + 4 * count);
     }
   }
   return { bytes: byteOffset, entries, pieces: shardPieces(units, layout, rank) };
+}
+
+function aligned(byteOffset: number): number {
+  return Math.ceil(byteOffset / ALIGN_BYTES) * ALIGN_BYTES;
 }
 
 /** Call before the first byte of a new state is copied into the page: from here to the seal it is not whole. */
@@ -88,46 +97,37 @@ export function beginSnapshot(page: Uint8Array): void {
 }
 
 /**
- * Declares the page whole, holding `meta.state` of `rank`. `checksum` (default true) adds a CRC-32 of each MiB, at about
- * 3 GB/s on the calling thread, by which a flipped bit is found when the snapshot is adopted or made durable.
+ * Declares the page whole, holding `meta.state` of `rank`. `checksums`: CRC-32 of each MiB of each entry, entry after
+ * entry, by which a flipped bit is found when the snapshot is adopted, restored from or made durable.
  */
 export function sealSnapshot(
   page: Uint8Array,
-  content: { meta: StateMeta; rank: number; checksum?: boolean },
+  content: { meta: StateMeta; rank: number; entries: readonly SnapshotEntry[]; checksums: Uint32Array },
 ): void {
+  const { meta, rank, entries, checksums } = content;
   const { view, flag } = control(page);
   if (Atomics.load(flag, 0) !== 0 || view.getBigUint64(0, true) !== MAGIC)
     throw new TypeError("sealSnapshot: call beginSnapshot first");
-  const json = Buffer.from(JSON.stringify(content.meta), "utf8");
+  const wanted = entries.reduce((sum, { count }) => sum + chunkCount(4 * count), 0);
+  const room = (SNAPSHOT_DATA_OFFSET - TABLE_OFFSET) / 4;
+  if (checksums.length !== wanted || wanted > room)
+    throw new RangeError(`sealSnapshot: ${checksums.length} checksums, want ${wanted}, at most ${room}`);
+  const json = Buffer.from(JSON.stringify({ meta, entries: entries.map(({ count }) => 4 * count) }), "utf8");
   if (json.byteLength > TABLE_OFFSET - JSON_OFFSET) {
     throw new GokuError(
       "INTERNAL",
-      `Cannot seal the snapshot of step ${content.meta.state.step}: its meta takes ${json.byteLength} bytes, room is for ${TABLE_OFFSET - JSON_OFFSET}`,
+      `Cannot seal the snapshot of step ${meta.state.step}: its meta takes ${json.byteLength} bytes, room is for ${TABLE_OFFSET - JSON_OFFSET}`,
     );
   }
   page.set(json, JSON_OFFSET);
-  const checksums = content.checksum === false ? 0 : writeChecksums(page, view);
+  for (const [i, checksum] of checksums.entries()) view.setUint32(TABLE_OFFSET + 4 * i, checksum, true);
   view.setBigUint64(AT.bytes, BigInt(page.byteLength), true);
-  view.setUint32(AT.rank, content.rank, true);
-  view.setUint32(AT.checksums, checksums, true);
+  view.setUint32(AT.rank, rank, true);
+  view.setUint32(AT.checksums, wanted, true);
   view.setUint32(AT.json, json.byteLength, true);
   view.setBigUint64(AT.sealed, view.getBigUint64(AT.begun, true), true);
-  page.set(headerDigest(page, json, page.subarray(TABLE_OFFSET, TABLE_OFFSET + 4 * checksums)), AT.digest);
+  page.set(headerDigest(page, json, page.subarray(TABLE_OFFSET, TABLE_OFFSET + 4 * wanted)), AT.digest);
   Atomics.store(flag, 0, WHOLE);
-}
-
-function writeChecksums(page: Uint8Array, view: DataView): number {
-  const count = chunkCount(page.byteLength - SNAPSHOT_DATA_OFFSET);
-  if (TABLE_OFFSET + 4 * count > SNAPSHOT_DATA_OFFSET) {
-    throw new RangeError(
-      `sealSnapshot: ${count} MiB of data, checksums are for at most ${(SNAPSHOT_DATA_OFFSET - TABLE_OFFSET) / 4}`,
-    );
-  }
-  for (let i = 0; i < count; i++) {
-    const start = SNAPSHOT_DATA_OFFSET + i * CHUNK_BYTES;
-    view.setUint32(TABLE_OFFSET + 4 * i, crc32(page.subarray(start, start + CHUNK_BYTES)), true);
-  }
-  return count;
 }
 
 function control(page: Uint8Array): { view: DataView; flag: Int32Array } {
@@ -154,8 +154,10 @@ export interface SnapshotHeader {
   bytes: number;
   /** Counts the fillings of the page; a change means that it was overwritten. */
   sequence: bigint;
-  /** CRC-32 of each MiB of data, or null when sealed without. */
-  checksums: Uint32Array | null;
+  /** Where the data lie, kind by kind, unit by unit. */
+  entries: readonly SnapshotExtent[];
+  /** CRC-32 of each MiB of each entry, entry after entry. */
+  checksums: Uint32Array;
 }
 
 /** Null: there is no such file, or it is not whole (never sealed, being written, cut short, of another format). */
@@ -193,26 +195,44 @@ function readOpenHeader(path: string, file: number): SnapshotHeader | null {
   if (!block.subarray(AT.digest, AT.digest + 32).equals(headerDigest(block, json, table))) return null;
   // Its rank may have begun to overwrite it while it was read.
   if (readAt(file, 0, CONTROL_BYTES)?.equals(block) !== true) return null;
-  const meta = parseMeta(path, json);
-  if (meta === null) return null;
-  const checksums = Uint32Array.from({ length: checksumCount }, (_, i) => table.readUInt32LE(4 * i));
+  const content = parseContent(path, json);
+  if (content === null || !fits(content.entries, { bytes, checksumCount })) return null;
   return {
     path,
-    meta,
+    ...content,
     rank: block.readUInt32LE(AT.rank),
     bytes,
     sequence,
-    checksums: checksumCount > 0 ? checksums : null,
+    checksums: Uint32Array.from({ length: checksumCount }, (_, i) => table.readUInt32LE(4 * i)),
   };
 }
 
-/** Null where the meta lacks a field that we need: it was sealed by another version of the product. */
-function parseMeta(path: string, json: Buffer): StateMeta | null {
+/** Null where a field lacks that we need: it was sealed by another version of the product. */
+function parseContent(
+  path: string,
+  json: Buffer,
+): { meta: StateMeta; entries: readonly SnapshotExtent[] } | null {
   try {
-    return readStateMeta(Fields.of(JSON.parse(json.toString("utf8")), `snapshot ${path}`));
+    const fields = Fields.of(JSON.parse(json.toString("utf8")), `snapshot ${path}`);
+    let byteOffset = SNAPSHOT_DATA_OFFSET;
+    const entries = fields.integers("entries").map((bytes) => {
+      const entry = { byteOffset, bytes };
+      byteOffset = aligned(byteOffset + bytes);
+      return entry;
+    });
+    return { meta: readStateMeta(fields.object("meta")), entries };
   } catch {
     return null;
   }
+}
+
+function fits(
+  entries: readonly SnapshotExtent[],
+  { bytes, checksumCount }: { bytes: number; checksumCount: number },
+): boolean {
+  const last = entries.at(-1);
+  const end = last === undefined ? SNAPSHOT_DATA_OFFSET : aligned(last.byteOffset + last.bytes);
+  return end === bytes && checksumCount === entries.reduce((sum, entry) => sum + chunkCount(entry.bytes), 0);
 }
 
 function readAt(file: number, position: number, length: number): Buffer | null {

@@ -2,7 +2,7 @@ import { type FileHandle, open } from "node:fs/promises";
 import { crc32 } from "node:zlib";
 import { GokuError } from "../job/errors.js";
 import { CHUNK_BYTES, chunkCount } from "./digest.js";
-import { readSnapshotHeader, SNAPSHOT_DATA_OFFSET, type SnapshotHeader } from "./snapshot_page.js";
+import { readSnapshotHeader, type SnapshotExtent, type SnapshotHeader } from "./snapshot_page.js";
 
 /**
  * Reads a whole snapshot MiB by MiB, each checked against its checksum before any of it is handed on. Made for reading
@@ -11,6 +11,8 @@ import { readSnapshotHeader, SNAPSHOT_DATA_OFFSET, type SnapshotHeader } from ".
 export class SnapshotReader {
   readonly header: SnapshotHeader;
   readonly #file: FileHandle;
+  /** What each checksum covers. */
+  readonly #chunks: readonly SnapshotExtent[];
   #chunk: { index: number; bytes: Promise<Uint8Array> } | null = null;
   #next: { index: number; bytes: Promise<Uint8Array> } | null = null;
   /** Chunks take turns in these: one is being used, one being read. */
@@ -19,6 +21,7 @@ export class SnapshotReader {
   private constructor(header: SnapshotHeader, file: FileHandle) {
     this.header = header;
     this.#file = file;
+    this.#chunks = header.entries.flatMap(chunksOf);
   }
 
   /** SNAPSHOT_MISSING when there is no whole snapshot at `path`. */
@@ -30,18 +33,30 @@ export class SnapshotReader {
   }
 
   /**
-   * Bytes [byteOffset, byteOffset+length) of the file, in parts of at most 1 MiB that lie inside one chunk. A part is
-   * overwritten once another chunk is asked for.
+   * Bytes [byteOffset, byteOffset+length) of the file, which lie in one entry, in parts of at most 1 MiB that lie inside
+   * one chunk. A part is overwritten once another chunk is asked for.
    */
   async *read(byteOffset: number, length: number): AsyncGenerator<Uint8Array> {
     const end = byteOffset + length;
-    for (let at = byteOffset; at < end; ) {
-      const index = Math.floor((at - SNAPSHOT_DATA_OFFSET) / CHUNK_BYTES);
-      const chunkStart = SNAPSHOT_DATA_OFFSET + index * CHUNK_BYTES;
-      const until = Math.min(end, chunkStart + CHUNK_BYTES);
-      yield (await this.#load(index)).subarray(at - chunkStart, until - chunkStart);
+    for (let at = byteOffset, index = this.#chunkAt(byteOffset); at < end; index++) {
+      const chunk = this.#chunks[index];
+      if (chunk === undefined || at < chunk.byteOffset || at >= chunk.byteOffset + chunk.bytes)
+        throw new RangeError(`read: bytes ${at} to ${end} are not of one entry`);
+      const until = Math.min(end, chunk.byteOffset + chunk.bytes);
+      yield (await this.#load(index)).subarray(at - chunk.byteOffset, until - chunk.byteOffset);
       at = until;
     }
+  }
+
+  /** The last chunk that begins at this byte or before; -1: none. */
+  #chunkAt(byteOffset: number): number {
+    let [low, high] = [-1, this.#chunks.length];
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if (this.#chunks[middle]!.byteOffset <= byteOffset) low = middle;
+      else high = middle;
+    }
+    return low;
   }
 
   /** Throws when the page was overwritten since it was opened, so that what was read is of no state. */
@@ -67,7 +82,7 @@ export class SnapshotReader {
       if (this.#next?.index !== index) await this.#next?.bytes.catch(() => {});
       this.#chunk = this.#next?.index === index ? this.#next : { index, bytes: this.#readChunk(index) };
       const ahead = index + 1;
-      if (ahead < chunkCount(this.header.bytes - SNAPSHOT_DATA_OFFSET)) {
+      if (ahead < this.#chunks.length) {
         this.#next = { index: ahead, bytes: this.#readChunk(ahead) };
         this.#next.bytes.catch(() => {}); // reported when it is asked for
       } else this.#next = null;
@@ -77,8 +92,9 @@ export class SnapshotReader {
 
   async #readChunk(index: number): Promise<Uint8Array> {
     const { path, bytes: fileBytes, checksums } = this.header;
-    const start = SNAPSHOT_DATA_OFFSET + index * CHUNK_BYTES;
-    const bytes = this.#buffers[index % 2]!.subarray(0, Math.min(CHUNK_BYTES, fileBytes - start));
+    const chunk = this.#chunks[index]!;
+    const start = chunk.byteOffset;
+    const bytes = this.#buffers[index % 2]!.subarray(0, chunk.bytes);
     for (let done = 0; done < bytes.byteLength; ) {
       const { bytesRead } = await this.#file.read(bytes, done, bytes.byteLength - done, start + done);
       if (bytesRead === 0)
@@ -88,10 +104,10 @@ export class SnapshotReader {
         );
       done += bytesRead;
     }
-    if (checksums !== null && crc32(bytes) !== checksums[index]) {
+    if (crc32(bytes) !== checksums[index]) {
       throw new GokuError(
         "CHECKPOINT_CORRUPT",
-        `Cannot use snapshot ${path}: MiB ${index} of its data differs from its checksum, take the state from elsewhere`,
+        `Cannot use snapshot ${path}: ${bytes.byteLength} bytes at ${start} differ from their checksum, take the state from elsewhere`,
       );
     }
     return bytes;
@@ -100,14 +116,14 @@ export class SnapshotReader {
 
 /**
  * Reads the content against its checksums, for an agent that adopts a snapshot or a rank that restores from it.
- * Null: whole and unharmed (or sealed without checksums); otherwise what is wrong, in one line.
+ * Null: whole and unharmed; otherwise what is wrong, in one line.
  */
 export async function verifySnapshot(path: string): Promise<string | null> {
   let reader: SnapshotReader | null = null;
   try {
     reader = await SnapshotReader.open(path);
-    if (reader.header.checksums !== null) {
-      const data = reader.read(SNAPSHOT_DATA_OFFSET, reader.header.bytes - SNAPSHOT_DATA_OFFSET);
+    for (const { byteOffset, bytes } of reader.header.entries) {
+      const data = reader.read(byteOffset, bytes);
       while (!(await data.next()).done);
     }
     reader.requireUnchanged();
@@ -118,4 +134,11 @@ export async function verifySnapshot(path: string): Promise<string | null> {
   } finally {
     await reader?.close();
   }
+}
+
+function chunksOf({ byteOffset, bytes }: SnapshotExtent): SnapshotExtent[] {
+  return Array.from({ length: chunkCount(bytes) }, (_, i) => ({
+    byteOffset: byteOffset + i * CHUNK_BYTES,
+    bytes: Math.min(CHUNK_BYTES, bytes - i * CHUNK_BYTES),
+  }));
 }

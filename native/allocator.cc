@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <iterator>
 #include <utility>
@@ -41,6 +42,11 @@ std::byte* mapAligned(int file, size_t bytes) {
 }
 
 }  // namespace
+
+uint32_t nextSegmentNumber() {
+  static std::atomic<uint32_t> last = 0;
+  return ++last;
+}
 
 Allocator::~Allocator() {
   for (const auto& segment : segments_) unmap(segment);
@@ -105,12 +111,32 @@ void Allocator::release(std::byte* start) noexcept {
 
 std::optional<SharedPlace> Allocator::placeOf(const std::byte* address) const {
   std::lock_guard lock(mutex_);
-  auto next = segments_.upper_bound(address);
-  if (next == segments_.begin()) return std::nullopt;
-  const auto& [start, segment] = *std::prev(next);
-  const auto offset = static_cast<size_t>(address - start);
-  if (offset >= segment.bytes) return std::nullopt;
-  return SharedPlace{segment.file.get(), segment.number, offset};
+  if (const auto next = segments_.upper_bound(address); next != segments_.begin()) {
+    const auto& [start, segment] = *std::prev(next);
+    const auto offset = static_cast<size_t>(address - start);
+    if (offset < segment.bytes) return SharedPlace{segment.file.get(), segment.number, offset};
+  }
+  if (const auto next = announced_.upper_bound(address); next != announced_.begin()) {
+    const auto& [start, announced] = *std::prev(next);
+    const auto offset = static_cast<size_t>(address - start);
+    if (offset < announced.bytes)
+      return SharedPlace{announced.place.fd, announced.place.segment, announced.place.offset + offset};
+  }
+  return std::nullopt;
+}
+
+void Allocator::announce(const std::byte* start, size_t bytes, const SharedPlace& place) {
+  std::lock_guard lock(mutex_);
+  Announced& announced = announced_[start];
+  announced.bytes = std::max(announced.bytes, bytes);
+  announced.place = place;
+  announced.holders++;
+}
+
+void Allocator::takeBack(const std::byte* start) noexcept {
+  std::lock_guard lock(mutex_);
+  const auto found = announced_.find(start);
+  if (found != announced_.end() && --found->second.holders == 0) announced_.erase(found);
 }
 
 AllocatorStats Allocator::stats() const {
@@ -139,7 +165,8 @@ void Allocator::addSegment(size_t wanted) {
         concat("Cannot allocate a tensor of ", wanted, " bytes: ", liveBytes_,
                " bytes are in use and the system gives no more, use more ranks or smaller packs"));
   }
-  const auto segment = segments_.emplace(start, Segment{bytes, 0, 0, std::move(file), ++segmentsMade_}).first;
+  const auto segment =
+      segments_.emplace(start, Segment{bytes, 0, 0, std::move(file), nextSegmentNumber()}).first;
   blocks_.emplace(start, Block{bytes, segment, true});
   free_.emplace(bytes, start);
 }

@@ -28,6 +28,9 @@ struct AllocatorStats {
   size_t cachedBytes = 0;  // touched before, free now
 };
 
+/// A number for memory that other processes may map, never given twice in this process.
+uint32_t nextSegmentNumber();
+
 /// Where another process finds memory of this one.
 struct SharedPlace {
   int fd = -1;           // /proc/PID/fd/FD, open as long as the segment is there
@@ -46,8 +49,11 @@ class Allocator {
   std::byte* allocate(size_t bytes);
   /// Any thread.
   void release(std::byte* block) noexcept;
-  /// Empty for memory that is not of this allocator.
+  /// Empty for memory that is neither of this allocator nor announced to it.
   std::optional<SharedPlace> placeOf(const std::byte* address) const;
+  /// Announces memory of somebody else's that other processes find at `place`; to be taken back as often.
+  void announce(const std::byte* start, size_t bytes, const SharedPlace& place);
+  void takeBack(const std::byte* start) noexcept;
   AllocatorStats stats() const;
   void resetPeak();
 
@@ -71,14 +77,20 @@ class Allocator {
   void dropFreeSegments() noexcept;
   static void unmap(const Segments::value_type& segment) noexcept;
 
+  struct Announced {
+    size_t bytes = 0;
+    SharedPlace place;
+    int holders = 0;
+  };
+
   mutable std::mutex mutex_;
   Segments segments_;
+  std::map<const std::byte*, Announced> announced_;
   Blocks blocks_;                                 // all, by address, without gaps inside a segment
   std::set<std::pair<size_t, std::byte*>> free_;  // by size, then address
   std::unordered_map<std::byte*, Blocks::iterator> live_;
   size_t liveBytes_ = 0;
   size_t peakBytes_ = 0;
-  uint32_t segmentsMade_ = 0;
 };
 
 /// A block of allocator memory for the length of a scope. Contents are undefined.

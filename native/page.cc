@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "native/allocator.h"
 #include "native/error.h"
 #include "native/unique_fd.h"
 
@@ -23,7 +24,7 @@ namespace {
 
 std::shared_ptr<Page> Page::map(const std::string& path, size_t bytes) {
   GOKU_CHECK(bytes > 0, "pageMap: 0 bytes of ", path, ", want 1 or more");
-  const UniqueFd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  UniqueFd file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!file) fail(path, bytes, std::strerror(errno));
   struct stat info;
   if (fstat(file.get(), &info) != 0) fail(path, bytes, std::strerror(errno));
@@ -36,8 +37,11 @@ std::shared_ptr<Page> Page::map(const std::string& path, size_t bytes) {
   }
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
   if (memory == MAP_FAILED) fail(path, bytes, std::strerror(errno));
-  return std::shared_ptr<Page>(new Page(static_cast<std::byte*>(memory), bytes));
+  return std::shared_ptr<Page>(new Page(static_cast<std::byte*>(memory), bytes, std::move(file)));
 }
+
+Page::Page(std::byte* data, size_t bytes, UniqueFd file)
+    : data_(data), bytes_(bytes), file_(std::move(file)), number_(nextSegmentNumber()) {}
 
 Page::~Page() { munmap(data_, bytes_); }
 

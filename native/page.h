@@ -2,9 +2,13 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <utility>
+
+#include "native/unique_fd.h"
 
 namespace goku {
 
@@ -21,11 +25,17 @@ class Page {
 
   std::byte* data() const { return data_; }
   size_t bytes() const { return bytes_; }
+  /// The file, open as long as the mapping; other processes find it by this descriptor.
+  int fd() const { return file_.get(); }
+  /// Of this mapping and no other shared memory of the process.
+  uint32_t number() const { return number_; }
 
  private:
-  Page(std::byte* data, size_t bytes) : data_(data), bytes_(bytes) {}
+  Page(std::byte* data, size_t bytes, UniqueFd file);
   std::byte* data_;
   size_t bytes_;
+  UniqueFd file_;
+  uint32_t number_;
 };
 
 /// What JavaScript's ArrayBuffer holds; emptied by pageUnmap.

@@ -26,6 +26,16 @@ TensorId TensorTable::view(TensorId base, int64_t offset, int64_t count) {
   return place(std::move(tensor));
 }
 
+TensorId TensorTable::ofPage(std::shared_ptr<Page> page, size_t offset, DType dtype, int64_t count) {
+  std::byte* data = page->data() + offset;
+  allocator_->announce(data, static_cast<size_t>(count) * dtypeBytes(dtype),
+                       {page->fd(), page->number(), offset});
+  StorageRef storage(data, [page = std::move(page), allocator = allocator_](std::byte* start) {
+    allocator->takeBack(start);
+  });
+  return place(Tensor{std::move(storage), data, count, dtype});
+}
+
 void TensorTable::free(TensorId id) {
   Tensor* tensor = find(id);
   GOKU_CHECK(tensor != nullptr, "tensorFree: tensor ", id, " is freed already or unknown, want a live one");

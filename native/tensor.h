@@ -14,6 +14,7 @@
 #include "native/allocator.h"
 #include "native/bf16.h"
 #include "native/error.h"
+#include "native/page.h"
 
 namespace goku {
 
@@ -38,8 +39,8 @@ inline constexpr DType kDTypeOf<bf16> = DType::kBf16;
 template <>
 inline constexpr DType kDTypeOf<double> = DType::kF64;
 
-/// One block of allocator memory, given back when the last Tensor that shares it goes. Thread-safe by
-/// shared_ptr.
+/// One block of allocator memory or of a page, given back when the last Tensor that shares it goes.
+/// Thread-safe by shared_ptr.
 using StorageRef = std::shared_ptr<std::byte>;
 
 struct Tensor {
@@ -82,6 +83,8 @@ class TensorTable {
   TensorId alloc(DType dtype, int64_t count);
   /// Elements [offset, offset + count) of base, sharing and keeping its memory.
   TensorId view(TensorId base, int64_t offset, int64_t count);
+  /// Memory of a page, which the tensor keeps mapped. `data` is aligned to the dtype's size.
+  TensorId ofPage(std::shared_ptr<Page> page, size_t offset, DType dtype, int64_t count);
   void free(TensorId id);
 
   /// The tensor, or nullptr for a number that is not a live handle.

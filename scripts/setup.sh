@@ -20,6 +20,7 @@ need make command -v make
 need cmake command -v cmake
 need ninja-build command -v ninja
 need libdnnl-dev test -e /usr/include/dnnl.hpp
+need libisal-dev test -e /usr/include/isa-l/crc.h
 need ffmpeg command -v ffmpeg
 need clang-format command -v clang-format
 if [ ${#missing[@]} -gt 0 ]; then

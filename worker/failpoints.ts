@@ -5,7 +5,7 @@ import { GokuError } from "../job/errors.js";
 /**
  * Named places at which a fault can be made to happen, so that tests and drills hit exactly the phase they mean
  * (docs/failpoints.md). Set by the environment, for example
- * `GOKU_FAILPOINTS="collective.entered@12/1:kill,snapshot.copy@9/2:stop"`, that is `name[@step][/rank]:action`.
+ * `GOKU_FAILPOINTS="collective.entered@12/1:kill,snapshot.write@9/2:stop"`, that is `name[@step][/rank]:action`.
  * Each one fires once over all restarts when GOKU_FAILPOINT_DIR names a folder for its marker files, else once a process.
  * Unset, a failpoint is one comparison.
  */
@@ -19,7 +19,7 @@ export const FAILPOINT_NAMES = [
   "vote.before", // rank: gradients are reduced, the vote is not cast
   "optimizer.before", // rank: voted, no weight changed
   "optimizer.after", // rank: weights changed, snapshot not begun
-  "snapshot.copy", // rank: half of the state is copied into the slot
+  "snapshot.write", // rank: half of the new state is written into its slot
   "save.write", // agent: before a chunk of a durable save is written
   "save.commit", // agent: everything is written but the commit record
   "save.committed", // agent: the commit record is durable, nobody was told

@@ -5,7 +5,7 @@ namespace goku {
 namespace {
 
 // NATIVE_CONTRACT in worker/engine/native.ts.
-constexpr uint32_t kContract = 1;
+constexpr uint32_t kContract = 2;
 
 napi_value load(napi_env env, napi_value exports) {
   auto context = std::make_unique<Context>();

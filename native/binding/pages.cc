@@ -1,4 +1,4 @@
-// pageMap, pageUnmap and copies between pages and tensors.
+// pageMap, pageUnmap, tensors in pages and copies out of them.
 #include <cstring>
 
 #include "native/binding/call.h"
@@ -54,10 +54,15 @@ std::byte* pageBytes(const Call& call, size_t pageIndex, size_t bytes) {
   return page.data() + offset;
 }
 
-void pageFromTensor(Call& call) {
-  const auto from = elements(call, 2, 3, call.count(4));
-  if (from.empty()) return;
-  std::memcpy(pageBytes(call, 0, from.size()), from.data(), from.size());
+void pageTensor(Call& call) {
+  const auto dtype = static_cast<DType>(call.integer(2, 0, 3));
+  const int64_t count = call.count(3);
+  const size_t size = dtypeBytes(dtype), page = call.bytes(0).size();
+  const auto offset = static_cast<size_t>(call.count(1));
+  if (offset % size != 0) call.reject(1, offset, ", want a multiple of ", size);
+  if (offset > page || static_cast<size_t>(count) > (page - offset) / size)
+    call.reject(0, count, " elements at byte ", offset, " of a page of ", page);
+  call.returns(static_cast<double>(call.context().tensors.ofPage(call.page(0), offset, dtype, count)));
 }
 
 void pageToTensor(Call& call) {
@@ -71,7 +76,7 @@ void pageToTensor(Call& call) {
 void RegisterPages(Registry& registry) {
   registry.add("pageMap", pageMap);
   registry.add("pageUnmap", pageUnmap);
-  registry.add("pageFromTensor", pageFromTensor);
+  registry.add("pageTensor", pageTensor);
   registry.add("pageToTensor", pageToTensor);
 }
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "native/collectives/copy.h"
+#include "native/copy_around.h"
 
 namespace goku::collectives {
 namespace {

@@ -5,6 +5,9 @@
 // An element's new bits depend on its own numbers only, so a parameter may be sharded anywhere.
 #pragma once
 
+#include <cstdint>
+#include <span>
+
 #include "native/tensor.h"
 
 namespace goku {
@@ -14,10 +17,23 @@ struct AdamwSettings {
   int64_t step;  // from 1
 };
 
-/// master, m, v, ema, grad: f32; elements [start, start + count) of each are updated in place (grad is read).
-/// weights (f32 or bf16; null: none): the same elements = new master, rounded.
-void adamwStep(const Tensor& master, const Tensor& m, const Tensor& v, const Tensor& ema, const Tensor& grad,
-               const Tensor* weights, int64_t start, int64_t count, const AdamwSettings& settings);
+/// Flat f32 runs of one length.
+struct AdamwState {
+  const Tensor &master, &m, &v, &ema;
+};
+
+/// to (=) the state after `from`; the same tensors: in place, else none that overlap. Written elsewhere, the
+/// old state stays as it was, a snapshot that costs nothing.
+///   weights (f32 or bf16; null: none) (=) new master, rounded
+///   segments: start, count, 1 (decays) or 0, one after another over the whole run: which elements decay
+///   checksums (empty: not wanted) (=) CRC-32 of each MiB of to.master, then of ema, m and v, made while the
+///   bytes are in the cache
+void adamwStep(const AdamwState& from, const AdamwState& to, const Tensor& grad, const Tensor* weights,
+               std::span<const double> segments, const AdamwSettings& settings,
+               std::span<uint32_t> checksums);
+
+/// checksums = CRC-32 of each MiB of x.
+void tensorChecksums(const Tensor& x, std::span<uint32_t> checksums);
 
 /// Sum of squares of elements [start, start + count) of x (f32 or bf16) in f64; NaN and infinities come
 /// through.

@@ -3,6 +3,8 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after } from "node:test";
+import { crc32 } from "node:zlib";
+import { CHUNK_BYTES, chunkCount } from "../../checkpoint/digest.js";
 import type { Checkpoint } from "../../checkpoint/load.js";
 import { type CommitOptions, type CommitResult, commitCheckpoint, saveShard } from "../../checkpoint/save.js";
 import { beginSnapshot, sealSnapshot, snapshotLayout } from "../../checkpoint/snapshot.js";
@@ -94,13 +96,7 @@ export function scratchFolder(): string {
 }
 
 /** A sealed page that holds one rank's part of a state. */
-export function snapshotPage(
-  model: TestModel,
-  layout: Layout,
-  rank: number,
-  meta: StateMeta,
-  checksum = true,
-): Uint8Array {
+export function snapshotPage(model: TestModel, layout: Layout, rank: number, meta: StateMeta): Uint8Array {
   const plan = snapshotLayout(model.units, layout, rank);
   const page = new Uint8Array(plan.bytes);
   const view = new DataView(page.buffer);
@@ -113,8 +109,20 @@ export function snapshotPage(
       }
     }
   }
-  sealSnapshot(page, { meta, rank, checksum });
+  sealSnapshot(page, sealOf(page, model, layout, rank, meta));
   return page;
+}
+
+/** What sealSnapshot() wants of a page that is filled; the checksums by zlib. */
+export function sealOf(page: Uint8Array, model: TestModel, layout: Layout, rank: number, meta: StateMeta) {
+  const { entries } = snapshotLayout(model.units, layout, rank);
+  const checksums = entries.flatMap(({ byteOffset, count }) =>
+    Array.from({ length: chunkCount(4 * count) }, (_, i) => {
+      const start = byteOffset + i * CHUNK_BYTES;
+      return crc32(page.subarray(start, Math.min(start + CHUNK_BYTES, byteOffset + 4 * count)));
+    }),
+  );
+  return { meta, rank, entries, checksums: Uint32Array.from(checksums) };
 }
 
 export interface SaveSetup {

@@ -21,6 +21,7 @@ import {
   Random,
   refuses,
   scratchFolder,
+  sealOf,
   snapshotPage,
   state,
 } from "./fixtures.js";
@@ -66,8 +67,12 @@ test("readSnapshotHeader() returns what was sealed", () => {
   assert.equal(header.rank, 1);
   assert.equal(header.bytes, snapshotLayout(AWKWARD.units, layout, 1).bytes);
   assert.equal(header.sequence, 1n);
-  assert.equal(header.checksums?.length, 1);
-  assert.equal(headerOf(snapshotPage(AWKWARD, layout, 1, meta, false))!.checksums, null);
+  const { entries } = snapshotLayout(AWKWARD.units, layout, 1);
+  assert.deepEqual(
+    header.entries,
+    entries.map(({ byteOffset, count }) => ({ byteOffset, bytes: 4 * count })),
+  );
+  assert.equal(header.checksums.length, entries.filter(({ count }) => count > 0).length, "all below 1 MiB");
 });
 
 /** Copies of the page after each store that begin and seal make, as a process killed there would leave it. */
@@ -102,7 +107,7 @@ test("a rank killed after any store of begin or seal leaves a page that is not w
   const copies = everyStore(page, () => {
     beginSnapshot(page);
     page.fill(0xab, 1_048_576);
-    sealSnapshot(page, { meta: metaOf(state(1, 2), layout), rank: 0 });
+    sealSnapshot(page, sealOf(page, AWKWARD, layout, 0, metaOf(state(1, 2), layout)));
   });
   assert.ok(copies.length >= 12, `${copies.length} stores`);
   for (const [i, copy] of copies.entries()) {
@@ -124,7 +129,11 @@ test("a copy of a page that stopped anywhere, over another whole one or over not
       const header = headerOf(page);
       const same = Buffer.from(page).equals(older) || Buffer.from(page).equals(newer);
       if (header !== null && !same)
-        assert.match((await verifySnapshot(file)) ?? "nothing", /differs from its checksum/, `cut at ${cut}`);
+        assert.match(
+          (await verifySnapshot(file)) ?? "nothing",
+          /differ from their checksum/,
+          `cut at ${cut}`,
+        );
     }
     assert.equal(headerOf(newer.slice(0, cut)), null);
   }
@@ -142,10 +151,13 @@ test("a flipped bit in the header is not whole, one in the data fails its checks
   for (const at of places) {
     assert.equal(headerOf(page.with(at, page[at]! ^ (1 << random.below(8)))), null, `byte ${at}`);
   }
+  const { entries } = snapshotLayout(AWKWARD.units, layout, 0);
   for (let i = 0; i < 40; i++) {
-    const at = 1_048_576 + random.below(page.byteLength - 1_048_576);
+    const { byteOffset, count } = entries[random.below(entries.length)]!;
+    if (count === 0) continue;
+    const at = byteOffset + random.below(4 * count);
     writeFileSync(file, page.with(at, page[at]! ^ 16));
-    assert.match((await verifySnapshot(file)) ?? "nothing", /MiB 0 of its data differs/);
+    assert.match((await verifySnapshot(file)) ?? "nothing", /bytes at \d+ differ from their checksum/);
   }
   writeFileSync(file, page);
   assert.equal(await verifySnapshot(file), null);
@@ -158,14 +170,17 @@ test("SnapshotReader reads any ranges in any order, each chunk checked first", a
   writeFileSync(file, page);
   const random = new Random(13);
   const reader = await SnapshotReader.open(file);
-  const data = page.byteLength - 1_048_576;
+  const { entries } = snapshotLayout(model.units, single, 0);
   for (let i = 0; i < 60; i++) {
-    const at = 1_048_576 + random.below(data);
-    const length = random.below(Math.min(2_500_000, page.byteLength - at));
+    const { byteOffset, count } = entries[random.below(entries.length)]!;
+    const from = random.below(4 * count);
+    const at = byteOffset + from;
+    const length = random.below(4 * count - from + 1);
     const parts: Buffer[] = [];
     for await (const part of reader.read(at, length)) parts.push(Buffer.from(part));
     assert.ok(Buffer.concat(parts).equals(page.subarray(at, at + length)), `${length} bytes at ${at}`);
   }
+  await assert.rejects(reader.read(0, 1).next(), /not of one entry/);
   reader.requireUnchanged();
   await reader.close();
 });
@@ -180,11 +195,14 @@ test("readSnapshotHeader() returns null for files that are no snapshots, and ver
 
 test("sealSnapshot() needs a begin, and refuses a meta that does not fit", () => {
   const page = snapshotPage(AWKWARD, layout, 0, metaOf(state(1, 1), layout));
-  assert.throws(() => sealSnapshot(page, { meta: metaOf(state(1, 2), layout), rank: 0 }), TypeError);
+  const seal = sealOf(page, AWKWARD, layout, 0, metaOf(state(1, 2), layout));
+  assert.throws(() => sealSnapshot(page, seal), TypeError);
   beginSnapshot(page);
+  const few = seal.checksums.subarray(1);
+  assert.throws(() => sealSnapshot(page, { ...seal, checksums: few }), /checksums, want \d+, at most 131072/);
   const big = { job: "x".repeat(600_000) };
   assert.throws(
-    () => sealSnapshot(page, { meta: metaOf(state(1, 2), layout, big), rank: 0 }),
+    () => sealSnapshot(page, { ...seal, meta: metaOf(state(1, 2), layout, big) }),
     refuses("INTERNAL", /its meta takes \d+ bytes, room is for 520192/),
   );
   assert.equal(headerOf(page), null);
@@ -198,6 +216,6 @@ test("sealSnapshot() has room for as many exclusions as a run may have", () => {
     step: 2 ** 32 - i,
   }));
   const meta = metaOf(state(1, 2), layout, { exclusions });
-  sealSnapshot(page, { meta, rank: 0 });
+  sealSnapshot(page, sealOf(page, AWKWARD, layout, 0, meta));
   assert.deepEqual(headerOf(page)?.meta, meta);
 });

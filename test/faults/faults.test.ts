@@ -111,10 +111,10 @@ test(
       "vote.before@12/0:kill",
       "optimizer.before@14/1:kill",
       "optimizer.after@16/2:kill",
-      "snapshot.copy@18/3:kill",
+      "snapshot.write@18/3:kill",
       "data.before@23/0:kill",
       "data.before@23/3:kill",
-      "snapshot.copy@30/1:kill",
+      "snapshot.write@30/1:kill",
     ];
     const found = await run({ failpoints: failpoints.join(",") });
     assert.equal(found.cluster.fired.length, failpoints.length, found.cluster.fired.join(" "));

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { crc32 } from "node:zlib";
 import type { TensorId } from "../../worker/engine/native.js";
 import {
   assertSameBitsForAnyThreads,
@@ -60,23 +61,32 @@ function start(count: number): State {
   const master = randomArray(1, "f32", count);
   return { master, m: new Float64Array(count), v: new Float64Array(count), ema: master.slice() };
 }
+/** A step of `from` into `to` (itself: in place); `segments` left out: all of it decays. */
 function run(
-  ids: Ids,
+  from: Ids,
+  to: Ids,
   grad: TensorId,
-  weights: TensorId | 0,
-  at: [number, number],
-  s: Settings,
-  step: number,
+  options: {
+    weights?: TensorId;
+    segments: number[];
+    settings?: Partial<Settings>;
+    step: number;
+    checksums?: Uint32Array;
+  },
 ): void {
+  const s = { ...SETTINGS, ...options.settings };
   native.adamwStep(
-    ids.master,
-    ids.m,
-    ids.v,
-    ids.ema,
+    from.master,
+    from.m,
+    from.v,
+    from.ema,
+    to.master,
+    to.m,
+    to.v,
+    to.ema,
     grad,
-    weights,
-    at[0],
-    at[1],
+    options.weights ?? 0,
+    Float64Array.from(options.segments),
     s.lr,
     s.beta1,
     s.beta2,
@@ -84,8 +94,20 @@ function run(
     s.weightDecay,
     s.gradScale,
     s.emaDecay,
-    step,
+    options.step,
+    options.checksums ?? new Uint32Array(0),
   );
+}
+
+const KINDS = ["master", "ema", "m", "v"] as const; // in the order of the checksums
+
+function read(tensors: Tensors, ids: Ids): Record<keyof State, Float64Array> {
+  return {
+    master: tensors.read(ids.master),
+    m: tensors.read(ids.m),
+    v: tensors.read(ids.v),
+    ema: tensors.read(ids.ema),
+  };
 }
 
 /** Largest |a - b| / (|b| + floor). */
@@ -106,7 +128,7 @@ for (const dtype of ["f32", "bf16"] as const) {
       for (const step of [1, 2, 3]) {
         const grad = randomArray(10 + step, "f32", count, 3);
         adamw(state, grad, SETTINGS, step);
-        run(ids, tensors.from("f32", grad), weights, [0, count], SETTINGS, step);
+        run(ids, ids, tensors.from("f32", grad), { weights, segments: [0, count, 1], step });
       }
       // A handful of roundings a step in m and v; where m nearly cancels they weigh more, hence the floors, at the
       // size of the terms. A weight sees an update of lr with that error, and 2 roundings of its own a step.
@@ -121,38 +143,79 @@ for (const dtype of ["f32", "bf16"] as const) {
   });
 }
 
-test("adamwStep() of a range changes that range only, to the bits a step of everything gives", () => {
-  const count = 1000;
-  const grad = randomArray(5, "f32", count);
-  const tensors = new Tensors();
-  const whole = place(tensors, start(count));
-  const gradId = tensors.from("f32", grad);
-  run(whole, gradId, 0, [0, count], SETTINGS, 1);
-  for (const [from, length] of [
-    [0, 1],
-    [3, 500],
-    [991, 9],
-    [10, 0],
-  ] as const) {
-    const parts = place(tensors, start(count));
-    const before = start(count);
-    run(parts, gradId, 0, [from, length], SETTINGS, 1);
-    for (const key of ["master", "m", "v", "ema"] as const) {
-      const wanted = before[key].slice();
-      wanted.set(tensors.read(whole[key]).slice(from, from + length), from);
-      assert.deepEqual(tensors.read(parts[key]), wanted, `${key} of ${length} from ${from}`);
+/** Awkward for vectors, pieces (4,096 elements) and chunks (1 MiB), and large enough to be written past the caches. */
+const COUNTS = [1, 100, 4096, 262_144, 300_003];
+
+test("adamwStep() into other tensors gives the bits of one in place, and leaves the old state alone", () => {
+  for (const count of COUNTS) {
+    const tensors = new Tensors();
+    const [there, from] = [place(tensors, start(count)), place(tensors, start(count))];
+    const to = place(tensors, start(count));
+    const grad = tensors.from("f32", randomArray(5, "f32", count));
+    const before = read(tensors, from);
+    run(there, there, grad, { segments: [0, count, 1], step: 1 });
+    run(from, to, grad, { segments: [0, count, 1], step: 1 });
+    assert.deepEqual(read(tensors, to), read(tensors, there), `count ${count}`);
+    assert.deepEqual(read(tensors, from), before, `count ${count}`);
+    tensors.release();
+  }
+});
+
+test("adamwStep() gives checksums that zlib computes of what it wrote, in place and elsewhere", () => {
+  for (const count of COUNTS) {
+    for (const elsewhere of [false, true]) {
+      const tensors = new Tensors();
+      const from = place(tensors, start(count));
+      const to = elsewhere ? place(tensors, start(count)) : from;
+      const chunks = Math.ceil((4 * count) / 2 ** 20);
+      const checksums = new Uint32Array(4 * chunks);
+      const grad = tensors.from("f32", randomArray(5, "f32", count));
+      run(from, to, grad, { segments: [0, count, 1], step: 1, checksums });
+      const wanted = KINDS.flatMap((kind) => {
+        const bytes = new Uint8Array(4 * count);
+        native.tensorRead(to[kind], 0, bytes);
+        const one = new Uint32Array(chunks);
+        native.tensorChecksums(to[kind], one);
+        const sums = Array.from({ length: chunks }, (_, i) =>
+          crc32(bytes.subarray(i * 2 ** 20, (i + 1) * 2 ** 20)),
+        );
+        assert.deepEqual([...one], sums, `tensorChecksums() of ${kind}, count ${count}`);
+        return sums;
+      });
+      assert.deepEqual([...checksums], wanted, `count ${count}, elsewhere ${elsewhere}`);
+      tensors.release();
     }
   }
+});
+
+test("adamwStep() decays the segments that decay, to the bits of a step where everything does or nothing", () => {
+  const count = 10_000;
+  const tensors = new Tensors();
+  const grad = tensors.from("f32", randomArray(5, "f32", count));
+  const [all, none, mixed] = [0, 1, 2].map(() => place(tensors, start(count))) as [Ids, Ids, Ids];
+  run(all, all, grad, { segments: [0, count, 1], step: 1 });
+  run(none, none, grad, { segments: [0, count, 0], step: 1 });
+  const edges = [0, 1, 7, 4090, 4096, 4099, 9000, count];
+  const segments = edges.slice(1).flatMap((edge, i) => [edges[i]!, edge - edges[i]!, i % 2]);
+  run(mixed, mixed, grad, { segments, step: 1 });
+  const [yes, no] = [tensors.read(all.master), tensors.read(none.master)];
+  const wanted = yes.map((value, i) => (edges.filter((edge) => edge <= i).length % 2 === 0 ? value : no[i]!));
+  assert.notDeepEqual(yes, no);
+  assert.deepEqual(tensors.read(mixed.master), wanted);
   tensors.release();
 });
 
 test("adamwStep() gives the same bits with any number of threads", () => {
-  const count = 100_003;
+  const count = 600_003;
   assertSameBitsForAnyThreads((tensors) => {
     const ids = place(tensors, start(count));
     const weights = tensors.alloc("bf16", count);
-    run(ids, tensors.from("f32", randomArray(6, "f32", count)), weights, [0, count], SETTINGS, 4);
-    return [ids.master, ids.m, ids.v, ids.ema, weights];
+    const checksums = new Uint32Array(4 * Math.ceil((4 * count) / 2 ** 20));
+    const grad = tensors.from("f32", randomArray(6, "f32", count));
+    run(ids, ids, grad, { weights, segments: [0, 11, 0, 11, count - 11, 1], step: 4, checksums });
+    const sums = tensors.alloc("f32", checksums.length);
+    native.tensorWrite(sums, 0, new Uint8Array(checksums.buffer));
+    return [ids.master, ids.m, ids.v, ids.ema, weights, sums];
   }, "adamwStep");
 });
 
@@ -160,7 +223,7 @@ test("adamwStep() without weight decay leaves a weight without gradient alone", 
   const tensors = new Tensors();
   const state = start(20);
   const ids = place(tensors, state);
-  run(ids, tensors.alloc("f32", 20, 0), 0, [0, 20], { ...SETTINGS, weightDecay: 0 }, 1);
+  run(ids, ids, tensors.alloc("f32", 20, 0), { segments: [0, 20, 1], settings: { weightDecay: 0 }, step: 1 });
   assert.deepEqual(tensors.read(ids.master), state.master);
   tensors.release();
 });
@@ -212,22 +275,37 @@ test("sumSquares() gives the same bits with any number of threads", () => {
   tensors.release();
 });
 
-test("the optimizer refuses ranges, types and steps that do not fit", () => {
+test("the optimizer refuses segments, sizes, types and steps that do not fit", () => {
   const tensors = new Tensors();
   const ids = place(tensors, start(10));
   const grad = tensors.alloc("f32", 10, 0);
   const halves = tensors.alloc("bf16", 10, 0);
+  const all = { segments: [0, 10, 1], step: 1 };
   const refused = (message: RegExp) => ({ code: "NATIVE_ARGUMENT", message });
-  assert.throws(() => run(ids, grad, 0, [5, 6], SETTINGS, 1), refused(/\[5, 11\) of a tensor of 10/));
+  for (const segments of [[], [0, 9, 1], [0, 11, 1], [0, 4, 1, 5, 5, 1], [0, 10], [0, -1, 1, -1, 11, 1]]) {
+    assert.throws(
+      () => run(ids, ids, grad, { segments, step: 1 }),
+      refused(/segments cover \d+ of 10 elements/),
+    );
+  }
   assert.throws(
-    () => run(ids, grad, 0, [0, 10], SETTINGS, 0),
-    refused(/args\[15\]: 0, want a whole number from 1/),
+    () => run(ids, place(tensors, start(9)), grad, all),
+    refused(/master has 9 elements, want 10/),
   );
   assert.throws(
-    () => run(ids, halves, 0, [0, 10], SETTINGS, 1),
-    refused(/args\[4\]: tensor is bf16, want f32/),
+    () => run(ids, ids, grad, { ...all, step: 0 }),
+    refused(/args\[18\]: 0, want a whole number from 1/),
   );
-  assert.throws(() => run(ids, grad, tensors.alloc("f32", 9), [0, 10], SETTINGS, 1), refused(/weights/));
+  assert.throws(() => run(ids, ids, halves, all), refused(/args\[8\]: tensor is bf16, want f32/));
+  assert.throws(
+    () => run(ids, ids, grad, { ...all, weights: tensors.alloc("f32", 9) }),
+    refused(/weights has 9 elements/),
+  );
+  assert.throws(
+    () => run(ids, ids, grad, { ...all, checksums: new Uint32Array(3) }),
+    refused(/room for 3 checksums, want 4 x 1/),
+  );
+  assert.throws(() => native.tensorChecksums(grad, new Uint32Array(2)), refused(/room for 2, want 1/));
   assert.throws(() => native.sumSquares(grad, 2, 9), refused(/\[2, 11\) of a tensor of 10/));
   tensors.release();
 });

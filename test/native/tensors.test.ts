@@ -214,7 +214,10 @@ test("views of an unmapped page are empty, and nothing crashes", () => {
   assert.deepEqual([page.length, part.length, part[5]], [0, 0, undefined]);
   page[0] = 1;
   assert.throws(() => native.pageUnmap(page), argument(/no mapped page \(unmapped already\?\)/));
-  assert.throws(() => native.pageFromTensor(page, 0, id, 0, 4), argument(/bytes \[0, 16\) of a page of 0/));
+  assert.throws(
+    () => native.pageTensor(page, 0, DTYPE.f32, 4),
+    argument(/4 elements at byte 0 of a page of 0/),
+  );
   assert.throws(() => native.pageToTensor(id, 0, part, 0, 4), argument(/of a page of 0/));
   native.tensorFree(id);
 });
@@ -227,23 +230,44 @@ test("pageUnmap() refuses what pageMap() did not return", () => {
   native.pageUnmap(page);
 });
 
-test("elements go into a page and back, and only as far as both reach", () => {
+test("a tensor of a page reads and writes the page's bytes, and keeps it mapped", () => {
+  const page = native.pageMap(path.join(folder, "tensor"), 4096);
+  const [tensor, none] = [
+    native.pageTensor(page, 64, DTYPE.f32, 3),
+    native.pageTensor(page, 4096, DTYPE.f32, 0),
+  ];
+  write(tensor, 0, 1.5, -2, 3);
+  assert.deepEqual([...new Float32Array(page.buffer, 64, 3)], [1.5, -2, 3]);
+  const view = native.tensorView(tensor, 1, 2);
+  native.pageUnmap(page);
+  assert.deepEqual(read(tensor, 0, 3), [1.5, -2, 3]);
+  native.tensorFree(tensor);
+  assert.deepEqual(read(view, 0, 2), [-2, 3]);
+  native.tensorFree(view);
+  native.tensorFree(none);
+  const again = native.pageMap(path.join(folder, "tensor"), 4096);
+  assert.deepEqual([...new Float32Array(again.buffer, 64, 3)], [1.5, -2, 3]);
+  assert.throws(
+    () => native.pageTensor(again, 2, DTYPE.f32, 1),
+    argument(/args\[1\]: 2, want a multiple of 4/),
+  );
+  assert.throws(
+    () => native.pageTensor(again, 4092, DTYPE.f32, 2),
+    argument(/2 elements at byte 4092 of a page of 4096/),
+  );
+  assert.throws(() => native.pageTensor(again, 8192, DTYPE.f32, 0), argument(/of a page of 4096/));
+  native.pageUnmap(again);
+});
+
+test("elements come out of a page, and only as far as both reach", () => {
   const page = native.pageMap(path.join(folder, "copy"), 64);
-  const [from, to] = [native.tensorAlloc(DTYPE.f32, 6), native.tensorAlloc(DTYPE.f32, 6)];
-  write(from, 0, 1, 2, 3, 4, 5, 6);
+  const [from, to] = [native.pageTensor(page, 52, DTYPE.f32, 3), native.tensorAlloc(DTYPE.f32, 6)];
+  write(from, 0, 3, 4, 5);
   native.tensorFill(to, 0);
-  native.pageFromTensor(page, 52, from, 2, 3);
   native.pageToTensor(to, 1, page, 52, 3);
   assert.deepEqual(read(to, 0, 6), [0, 3, 4, 5, 0, 0]);
-  native.pageFromTensor(page, 64, from, 6, 0);
-  assert.throws(
-    () => native.pageFromTensor(page, 56, from, 0, 3),
-    argument(/bytes \[56, 68\) of a page of 64/),
-  );
-  assert.throws(
-    () => native.pageFromTensor(page, 0, from, 4, 3),
-    argument(/elements \[4, 7\) of a tensor of 6/),
-  );
+  assert.throws(() => native.pageToTensor(to, 0, page, 56, 3), argument(/bytes \[56, 68\) of a page of 64/));
+  assert.throws(() => native.pageToTensor(to, 4, page, 0, 3), argument(/elements \[4, 7\) of a tensor of 6/));
   assert.throws(() => native.pageToTensor(to, 0, page, 2 ** 52, 3), argument(/of a page of 64/));
   native.pageUnmap(page);
   native.tensorFree(from);

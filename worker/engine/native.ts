@@ -67,8 +67,9 @@ export interface NativeTensors {
   /** Maps `path` (created with `bytes` zero bytes if absent) shared and writable; the view stays until pageUnmap. */
   pageMap(path: string, bytes: number): Uint8Array;
   pageUnmap(page: Uint8Array): void;
-  /** Copies count elements of a tensor into a mapped page, or back; byteOffset in the page. */
-  pageFromTensor(page: Uint8Array, byteOffset: number, src: TensorId, offset: number, count: number): void;
+  /** A tensor whose memory is that of the page from byteOffset on, a multiple of the dtype's size; keeps it mapped. */
+  pageTensor(page: Uint8Array, byteOffset: number, dtype: DTypeCode, count: number): TensorId;
+  /** Copies count elements from byteOffset of a mapped page into a tensor. */
   pageToTensor(dst: TensorId, offset: number, page: Uint8Array, byteOffset: number, count: number): void;
 }
 
@@ -302,16 +303,24 @@ export interface NativeOperations {
   philoxWords(counter: Uint32Array, key: Uint32Array): Uint32Array;
   /** Sum of squares of [start, start+count) in f64; NaN or Inf come through. */
   sumSquares(x: TensorId, start: number, count: number): number;
-  /** AdamW + EMA over [start, start+count) of flat f32 shards; decay applied by the caller's choice of weightDecay (0: none). weights (f32 or bf16) = new master, 0: none. `step` counts from 1. gradScale: clip factor. */
+  /**
+   * AdamW + EMA on flat f32 shards of one length: (master2, m2, v2, ema2) = the state after (master, m, v, ema); the same
+   * tensors: in place, else none that overlap. weights (f32 or bf16) = new master, 0: none. segments: start, count, 1
+   * (weightDecay) or 0 (none), one after another over all elements. `step` counts from 1. gradScale: clip factor.
+   * checksums, empty: not wanted: CRC-32 of each MiB of master2, then of ema2, m2 and v2.
+   */
   adamwStep(
     master: TensorId,
     m: TensorId,
     v: TensorId,
     ema: TensorId,
+    master2: TensorId,
+    m2: TensorId,
+    v2: TensorId,
+    ema2: TensorId,
     grad: TensorId,
     weights: TensorId | 0,
-    start: number,
-    count: number,
+    segments: Float64Array,
     lr: number,
     beta1: number,
     beta2: number,
@@ -320,7 +329,10 @@ export interface NativeOperations {
     gradScale: number,
     emaDecay: number,
     step: number,
+    checksums: Uint32Array,
   ): void;
+  /** checksums = CRC-32 of each MiB of the tensor's bytes. */
+  tensorChecksums(x: TensorId, checksums: Uint32Array): void;
 }
 
 /** Where a rank of a communicator lives. */
@@ -397,4 +409,4 @@ export interface Native extends NativeTensors, NativeOperations, NativeCollectiv
   /** Contract version; the loader refuses another. */
   readonly contract: number;
 }
-export const NATIVE_CONTRACT = 1;
+export const NATIVE_CONTRACT = 2;

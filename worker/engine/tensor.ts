@@ -96,6 +96,11 @@ export class Arena {
     return this.adopt(this.native.tensorView(base.id, offset, count), base.dtype, shape, count);
   }
 
+  /** A tensor whose memory is a mapped page's from byteOffset on. */
+  ofPage(page: Uint8Array, byteOffset: number, dtype: DTypeName, count: number): Tensor {
+    return this.adopt(this.native.pageTensor(page, byteOffset, DTYPE[dtype], count), dtype, [count], count);
+  }
+
   /** A new f32 tensor (or one of `dtype`, rounded) with these numbers. */
   from(values: Float32Array, dtype: "f32" | "bf16", ...shape: number[]): Tensor {
     const tensor = this.alloc("f32", ...shape);

@@ -7,24 +7,20 @@ import type { Arena, Tensor } from "../engine/tensor.js";
 import type { ComputeDType } from "../model/transformer.js";
 import type { Collectives } from "./collectives.js";
 
-/** What this rank holds of one FSDP unit: elements [range.start, range.start + range.length) of its flat run, all f32. */
-export interface ShardUnit {
-  readonly unit: FlatUnit;
-  readonly range: { start: number; length: number };
+/** The training state of one unit's shard, all f32. */
+export interface StateTensors {
   readonly model: Tensor;
   readonly ema: Tensor;
   readonly adam_m: Tensor;
   readonly adam_v: Tensor;
-  /** Gradient of the step, between computeStep and apply; else null. */
-  readonly gradient: Tensor | null;
 }
 
-/** A run of a shard whose parameters all decay, or all do not. */
-export interface OptimizerSegment {
-  /** Elements [start, start + count) of the shard. */
-  start: number;
-  count: number;
-  decays: boolean;
+/** What this rank holds of one FSDP unit: elements [range.start, range.start + range.length) of its flat run. */
+export interface ShardUnit extends StateTensors {
+  readonly unit: FlatUnit;
+  readonly range: { start: number; length: number };
+  /** Gradient of the step, between computeStep and apply; else null. */
+  readonly gradient: Tensor | null;
 }
 
 /**
@@ -36,24 +32,29 @@ export interface OptimizerSegment {
 export class ShardedUnit implements ShardUnit, ParameterSet {
   readonly unit: FlatUnit;
   readonly range: { start: number; length: number };
-  readonly model: Tensor;
-  readonly ema: Tensor;
-  readonly adam_m: Tensor;
-  readonly adam_v: Tensor;
   /** This shard in the compute dtype, where that is not f32; the optimizer writes it beside the master. */
   readonly computeShard: Tensor | null;
-  readonly segments: readonly OptimizerSegment[];
+  /** Elements of the shard whose parameters decay or not: start, count, 1 or 0, one after another. */
+  readonly segments: Float64Array;
   /** Sum of the step's gradients over packs and ranks; exists from the first reduction to `dropGradient`. */
   gradient: Tensor | null = null;
 
+  private state: StateTensors;
   private readonly arena: Arena;
   private readonly counts: Float64Array;
   private readonly parameters: ReadonlyMap<string, UnitParameter>;
   private whole: { tensor: Tensor; ticket: Ticket | null } | null = null;
   private open: Tensor | null = null;
 
-  /** @param arena where the lasting tensors come from. */
-  constructor(arena: Arena, unit: FlatUnit, options: { layout: Layout; rank: number; dtype: ComputeDType }) {
+  /**
+   * @param arena where the lasting tensors come from.
+   * @param options.state memory of the training state, which may be changed by `use`; null: the unit's own.
+   */
+  constructor(
+    arena: Arena,
+    unit: FlatUnit,
+    options: { layout: Layout; rank: number; dtype: ComputeDType; state: StateTensors | null },
+  ) {
     const parts = options.layout.shardGroupSize;
     this.arena = arena;
     this.unit = unit;
@@ -63,10 +64,8 @@ export class ShardedUnit implements ShardUnit, ParameterSet {
     this.range = ranges[options.rank % parts]!;
     this.counts = Float64Array.from(ranges, (range) => range.length);
     const { length } = this.range;
-    this.model = arena.alloc("f32", length);
-    this.ema = arena.alloc("f32", length);
-    this.adam_m = arena.alloc("f32", length);
-    this.adam_v = arena.alloc("f32", length);
+    const run = () => arena.alloc("f32", length);
+    this.state = options.state ?? { model: run(), ema: run(), adam_m: run(), adam_v: run() };
     this.computeShard = options.dtype === "f32" ? null : arena.alloc(options.dtype, length);
     this.segments = optimizerSegments(unit, this.range);
     const prefix = unit.name === "root" ? 0 : unit.name.length + 1;
@@ -77,6 +76,27 @@ export class ShardedUnit implements ShardUnit, ParameterSet {
       ]),
     );
     if (parts === 1) this.setWeights(arena, this.computeShard ?? this.model);
+  }
+
+  get model(): Tensor {
+    return this.state.model;
+  }
+  get ema(): Tensor {
+    return this.state.ema;
+  }
+  get adam_m(): Tensor {
+    return this.state.adam_m;
+  }
+  get adam_v(): Tensor {
+    return this.state.adam_v;
+  }
+
+  /** Goes on with the state in these tensors. */
+  use(state: StateTensors): void {
+    this.state = state;
+    if (this.counts.length > 1 || this.computeShard !== null) return;
+    for (const parameter of this.parameters.values()) parameter.clearWeight();
+    this.setWeights(this.arena, state.model);
   }
 
   get(name: string): Parameter {
@@ -239,16 +259,18 @@ class UnitParameter implements Parameter {
 }
 
 /** Neighbouring parameters of one kind joined, cut to the shard. Decay is for tensors of two or more dimensions. */
-function optimizerSegments(unit: FlatUnit, range: { start: number; length: number }): OptimizerSegment[] {
-  const segments: OptimizerSegment[] = [];
+function optimizerSegments(unit: FlatUnit, range: { start: number; length: number }): Float64Array {
+  const segments: { start: number; end: number; decays: boolean }[] = [];
   for (const { spec, offset } of unit.parameters) {
     const start = Math.max(range.start, offset) - range.start;
     const end = Math.min(range.start + range.length, offset + spec.count) - range.start;
     if (start >= end) continue;
     const decays = spec.shape.length >= 2;
     const last = segments.at(-1);
-    if (last && last.decays === decays) last.count = end - last.start;
-    else segments.push({ start, count: end - start, decays });
+    if (last && last.decays === decays) last.end = end;
+    else segments.push({ start, end, decays });
   }
-  return segments;
+  return Float64Array.from(
+    segments.flatMap(({ start, end, decays }) => [start, end - start, decays ? 1 : 0]),
+  );
 }

@@ -30,6 +30,6 @@ export interface StepFigures {
   /** Forward and backward, without waiting for others. */
   computeSeconds: number;
   commWaitSeconds: number;
-  /** High-water mark of tensor memory of this process. */
+  /** High-water mark of tensor memory of this process, without a training state that lies in pages. */
   memoryPeakBytes: number;
 }

@@ -6,6 +6,7 @@ import { parameterSpecs } from "../../job/parameters.js";
 import { flatUnits, shardPieces } from "../../job/sharding.js";
 import type { Native } from "../engine/native.js";
 import { Arena } from "../engine/tensor.js";
+import { failpoint } from "../failpoints.js";
 import { writeInitialValues } from "../model/initial_values.js";
 import { drawnNumbers, type NumberSource } from "../model/local_pack.js";
 import type { Recompute } from "../model/pack_pass.js";
@@ -14,14 +15,18 @@ import type { Progress } from "../progress.js";
 import { Collectives } from "./collectives.js";
 import type { Groups } from "./groups.js";
 import { emaDecay, learningRate } from "./learning_rate.js";
-import { ShardedUnit, type ShardUnit } from "./sharded_unit.js";
+import { ShardedUnit, type ShardUnit, type StateTensors } from "./sharded_unit.js";
 import { StepRun } from "./step_run.js";
 import type { ApplyResult, StepFigures, StepGradients, StepInput } from "./step_types.js";
 import { Ulysses } from "./ulysses.js";
 import { castVote, type VoteFlags, type VoteResult } from "./vote.js";
 
-export type { ShardUnit } from "./sharded_unit.js";
+export type { ShardUnit, StateTensors } from "./sharded_unit.js";
 export type { ApplyResult, StepFigures, StepGradients, StepInput } from "./step_types.js";
+
+/** Of a unit. */
+const CHECKSUM_ORDER = ["model", "ema", "adam_m", "adam_v"] as const satisfies (keyof StateTensors)[];
+const NO_CHECKSUMS = new Uint32Array(0);
 
 export interface TrainerOptions {
   native: Native;
@@ -33,10 +38,20 @@ export interface TrainerOptions {
   progress: Progress;
   /** W-wide encoding of the empty caption: what text dropout puts in place of a caption. */
   emptyText: { length: number; data: Float32Array };
+  /** Memory of the training state, unit by unit in canonical order; left out: the trainer's own. */
+  state?: readonly StateTensors[];
   /** Where noise, time and text come from; left out: drawn by counters from job.seed, as training does. */
   numbers?: NumberSource;
   /** Sees the velocity [tokens of this rank, P] of every pack this rank computes. */
   onVelocity?: (slot: number, velocity: Float32Array) => void;
+}
+
+/** Where a step's new state goes, unit by unit in canonical order. */
+export interface StateTarget {
+  /** The tensors in use (in place), or others; the old state then stays as it was. */
+  tensors: readonly StateTensors[];
+  /** CRC-32 of each MiB of what is written of a unit, in the order model, ema, adam_m, adam_v; empty: not wanted. */
+  checksums: readonly Uint32Array[];
 }
 
 /**
@@ -74,7 +89,8 @@ export class Trainer {
     this.collectives = new Collectives(native, options.groups);
     const dtype: ComputeDType = job.precision === "bf16" ? "bf16" : "f32";
     this.units = flatUnits(parameterSpecs(model)).map(
-      (unit) => new ShardedUnit(this.lasting, unit, { layout, rank, dtype }),
+      (unit, i) =>
+        new ShardedUnit(this.lasting, unit, { layout, rank, dtype, state: options.state?.[i] ?? null }),
     );
     this.shards = this.units;
     const { sequence } = layout.coordinates(rank);
@@ -131,6 +147,11 @@ export class Trainer {
     this.restored();
   }
 
+  /** Goes on with the state in these tensors, unit by unit; then write or adopt it and call `restored()`. */
+  use(state: readonly StateTensors[]): void {
+    for (const [i, unit] of this.units.entries()) unit.use(state[i]!);
+  }
+
   /** To be called after tensors of `shards` were written from outside: renews what is derived from them. */
   restored(): void {
     for (const unit of this.units) unit.renewCompute();
@@ -171,14 +192,18 @@ export class Trainer {
     });
   }
 
-  /** Optimizer and EMA on own shards, when the vote found everything finite. */
-  apply(step: number, vote: VoteResult): ApplyResult {
+  /**
+   * Optimizer and EMA on own shards, when the vote found everything finite; else the state after the step is that before
+   * it. It goes to `target`, which is in use from then on; null: it is changed in place.
+   */
+  apply(step: number, vote: VoteResult, target: StateTarget | null = null): ApplyResult {
     return this.guarded(() => {
       this.computed(step);
       const { job, native, progress } = this.options;
       progress.set({ phase: "optimizer" });
       const lr = learningRate(step, job.optimizer, job.train.steps);
-      if (vote.finite) this.optimize(lr, vote.gradNorm);
+      if (vote.finite) this.optimize(lr, vote.gradNorm, target);
+      else if (target) this.keep(target);
       this.figures.commWaitSeconds = this.collectives.waitSeconds;
       this.figures.memoryPeakBytes = native.memoryStats().peakBytes;
       this.finishStep();
@@ -210,34 +235,56 @@ export class Trainer {
     return sum;
   }
 
-  private optimize(lr: number, gradNorm: number): void {
+  private optimize(lr: number, gradNorm: number, target: StateTarget | null): void {
     const { native, job } = this.options;
     const { betas, eps, weight_decay, clip, ema } = job.optimizer;
     this.adamStep++;
     const scale = Math.min(1, clip / (gradNorm + 1e-6));
     const decay = emaDecay(this.adamStep, ema);
-    for (const unit of this.units) {
-      const gradient = unit.gradient!;
-      for (const { start, count, decays } of unit.segments) {
+    for (const [i, unit] of this.units.entries()) {
+      if (i === this.units.length >> 1) failpoint("snapshot.write");
+      const to = target?.tensors[i] ?? unit;
+      if (unit.range.length > 0) {
         native.adamwStep(
           unit.model.id,
           unit.adam_m.id,
           unit.adam_v.id,
           unit.ema.id,
-          gradient.id,
+          to.model.id,
+          to.adam_m.id,
+          to.adam_v.id,
+          to.ema.id,
+          unit.gradient!.id,
           unit.computeShard?.id ?? 0,
-          start,
-          count,
+          unit.segments,
           lr,
           betas[0],
           betas[1],
           eps,
-          decays ? weight_decay : 0,
+          weight_decay,
           scale,
           decay,
           this.adamStep,
+          target?.checksums[i] ?? NO_CHECKSUMS,
         );
       }
+      if (target) unit.use(to);
+    }
+  }
+
+  /** The state as it is, in the target's tensors. */
+  private keep({ tensors, checksums }: StateTarget): void {
+    const { native } = this.options;
+    for (const [i, unit] of this.units.entries()) {
+      const to = tensors[i]!;
+      for (const [k, kind] of CHECKSUM_ORDER.entries()) {
+        if (unit.range.length === 0) continue;
+        if (to[kind] !== unit[kind]) native.tensorCast(to[kind].id, unit[kind].id);
+        const count = checksums[i]!.length / CHECKSUM_ORDER.length;
+        if (count > 0)
+          native.tensorChecksums(to[kind].id, checksums[i]!.subarray(k * count, (k + 1) * count));
+      }
+      unit.use(to);
     }
   }
 

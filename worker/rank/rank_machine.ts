@@ -246,7 +246,7 @@ export class RankMachine {
     this.tell({ kind: "connected", generation: prepare.generation, rank: prepare.rank });
   }
 
-  private makeTrainer({ prepare, layout, progress }: Place): Trainer {
+  private makeTrainer({ prepare, layout, progress, pages }: Place): Trainer {
     const { job } = prepare;
     const model = modelConfig(job);
     return new Trainer({
@@ -257,6 +257,7 @@ export class RankMachine {
       rank: prepare.rank,
       groups: this.groups,
       progress,
+      state: pages.tensors(0), // a restore chooses the slot
       emptyText: new HashTextEncoder(textSettings(job, model)).encode(""),
     });
   }
@@ -275,6 +276,7 @@ export class RankMachine {
       trainer: place.trainer!,
       openData: (digest: string | null) => this.openData(job, digest),
       pages: place.pages,
+      book: place.book,
     };
     const restored = await restoreState(options, from).catch((error: unknown) => {
       place.book.reread(place.pages.states()); // the slot may have been found damaged
@@ -336,13 +338,10 @@ export class RankMachine {
 
   /** Ends the generation for this rank and says why; the process waits for the next one. */
   private leave(generation: string, error: unknown, rank = this.place?.prepare.rank ?? -1): void {
-    abortGroups(this.options.native, this.groups);
-    this.dropGroups();
-    this.stage = "left";
-    this.place?.progress.set({ phase: "idle", layer: -1 });
     const { code, message, peer } = toGokuError(error);
     const { operation } = ((error as GokuError).cause ?? error) as { operation?: string };
     if (!ERRORS[code].retriable || code === "INTERNAL") process.stderr.write(`${(error as Error).stack}\n`);
+    // Told before the others are freed, so that the cause is known before what follows from it.
     this.tell({
       kind: "failed",
       generation,
@@ -352,6 +351,10 @@ export class RankMachine {
       peer: peer ?? -1,
       operation: operation ?? "",
     });
+    abortGroups(this.options.native, this.groups);
+    this.dropGroups();
+    this.stage = "left";
+    this.place?.progress.set({ phase: "idle", layer: -1 });
   }
 
   private dropGroups(): void {

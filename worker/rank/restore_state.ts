@@ -1,5 +1,5 @@
 import { openCheckpoint } from "../../checkpoint/load.js";
-import { readSnapshotHeader, verifySnapshot } from "../../checkpoint/snapshot.js";
+import { readSnapshotHeader, type SnapshotHeader } from "../../checkpoint/snapshot.js";
 import { STATE_KINDS, type StateMeta, type StateName, stateKey } from "../../checkpoint/state.js";
 import { GokuError } from "../../job/errors.js";
 import type { Layout } from "../../job/layout.js";
@@ -10,6 +10,7 @@ import type { Native } from "../engine/native.js";
 import { writeFloats } from "../engine/tensor.js";
 import type { Trainer } from "../parallel/trainer.js";
 import type { RestoreSource } from "../rank_messages.js";
+import type { SlotBook } from "./slots.js";
 import type { SnapshotPages } from "./snapshot_pages.js";
 import type { RunState } from "./train_loop.js";
 
@@ -22,6 +23,7 @@ export interface RestoreOptions {
   /** `digest`: of the data that the state was trained on; null: none yet. */
   openData: (digest: string | null) => Promise<PackSource>;
   pages: SnapshotPages;
+  book: SlotBook;
 }
 
 export interface Restored {
@@ -40,14 +42,22 @@ export const INITIAL_STATE: StateName = { generation: "0", step: 0 };
 export async function restoreState(options: RestoreOptions, from: RestoreSource): Promise<Restored> {
   if (from.kind === "initial") {
     const source = await options.openData(null);
+    useFreeSlot(options);
     options.trainer.initialise();
     return { run: { state: INITIAL_STATE, parent: INITIAL_STATE, durable: false }, source };
   }
   return from.kind === "snapshot" ? fromSnapshot(options, from) : fromCheckpoint(options, from);
 }
 
+/** The state is to be written into a slot that nobody needs. */
+function useFreeSlot({ trainer, pages, book }: RestoreOptions): void {
+  const { index } = book.take();
+  trainer.use(pages.begin(index, false).tensors);
+}
+
+/** A slot of this rank's own set is used where it lies; one of another set is copied into a free slot. */
 async function fromSnapshot(
-  { trainer, pages, openData }: RestoreOptions,
+  { trainer, pages, book, openData }: RestoreOptions,
   from: { state: StateName; path: string },
 ): Promise<Restored> {
   const { state, path } = from;
@@ -57,25 +67,39 @@ async function fromSnapshot(
     const found = header ? `step ${header.meta.state.step}` : "nothing whole";
     throw new GokuError("SNAPSHOT_MISSING", `${doing}: ${path} holds ${found}, take the next source`);
   }
-  const damage = await verifySnapshot(path);
-  if (damage !== null) {
-    pages.spoil(path);
-    throw new GokuError("SNAPSHOT_MISSING", `${doing}: ${damage}`);
-  }
+  const own = pages.indexOf(path);
+  const index = own ?? book.take().index;
+  if (own !== null) book.adopt(book.slots[own]!);
+  else pages.copyIn(path, index);
+  requireUnharmed(pages, index, header, doing);
   const source = await openMatching(openData, header.meta, doing);
-  pages.read(path, trainer.shards);
+  trainer.use(pages.tensors(index));
   return adopt(trainer, source, header.meta, { parent: header.meta.parent, durable: false });
+}
+
+/** SNAPSHOT_MISSING where the slot holds other bytes than were sealed in the snapshot; that is then given up. */
+function requireUnharmed(pages: SnapshotPages, index: number, sealed: SnapshotHeader, doing: string): void {
+  const checksums = pages.sum(index);
+  const bad = checksums.findIndex((checksum, i) => checksum !== sealed.checksums[i]);
+  if (bad < 0 && checksums.length === sealed.checksums.length) return;
+  pages.spoil(sealed.path);
+  throw new GokuError(
+    "SNAPSHOT_MISSING",
+    `${doing}: checksum ${bad} of ${sealed.checksums.length} of ${sealed.path} differs, take the next source`,
+  );
 }
 
 /** Reads this rank's intervals, whatever layout wrote them. */
 async function fromCheckpoint(
-  { native, model, layout, rank, trainer, openData }: RestoreOptions,
+  options: RestoreOptions,
   from: { uri: string; state: StateName },
 ): Promise<Restored> {
+  const { native, model, layout, rank, trainer, openData } = options;
   const checkpoint = await openCheckpoint(from.uri, from.state);
   const units = trainer.shards.map((shard) => shard.unit);
   checkpoint.requireModel(parameterSpecs(model));
   const source = await openMatching(openData, checkpoint.meta, `Cannot resume from ${checkpoint.uri}`);
+  useFreeSlot(options);
   for (const shard of trainer.shards) {
     for (const kind of STATE_KINDS) {
       const values = await checkpoint.readRank(units, layout, rank, kind, shard.unit.name);

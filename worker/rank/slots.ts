@@ -8,16 +8,20 @@ export interface Slot {
   pins: number;
 }
 
-/** Two alternate; a third is there while a save pins one. */
-export const SLOT_COUNT = 3;
+/** Two alternate; two more are there while saves pin some. */
+export const SLOT_COUNT = 4;
 
 /**
- * Book of a rank's snapshot slots. Two states matter: the one *agreed* (a vote found it whole on every rank) and the
- * *last* one written here, which the next vote agrees on. A slot is free when it is neither pinned nor needed.
+ * Book of a rank's snapshot slots. The rank computes with the state where it lies: in the *live* slot. The optimizer
+ * writes the next state into another one, and the old slot is a snapshot without a copy. Two states matter: the one
+ * *agreed* (a vote found it whole on every rank) and the *last* one sealed here, which the next vote agrees on. A slot is
+ * free when it is neither pinned nor needed; the live one, too, where its state is no snapshot.
  * Pure bookkeeping; the pages are SnapshotPages' business.
  */
 export class SlotBook {
   readonly slots: readonly Slot[];
+  /** Holds the state that the rank computes with; null before there is one. */
+  live: Slot | null = null;
   private agreed: string | null = null;
   private last: string | null = null;
   private lastWhole = true;
@@ -27,7 +31,7 @@ export class SlotBook {
     this.slots = states.map((state, index) => ({ index, state, pins: 0 }));
   }
 
-  /** A generation starts from `state`, which every rank has, in a slot or from elsewhere. */
+  /** A generation starts from `state`, which every rank has; here it is in the live slot, whole or not yet. */
   restoredTo(state: StateName): void {
     this.agreed = stateKey(state);
     this.last = this.agreed;
@@ -37,7 +41,9 @@ export class SlotBook {
   /** What this rank says in the vote of the next step. */
   get flags(): { snapshotWhole: boolean; slotFree: boolean } {
     // Until the vote is counted, either the agreed or the last state may turn out to be the one to keep.
-    const slotFree = this.freeSlots(this.last).length > 0 && this.freeSlots(this.agreed).length > 0;
+    const free = this.freeSlots(this.last).length > 0 && this.freeSlots(this.agreed).length > 0;
+    // A save may pin the next snapshot, too, and the state after it needs a slot all the same.
+    const slotFree = free && this.slots.filter(({ pins }) => pins === 0).length > 1;
     return { snapshotWhole: this.lastWhole, slotFree };
   }
 
@@ -51,20 +57,34 @@ export class SlotBook {
     this.lastWhole = true;
   }
 
-  /** The slot to write next; null: none is free. It holds nothing whole until `written`. */
-  take(): Slot | null {
-    const slot = this.freeSlots(this.agreed)[0] ?? null;
-    if (slot) slot.state = null;
+  /**
+   * The slot that the next state goes to, live from now on; it holds nothing whole until `written`. Where none is free one
+   * is taken from a save, which then fails: the live slot's, whose state some rank lacks, else the oldest. The agreed
+   * state always stays.
+   */
+  take(): Slot {
+    const free = this.freeSlots(this.agreed);
+    const live = this.live !== null && !this.holds(this.live, this.agreed) ? this.live : null;
+    const slot = live !== null && free.includes(live) ? live : (free[0] ?? live ?? this.oldest());
+    slot.state = null;
+    slot.pins = 0;
+    this.live = slot;
     return slot;
   }
 
-  written(slot: Slot, state: StateName): void {
-    slot.state = state;
+  /** The rank goes on with the state that this slot holds whole. */
+  adopt(slot: Slot): void {
+    this.live = slot;
+  }
+
+  /** The live slot was sealed. */
+  written(state: StateName): void {
+    this.live!.state = state;
     this.last = stateKey(state);
     this.lastWhole = true;
   }
 
-  /** The copy of the newest state failed here: the next vote says so. */
+  /** The newest state was to be a snapshot and could not be sealed here: the next vote says so. */
   failed(): void {
     this.lastWhole = false;
   }
@@ -101,11 +121,19 @@ export class SlotBook {
     if (slot && slot.pins > 0) slot.pins--;
   }
 
+  /** Of those that do not hold the agreed state. */
+  private oldest(): Slot {
+    const others = this.slots.filter((slot) => !this.holds(slot, this.agreed));
+    return others.reduce((a, b) => ((b.state?.step ?? 0) < (a.state?.step ?? 0) ? b : a));
+  }
+
+  private holds(slot: Slot, key: string | null): boolean {
+    return slot.state !== null && stateKey(slot.state) === key;
+  }
+
   /** Not pinned and not holding `kept`. Those once filled come first: their memory is there already. */
   private freeSlots(kept: string | null): Slot[] {
-    const free = this.slots.filter(
-      (slot) => slot.pins === 0 && (slot.state === null || stateKey(slot.state) !== kept),
-    );
+    const free = this.slots.filter((slot) => slot.pins === 0 && !this.holds(slot, kept));
     return [...free.filter((slot) => slot.state !== null), ...free.filter((slot) => slot.state === null)];
   }
 }

@@ -1,39 +1,43 @@
 import { mkdirSync, rmSync, statSync } from "node:fs";
 import path from "node:path";
+import { chunkCount } from "../../checkpoint/digest.js";
 import {
   beginSnapshot,
   readSnapshotHeader,
   type SnapshotLayout,
   sealSnapshot,
 } from "../../checkpoint/snapshot.js";
-import type { StateKind, StateMeta, StateName } from "../../checkpoint/state.js";
+import { STATE_KINDS, type StateMeta, type StateName } from "../../checkpoint/state.js";
 import { toGokuError } from "../../job/errors.js";
 import type { Native } from "../engine/native.js";
-import { failpoint } from "../failpoints.js";
-import type { ShardUnit } from "../parallel/trainer.js";
+import { Arena } from "../engine/tensor.js";
+import type { StateTarget, StateTensors } from "../parallel/trainer.js";
 import { SLOT_COUNT } from "./slots.js";
 
-/** What a snapshot holds of a unit: the tensors of the state, by their kind. */
-export type StateShard = Pick<ShardUnit, "unit" | StateKind>;
-
 /**
- * The slot files of one rank, mapped. Files of an earlier process of this rank are taken over with what they hold.
- * All memory is claimed when the set is opened, so that a full tmpfs is an error then and not a fault while copying.
+ * The slot files of one rank, mapped: the memory of its training state. Files of an earlier process of this rank are
+ * taken over with what they hold. All memory is claimed when the set is opened, so that a full tmpfs is an error then and
+ * not a fault in the middle of a step.
  */
 export class SnapshotPages {
   readonly folder: string;
   private readonly native: Native;
   private readonly layout: SnapshotLayout;
+  private readonly arena: Arena;
   private readonly pages: Uint8Array[] = [];
+  /** Of each slot: its tensors, and the checksums of what was written last. */
+  private readonly targets: StateTarget[] = [];
 
   /** Throws NATIVE_IO when the memory cannot be had. */
   constructor(native: Native, folder: string, layout: SnapshotLayout) {
     this.native = native;
     this.folder = folder;
     this.layout = layout;
+    this.arena = new Arena(native);
     mkdirSync(folder, { recursive: true });
     try {
       for (let i = 0; i < SLOT_COUNT; i++) this.pages.push(this.map(this.slotPath(i)));
+      for (const page of this.pages) this.targets.push(this.targetIn(page));
     } catch (error) {
       this.close();
       throw toGokuError(error, "NATIVE_IO");
@@ -44,48 +48,75 @@ export class SnapshotPages {
     return path.join(this.folder, `slot-${index}`);
   }
 
+  /** The slot of this set with that file; null: it is another's. */
+  indexOf(file: string): number | null {
+    const index = this.pages.findIndex((_, i) => this.slotPath(i) === file);
+    return index < 0 ? null : index;
+  }
+
   /** What each slot holds whole. */
   states(): (StateName | null)[] {
     return this.pages.map((_, i) => readSnapshotHeader(this.slotPath(i))?.meta.state ?? null);
   }
 
-  /** Copies the shards into a slot and seals it. Until it returns, the slot holds nothing whole. */
-  write(index: number, shards: readonly StateShard[], content: { meta: StateMeta; rank: number }): void {
-    const page = this.pages[index]!;
-    beginSnapshot(page);
-    for (const [i, entry] of this.layout.entries.entries()) {
-      if (i === this.layout.entries.length >> 1) failpoint("snapshot.copy");
-      if (entry.count === 0) continue;
-      const tensor = shardOf(shards, entry.unit)[entry.kind];
-      this.native.pageFromTensor(page, entry.byteOffset, tensor.id, 0, entry.count);
-    }
-    sealSnapshot(page, content);
+  /** The state's tensors in a slot, unit by unit. */
+  tensors(index: number): readonly StateTensors[] {
+    return this.targets[index]!.tensors;
   }
 
-  /** Copies a whole snapshot into the shards: a slot of this set, or another file of the same layout and rank. */
-  read(file: string, shards: readonly StateShard[]): void {
-    const own = this.pages[this.pages.findIndex((_, i) => this.slotPath(i) === file)];
-    const page = own ?? this.native.pageMap(file, this.layout.bytes);
+  /** Makes a slot ready to be written: from here to `seal` it holds nothing whole. `checksums`: whether it is to be sealed. */
+  begin(index: number, checksums: boolean): StateTarget {
+    beginSnapshot(this.pages[index]!);
+    const target = this.targets[index]!;
+    return checksums ? target : { tensors: target.tensors, checksums: target.tensors.map(() => NONE) };
+  }
+
+  /** Declares a slot whole whose checksums were made with its content, or by `sum`. */
+  seal(index: number, content: { meta: StateMeta; rank: number }): void {
+    const { checksums } = this.targets[index]!;
+    sealSnapshot(this.pages[index]!, {
+      ...content,
+      entries: this.layout.entries,
+      checksums: inFileOrder(checksums),
+    });
+  }
+
+  /** Makes the checksums of what lies in a slot, in the order of the file. */
+  sum(index: number): Uint32Array {
+    const { tensors, checksums } = this.targets[index]!;
+    for (const [i, unit] of tensors.entries()) {
+      const count = checksums[i]!.length / STATE_KINDS.length;
+      for (const [k, kind] of STATE_KINDS.entries())
+        this.native.tensorChecksums(unit[kind].id, checksums[i]!.subarray(k * count, (k + 1) * count));
+    }
+    return inFileOrder(checksums);
+  }
+
+  /** Copies a whole snapshot of the same layout and rank, which lies in another set, into a slot. */
+  copyIn(file: string, index: number): void {
+    const { tensors } = this.begin(index, false);
+    const page = this.native.pageMap(file, this.layout.bytes);
     try {
-      for (const entry of this.layout.entries) {
+      for (const [i, entry] of this.layout.entries.entries()) {
         if (entry.count === 0) continue;
-        const tensor = shardOf(shards, entry.unit)[entry.kind];
+        const tensor = tensors[i % tensors.length]![entry.kind];
         this.native.pageToTensor(tensor.id, 0, page, entry.byteOffset, entry.count);
       }
     } finally {
-      if (!own) this.native.pageUnmap(page);
+      this.native.pageUnmap(page);
     }
   }
 
   /** The slot is found damaged: nobody takes it for whole any more. */
   spoil(file: string): void {
-    const page = this.pages[this.pages.findIndex((_, i) => this.slotPath(i) === file)];
-    if (page) beginSnapshot(page);
+    const index = this.indexOf(file);
+    if (index !== null) beginSnapshot(this.pages[index]!);
     else rmSync(file, { force: true });
   }
 
   /** Unmaps; the files stay. */
   close(): void {
+    this.arena.freeAll();
     for (const page of this.pages.splice(0)) this.native.pageUnmap(page);
   }
 
@@ -95,8 +126,45 @@ export class SnapshotPages {
     if (size !== this.layout.bytes) rmSync(file);
     return this.native.pageMap(file, this.layout.bytes);
   }
+
+  /** Entries of the layout come kind by kind, unit by unit. */
+  private targetIn(page: Uint8Array): StateTarget {
+    const { entries } = this.layout;
+    const unitCount = entries.length / STATE_KINDS.length;
+    const tensorOf = (kind: number, unit: number) => {
+      const { byteOffset, count } = entries[kind * unitCount + unit]!;
+      return this.arena.ofPage(page, byteOffset, "f32", count);
+    };
+    const units = Array.from({ length: unitCount }, (_, unit) => unit);
+    return {
+      tensors: units.map((unit) => ({
+        model: tensorOf(STATE_KINDS.indexOf("model"), unit),
+        ema: tensorOf(STATE_KINDS.indexOf("ema"), unit),
+        adam_m: tensorOf(STATE_KINDS.indexOf("adam_m"), unit),
+        adam_v: tensorOf(STATE_KINDS.indexOf("adam_v"), unit),
+      })),
+      checksums: units.map(
+        (unit) => new Uint32Array(STATE_KINDS.length * chunkCount(4 * entries[unit]!.count)),
+      ),
+    };
+  }
 }
 
-function shardOf(shards: readonly StateShard[], unit: string): StateShard {
-  return shards.find((shard) => shard.unit.name === unit)!;
+const NONE = new Uint32Array(0);
+
+/** From unit by unit, kind by kind to kind by kind, unit by unit. */
+function inFileOrder(checksums: readonly Uint32Array[]): Uint32Array {
+  const parts = STATE_KINDS.flatMap((_, kind) =>
+    checksums.map((unit) => {
+      const count = unit.length / STATE_KINDS.length;
+      return unit.subarray(kind * count, (kind + 1) * count);
+    }),
+  );
+  const all = new Uint32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
 }

@@ -53,14 +53,15 @@ const ANNOUNCED_STEPS_MAX = 3;
  * The training loop of one rank in one generation, from the restored state to the last step or a voted stop. It ends by
  * sending `finished`, or throws: COMM_* when a peer or the agent ended the generation, else what went wrong here.
  *
- * A rank votes for step n+1 only with its snapshot of n whole (the copy is synchronous), and only after the vote may n-1
- * be overwritten: whenever ranks die, some state is whole on all of them.
+ * The optimizer writes state n+1 into another slot than the one that n lies in, so that n is a snapshot without a copy. A
+ * rank votes for step n+1 only with n whole, and only after the vote may n-1 be overwritten: whenever ranks die, some
+ * state is whole on all of them.
  */
 export class TrainLoop {
   private readonly options: TrainLoopOptions;
   private readonly own: (number | null)[];
   private decided: Pick<StepDecision, "save" | "saveOwed"> = { save: null, saveOwed: false };
-  /** The last copy failed, and that was told. */
+  /** The last seal failed, and that was told. */
   private snapshotsFail = false;
   private saveError: GokuError | null = null;
   /** Called whenever a durable save has freed a slot. */
@@ -93,7 +94,7 @@ export class TrainLoop {
   }
 
   private async step(step: number): Promise<"steps" | "stop" | null> {
-    const { job, trainer, source, book, requests, run } = this.options;
+    const { job, trainer, source, book, pages, requests, run } = this.options;
     setFailpointScope({ step });
     const begun = performance.now();
     const { plan, packs } = await this.packs(step);
@@ -103,20 +104,20 @@ export class TrainLoop {
     const asked = { ...requests };
     const vote = trainer.vote(step, { ...book.flags, ...asked });
     source.exclude(step, vote.excluded);
+    book.voted(vote.snapshotWhole);
+    const decision = decideStep(job, { ...vote, before: this.decided });
+    this.decided = decision;
     failpoint("optimizer.before");
-    const applied = trainer.apply(step, vote);
+    const applied = trainer.apply(step, vote, pages.begin(book.take().index, decision.snapshot));
     failpoint("optimizer.after");
     if (vote.save) requests.save = false;
-    book.voted(vote.snapshotWhole);
     // The first step of a generation descends from what was restored; so ancestry leads through every generation.
     if (run.state.generation !== this.options.generation) run.parent = run.state;
     run.state = { generation: this.options.generation, step };
     run.durable = false;
-    const decision = decideStep(job, { ...vote, before: this.decided });
-    this.decided = decision;
-    const copying = performance.now();
-    if (decision.snapshot && this.snapshot() && decision.save !== null) this.save(decision.save);
-    const snapshotSeconds = secondsSince(copying);
+    const sealing = performance.now();
+    if (decision.snapshot && this.seal() && decision.save !== null) this.save(decision.save);
+    const snapshotSeconds = secondsSince(sealing);
     this.tell({ step, plan, vote, applied, dataSeconds, snapshotSeconds, stepSeconds: secondsSince(begun) });
     return decision.end;
   }
@@ -157,10 +158,12 @@ export class TrainLoop {
     );
   }
 
-  /** Where the restored state is in no slot yet (initial values, a checkpoint), it is put into one. */
+  /** A restored state that is not whole yet (initial values, a checkpoint, another process's snapshot) is sealed. */
   private firstSnapshot(): void {
-    const { book, run } = this.options;
-    if (book.find(run.state) === null) this.snapshot();
+    const { book, pages, run } = this.options;
+    if (book.find(run.state) !== null) return;
+    pages.sum(book.live!.index);
+    this.seal();
   }
 
   /** A durable save of the restored state that a fault may have cut off is begun again; one that is there costs nothing. */
@@ -171,14 +174,13 @@ export class TrainLoop {
     this.save("periodic");
   }
 
-  /** Copies the state into a free slot. When there is none, or the copy fails, the vote hears of it and training goes on. */
-  private snapshot(): boolean {
+  /** Makes the live slot a snapshot. When that fails, the vote hears of it and training goes on. */
+  private seal(): boolean {
     const { book, rank, generation, run, send } = this.options;
     try {
-      const copied = this.copyState();
-      if (!copied) book.failed();
-      else this.snapshotsFail = false;
-      return copied;
+      this.sealLive();
+      this.snapshotsFail = false;
+      return true;
     } catch (thrown) {
       book.failed();
       const { code, message } = toGokuError(thrown);
@@ -190,15 +192,11 @@ export class TrainLoop {
     }
   }
 
-  /** False: no slot is free. Throws when the copy fails. */
-  private copyState(): boolean {
-    const { trainer, pages, book, rank, run, progress } = this.options;
-    const slot = book.take();
-    if (slot === null) return false;
+  private sealLive(): void {
+    const { pages, book, rank, run, progress } = this.options;
     progress.set({ phase: "snapshot" });
-    pages.write(slot.index, trainer.shards, { meta: this.meta(), rank });
-    book.written(slot, run.state);
-    return true;
+    pages.seal(book.live!.index, { meta: this.meta(), rank });
+    book.written(run.state);
   }
 
   private save(reason: SaveReason): void {
@@ -208,13 +206,16 @@ export class TrainLoop {
     send({ kind: "save", generation, rank, state: run.state, slotPath: pages.slotPath(slot.index), reason });
   }
 
-  /** Waits until the final state is durable everywhere, then says so. Throws when it cannot be copied or committed. */
+  /** Waits until the final state is durable everywhere, then says so. Throws when it cannot be sealed or committed. */
   private async finish(reason: "steps" | "stop"): Promise<void> {
-    const { book, run, progress, rank, generation, send } = this.options;
-    progress.set({ phase: "finished" });
-    while (!run.durable && book.find(run.state) === null && !this.copyState()) await this.slotFreed();
+    const { book, pages, run, progress, rank, generation, send } = this.options;
     progress.set({ phase: "finished" });
     if (!run.durable) {
+      if (book.find(run.state) === null) {
+        pages.sum(book.live!.index);
+        this.sealLive();
+        progress.set({ phase: "finished" });
+      }
       this.save("final");
       while (book.find(run.state)!.pins > 0) await this.slotFreed();
       if (this.saveError) throw this.saveError;

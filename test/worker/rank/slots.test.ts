@@ -10,13 +10,15 @@ const held = (book: SlotBook) => book.slots.map((slot) => slot.state?.step ?? nu
 /** One step of a rank: the vote of `step` found all snapshots whole, and the copy succeeds. */
 function advance(book: SlotBook, step: number): void {
   book.voted(true);
-  book.written(book.take()!, state(step));
+  book.take();
+  book.written(state(step));
 }
 
 test("SlotBook alternates between two slots while nothing is pinned", () => {
   const book = empty();
   book.restoredTo(state(0));
-  book.written(book.take()!, state(0));
+  book.take();
+  book.written(state(0));
   for (let step = 1; step <= 6; step++) advance(book, step);
   assert.deepEqual(
     held(book)
@@ -29,9 +31,11 @@ test("SlotBook alternates between two slots while nothing is pinned", () => {
 test("SlotBook overwrites the state before the last only after the vote that agrees on the last", () => {
   const book = empty();
   book.restoredTo(state(4));
-  book.written(book.take()!, state(4));
+  book.take();
+  book.written(state(4));
   book.voted(true);
-  book.written(book.take()!, state(5));
+  book.take();
+  book.written(state(5));
   assert.ok(book.find(state(4)), "before the vote both are there");
   book.voted(true);
   book.take();
@@ -42,11 +46,14 @@ test("SlotBook overwrites the state before the last only after the vote that agr
 test("SlotBook keeps the agreed state when a vote finds that some rank's copy failed", () => {
   const book = empty();
   book.restoredTo(state(4));
-  book.written(book.take()!, state(4));
+  book.take();
+  book.written(state(4));
   book.voted(true);
-  book.written(book.take()!, state(5));
+  book.take();
+  book.written(state(5));
   book.voted(false);
-  book.written(book.take()!, state(6));
+  book.take();
+  book.written(state(6));
   assert.ok(book.find(state(4)));
   assert.ok(book.find(state(6)));
   book.voted(true);
@@ -57,7 +64,8 @@ test("SlotBook keeps the agreed state when a vote finds that some rank's copy fa
 test("SlotBook says in the vote that its own copy failed, once", () => {
   const book = empty();
   book.restoredTo(state(4));
-  book.written(book.take()!, state(4));
+  book.take();
+  book.written(state(4));
   book.voted(true);
   book.take();
   book.failed();
@@ -67,24 +75,84 @@ test("SlotBook says in the vote that its own copy failed, once", () => {
   assert.ok(book.find(state(4)));
 });
 
-test("SlotBook has no free slot while two saves pin one each, and has one again after either", () => {
+test("SlotBook leaves a slot to the state itself: it has none for a snapshot while saves pin three", () => {
   const book = empty();
   book.restoredTo(state(0));
-  book.written(book.take()!, state(0));
+  book.take();
+  book.written(state(0));
   advance(book, 1);
   book.pin(state(1));
   advance(book, 2);
   book.pin(state(2));
-  assert.equal(book.flags.slotFree, true, "the third slot is left");
   advance(book, 3);
-  assert.equal(book.flags.slotFree, false);
-  book.unpin(state(1));
+  book.pin(state(3));
+  assert.equal(book.flags.slotFree, false, "the fourth slot is the state's");
+  book.voted(true);
+  const slot = book.take();
+  book.voted(true);
+  assert.equal(book.take(), slot, "in place");
+  assert.deepEqual(
+    held(book)
+      .filter((step) => step !== null)
+      .sort(),
+    [1, 2, 3],
+  );
+  book.unpin(state(2));
   assert.equal(book.flags.slotFree, true);
+});
+
+test("SlotBook changes the live state in place while it is no snapshot, and keeps the agreed one", () => {
+  const book = empty();
+  book.restoredTo(state(0));
+  book.take();
+  book.written(state(0));
+  book.voted(true);
+  const slot = book.take();
+  assert.notEqual(slot, book.find(state(0)), "state 0 is agreed: the next one goes elsewhere");
+  for (let step = 2; step <= 4; step++) {
+    book.voted(true);
+    assert.equal(book.take(), slot, `step ${step}`);
+  }
+  assert.ok(book.find(state(0)));
+  book.written(state(4));
+  book.voted(true);
+  assert.notEqual(book.take(), slot, "state 4 is agreed now");
+  assert.equal(book.find(state(0)), null, "and its predecessor is overwritten");
+});
+
+test("SlotBook keeps the agreed state and lets the oldest save fail where a former process's saves pin the rest", () => {
+  for (const pinned of [
+    [5, 6, 7],
+    [5, 6, 7, 8],
+  ]) {
+    const book = new SlotBook([state(7), state(5), state(8), state(6)]);
+    book.setPins(pinned.map((step) => state(step)));
+    book.adopt(book.find(state(8))!);
+    book.restoredTo(state(8));
+    assert.equal(book.flags.slotFree, false);
+    book.voted(true);
+    assert.equal(book.take().index, 1);
+    assert.deepEqual(held(book), [7, null, 8, 6]);
+    assert.equal(book.slots[1]!.pins, 0);
+  }
+});
+
+test("SlotBook overwrites a pinned state that some rank lacks before any other", () => {
+  const book = new SlotBook([state(7), state(5), state(6), null]);
+  book.restoredTo(state(7));
+  book.adopt(book.find(state(7))!);
+  book.setPins([state(5), state(6)]);
+  advance(book, 8);
+  book.pin(state(8));
+  book.voted(false);
+  assert.equal(book.take().index, 3);
+  assert.deepEqual(held(book), [7, 5, 6, null]);
 });
 
 test("SlotBook counts pins: two saves of one state free its slot together", () => {
   const book = empty();
-  book.written(book.take()!, state(1));
+  book.take();
+  book.written(state(1));
   book.pin(state(1));
   book.pin(state(1));
   book.unpin(state(1));
@@ -94,32 +162,33 @@ test("SlotBook counts pins: two saves of one state free its slot together", () =
   assert.equal(book.find(state(1))!.pins, 0);
 });
 
-test("SlotBook adopts what a former process left and protects the state it is restored to", () => {
-  const book = new SlotBook([state(7), null, state(8)]);
+test("SlotBook goes on in the slot of the state that it is restored to, and writes the next one elsewhere", () => {
+  const book = new SlotBook([state(7), null, state(8), null]);
+  book.adopt(book.find(state(7))!);
   book.restoredTo(state(7));
-  for (let step = 8; step <= 9; step++) {
-    assert.notEqual(book.take()!.index, 0);
-  }
+  assert.equal(book.live!.index, 0);
+  book.voted(true);
+  assert.notEqual(book.take().index, 0);
   assert.ok(book.find(state(7)));
 });
 
 test("SlotBook forgets the slots that were found damaged, so that their states are copied anew", () => {
-  const book = new SlotBook([state(7), null, state(8)]);
+  const book = new SlotBook([state(7), null, state(8), null]);
   book.pin(state(8));
-  book.reread([state(7), null, null]);
+  book.reread([state(7), null, null, null]);
   assert.equal(book.find(state(8)), null);
   assert.equal(book.slots[2]!.pins, 0, "no answer will name it");
   assert.ok(book.find(state(7)));
 });
 
 test("SlotBook takes the agent's word on what is pinned as the whole truth", () => {
-  const book = new SlotBook([state(7), null, state(8)]);
+  const book = new SlotBook([state(7), null, state(8), null]);
   book.pin(state(7));
   book.pin(state(7));
   book.setPins([state(8), state(9)]);
   assert.deepEqual(
     book.slots.map(({ pins }) => pins),
-    [0, 0, 1],
+    [0, 0, 1, 0],
   );
 });
 
@@ -148,7 +217,8 @@ test("SlotBook: whenever ranks stop, in whatever order they copied, some state i
     const books = Array.from({ length: 3 }, empty);
     for (const book of books) {
       book.restoredTo(state(0));
-      book.written(book.take()!, state(0));
+      book.take();
+      book.written(state(0));
     }
     let newestAgreed = 0;
     for (let step = 1; step <= 40; step++) {
@@ -159,13 +229,16 @@ test("SlotBook: whenever ranks stop, in whatever order they copied, some state i
       const agreed = commonState(books)!;
       assert.ok(agreed.step >= newestAgreed, `seed ${seed} step ${step}: agreed state went back`);
       newestAgreed = agreed.step;
+      // Where a rank has no free slot no rank makes a snapshot; the state goes on in the live slot or in another.
+      for (const book of free ? [] : books) book.take();
       for (const book of free ? books : []) {
+        const before = book.slots.map(({ pins, state: held }) => (pins > 0 ? held : null));
         const slot = book.take();
-        assert.ok(slot, `seed ${seed} step ${step}: the vote promised a slot`);
+        assert.equal(before[slot.index], null, `seed ${seed} step ${step}: the vote promised a slot`);
         // Here a rank may die: its slot holds nothing, the others may or may not have copied.
         assert.ok(commonState(books), `seed ${seed} step ${step}: nothing common in mid-copy`);
         if (chance() < 0.1) book.failed();
-        else book.written(slot, state(step));
+        else book.written(state(step));
       }
       assert.ok(commonState(books), `seed ${seed} step ${step}: nothing common after the copies`);
       if (free && chance() < 0.3) for (const book of books) book.pin(state(step));

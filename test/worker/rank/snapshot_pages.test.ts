@@ -7,8 +7,8 @@ import { STATE_KINDS, type StateMeta } from "../../../checkpoint/state.js";
 import { Layout } from "../../../job/layout.js";
 import { flatUnits } from "../../../job/sharding.js";
 import { loadNative } from "../../../worker/engine/load_native.js";
-import { Arena, readFloats } from "../../../worker/engine/tensor.js";
-import { SnapshotPages, type StateShard } from "../../../worker/rank/snapshot_pages.js";
+import { readFloats, writeFloats } from "../../../worker/engine/tensor.js";
+import { SnapshotPages } from "../../../worker/rank/snapshot_pages.js";
 
 const native = loadNative();
 const layout = Layout.parse("1x2x1");
@@ -22,23 +22,24 @@ const units = flatUnits(
 );
 const plan = snapshotLayout(units, layout, RANK);
 
-/** Shards as a trainer has them, every element its own number. */
-function shards(arena: Arena, from: number): StateShard[] {
+/** Fills a slot, every element its own number, seals it, and returns the numbers. */
+function fill(pages: SnapshotPages, index: number, step: number, from: number): number[][] {
   let next = from;
-  return units.map((unit) => {
-    const count = plan.entries.find((entry) => entry.unit === unit.name)!.count;
-    const tensor = () =>
-      arena.from(
-        Float32Array.from({ length: count }, () => next++),
-        "f32",
-        count,
-      );
-    return { unit, model: tensor(), ema: tensor(), adam_m: tensor(), adam_v: tensor() };
-  });
+  for (const unit of pages.begin(index, true).tensors) {
+    for (const kind of STATE_KINDS) {
+      const values = Float32Array.from({ length: unit[kind].count }, () => next++);
+      writeFloats(native, unit[kind], 0, values);
+    }
+  }
+  pages.sum(index);
+  pages.seal(index, { meta: meta(step), rank: RANK });
+  return numbers(pages, index);
 }
 
-function numbers(all: readonly StateShard[]): number[][] {
-  return all.flatMap((shard) => STATE_KINDS.map((kind) => [...readFloats(native, shard[kind])]));
+function numbers(pages: SnapshotPages, index: number): number[][] {
+  return pages
+    .tensors(index)
+    .flatMap((unit) => STATE_KINDS.map((kind) => [...readFloats(native, unit[kind])]));
 }
 
 function meta(step: number): StateMeta {
@@ -47,46 +48,48 @@ function meta(step: number): StateMeta {
   return { state, layout: layout.size, version: "0.1.0", ...rest };
 }
 
-function withPages(body: (folder: string, arena: Arena) => Promise<void> | void) {
+function withFolder(body: (folder: string) => Promise<void> | void) {
   return async () => {
     const folder = mkdtempSync("/dev/shm/goku-test-pages-");
-    const arena = new Arena(native);
     try {
-      await body(folder, arena);
+      await body(folder);
     } finally {
-      arena.freeAll();
       rmSync(folder, { recursive: true });
     }
   };
 }
 
 test(
-  "SnapshotPages copies shards into a slot and back, bit for bit, also from another set's file",
-  withPages(async (folder, arena) => {
-    const written = shards(arena, 1);
+  "SnapshotPages seals a state where it lies, as agents read it, and copies it into another set's slot bit for bit",
+  withFolder(async (folder) => {
     const pages = new SnapshotPages(native, path.join(folder, "a"), plan);
-    assert.deepEqual(pages.states(), [null, null, null]);
-    pages.write(1, written, { meta: meta(5), rank: RANK });
-    assert.deepEqual(pages.states(), [null, { generation: "1", step: 5 }, null]);
+    assert.deepEqual(pages.states(), [null, null, null, null]);
+    const written = fill(pages, 1, 5, 1);
+    assert.deepEqual(pages.states(), [null, { generation: "1", step: 5 }, null, null]);
     assert.equal(await verifySnapshot(pages.slotPath(1)), null);
-    for (const reader of [pages, new SnapshotPages(native, path.join(folder, "b"), plan)]) {
-      const found = shards(arena, 50_000);
-      reader.read(pages.slotPath(1), found);
-      assert.deepEqual(numbers(found), numbers(written));
-      reader.close();
-    }
+    const header = readSnapshotHeader(pages.slotPath(1))!;
+    assert.deepEqual(pages.sum(1), header.checksums);
+    const others = new SnapshotPages(native, path.join(folder, "b"), plan);
+    assert.equal(others.indexOf(pages.slotPath(1)), null);
+    others.copyIn(pages.slotPath(1), 3);
+    assert.deepEqual(numbers(others, 3), written);
+    assert.deepEqual(others.sum(3), header.checksums);
+    assert.deepEqual(others.states(), [null, null, null, null], "a copy is whole when it is sealed");
+    pages.close();
+    others.close();
   }),
 );
 
 test(
   "SnapshotPages takes over what an earlier process left, and replaces files of another size",
-  withPages((folder, arena) => {
+  withFolder((folder) => {
     const before = new SnapshotPages(native, folder, plan);
-    before.write(0, shards(arena, 1), { meta: meta(8), rank: RANK });
+    const written = fill(before, 0, 8, 1);
     before.close();
     writeFileSync(path.join(folder, "slot-2"), "cut off");
     const after = new SnapshotPages(native, folder, plan);
-    assert.deepEqual(after.states(), [{ generation: "1", step: 8 }, null, null]);
+    assert.deepEqual(after.states(), [{ generation: "1", step: 8 }, null, null, null]);
+    assert.deepEqual(numbers(after, 0), written);
     assert.equal(readFileSync(path.join(folder, "slot-2")).length, plan.bytes);
     after.close();
   }),
@@ -94,9 +97,9 @@ test(
 
 test(
   "SnapshotPages keeps every file and no mapping when one cannot be mapped now",
-  withPages((folder, arena) => {
+  withFolder((folder) => {
     const before = new SnapshotPages(native, folder, plan);
-    before.write(2, shards(arena, 1), { meta: meta(8), rank: RANK });
+    fill(before, 2, 8, 1);
     before.close();
     let mapped = 0;
     const failing = {
@@ -114,23 +117,21 @@ test(
     assert.throws(() => new SnapshotPages(failing, folder, plan), { code: "NATIVE_IO" });
     assert.equal(mapped, 0);
     const after = new SnapshotPages(native, folder, plan);
-    assert.deepEqual(after.states(), [null, null, { generation: "1", step: 8 }]);
+    assert.deepEqual(after.states(), [null, null, { generation: "1", step: 8 }, null]);
     after.close();
   }),
 );
 
 test(
-  "SnapshotPages leaves a slot that is not whole when the copy ends half-way, or it was found damaged",
-  withPages((folder, arena) => {
+  "SnapshotPages leaves a slot that is not whole from its begin on, or when it was found damaged",
+  withFolder((folder) => {
     const pages = new SnapshotPages(native, folder, plan);
-    const all = shards(arena, 1);
-    pages.write(0, all, { meta: meta(3), rank: RANK });
-    all[1]!.ema.free(); // the copy meets a freed tensor half-way
-    assert.throws(() => pages.write(0, all, { meta: meta(4), rank: RANK }));
+    fill(pages, 0, 3, 1);
+    pages.begin(0, false);
     assert.equal(readSnapshotHeader(pages.slotPath(0)), null);
-    pages.write(1, shards(arena, 1), { meta: meta(5), rank: RANK });
+    fill(pages, 1, 5, 1);
     pages.spoil(pages.slotPath(1));
-    assert.deepEqual(pages.states(), [null, null, null]);
+    assert.deepEqual(pages.states(), [null, null, null, null]);
     pages.close();
   }),
 );

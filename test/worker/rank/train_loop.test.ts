@@ -19,16 +19,17 @@ const JOB = jobSchema.parse({
 });
 
 /**
- * The loop alone: a trainer that computes nothing, slots without memory, one rank. `copy` is called for every copy into a
- * slot and may throw; saves are durable at once.
+ * The loop alone: a trainer that computes nothing, slots without memory, one rank. `seal` is called for every slot that is
+ * sealed and may throw; saves are durable at once.
  */
 function loopOf(
-  copy: (step: number) => void,
+  seal: (step: number) => void,
   start: StateName = { generation: "1", step: 0 },
   job: Job = JOB,
 ) {
   const sent: FromRank[] = [];
   const book = new SlotBook(Array(SLOT_COUNT).fill(null));
+  book.take();
   book.restoredTo(start);
   let flags = {};
   const excluded: [number, number[]][] = [];
@@ -40,7 +41,6 @@ function loopOf(
     generation: "1",
     version: "0",
     trainer: {
-      shards: [],
       adamStep: 0,
       figures: {},
       computeStep: () => ({ packLosses: new Float64Array(1) }),
@@ -63,8 +63,9 @@ function loopOf(
     controlPage: new Uint8Array(PAGE_BYTES),
     pages: {
       slotPath: (index: number) => `slot-${index}`,
-      write: (_: number, __: unknown, content: { meta: { state: StateName } }) =>
-        copy(content.meta.state.step),
+      begin: () => null,
+      sum: () => {},
+      seal: (_: number, content: { meta: { state: StateName } }) => seal(content.meta.state.step),
     },
     book,
     run: { state: start, parent: null, durable: false },
@@ -96,7 +97,7 @@ test("TrainLoop saves every few steps and at the end, each state once", async ()
   assert.deepEqual(failures(), []);
 });
 
-test("TrainLoop saves a step later what could not be copied when it was due", async () => {
+test("TrainLoop saves a step later what could not be sealed when it was due", async () => {
   const { loop, saves } = loopOf((step) => step === 2 && full());
   await loop.train();
   assert.deepEqual(saves(), [
@@ -106,7 +107,7 @@ test("TrainLoop saves a step later what could not be copied when it was due", as
   ]);
 });
 
-test("TrainLoop tells once that copies fail, again after one that succeeded, and goes on", async () => {
+test("TrainLoop tells once that seals fail, again after one that succeeded, and goes on", async () => {
   const { loop, failures } = loopOf((step) => [1, 2, 3, 5].includes(step) && full());
   await loop.train();
   const told = failures().map((message) => "code" in message && [message.state.step, message.code]);
@@ -116,7 +117,7 @@ test("TrainLoop tells once that copies fail, again after one that succeeded, and
   ]);
 });
 
-test("TrainLoop ends with the error when the last state cannot be copied, instead of waiting for ever", async () => {
+test("TrainLoop ends with the error when the last state cannot be sealed, instead of waiting for ever", async () => {
   const { loop, saves } = loopOf((step) => step === STEPS && full());
   await assert.rejects(loop.train(), { code: "STORAGE_FULL" });
   assert.deepEqual(saves(), [
@@ -125,7 +126,7 @@ test("TrainLoop ends with the error when the last state cannot be copied, instea
   ]);
 });
 
-test("TrainLoop votes that the restored state is not whole when its first copy fails", async () => {
+test("TrainLoop votes that the restored state is not whole when its first seal fails", async () => {
   const { loop, flags } = loopOf((step) => step === STEPS - 1 && full(), {
     generation: "1",
     step: STEPS - 1,
