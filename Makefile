@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 NODE := node --enable-source-maps
 
-.PHONY: help setup build run test sim bench format clean
+.PHONY: help setup build run test sim bench bench-checkpoint format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ sim: build ## Simulate clusters under faults: make sim SEED=7, SEEDS=1000, NODES
 
 bench: build ## Measure against PyTorch in the same run, where it can be imported
 	@$(NODE) dist/bench/main.js $(ARGS)
+
+bench-checkpoint: build ## Measure snapshots, saves and loads against PyTorch DCP and the disk
+	@$(NODE) dist/bench/checkpoint.js $(ARGS)
 
 format: setup ## Format TypeScript, JSON, C++ and protos in place
 	@npx --no-install biome check --write . && npx --no-install buf format -w && git ls-files 'native/*.cc' 'native/*.h' | xargs clang-format -i

@@ -7,7 +7,6 @@
  * S/t * (n-1)/n, all-reduce S/t * 2(n-1)/n, broadcast S/t.
  */
 import { type ChildProcess, fork, spawn, spawnSync } from "node:child_process";
-import { once } from "node:events";
 import { mkdtempSync, realpathSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
@@ -23,6 +22,7 @@ import {
   TRANSPORTS,
 } from "./collectives_rank.js";
 import { judge, median } from "./figures.js";
+import { nextMessage } from "./next_message.js";
 import { sourcePath } from "./torch_peer.js";
 
 /** Median seconds; gloo: null where torch cannot be imported. */
@@ -88,7 +88,7 @@ class OurRanks {
       fork(module, [path.join(folder, `${i}.control`), path.join(folder, `${i}.progress`)]),
     );
     const ranks = new OurRanks(children);
-    const told = await Promise.all(children.map((child) => next(child)));
+    const told = await Promise.all(children.map((child) => nextMessage<FromRank>(child)));
     const members: CommEndpoint[] = told.map((message, rank) => ({
       rank,
       nodeId: "bench",
@@ -110,25 +110,9 @@ class OurRanks {
   }
 
   private ask(message: (rank: number) => ToRank): Promise<FromRank[]> {
-    const answers = Promise.all(this.children.map((child) => next(child)));
+    const answers = Promise.all(this.children.map((child) => nextMessage<FromRank>(child)));
     for (const [rank, child] of this.children.entries()) child.send(message(rank));
     return answers;
-  }
-}
-
-async function next(child: ChildProcess): Promise<FromRank> {
-  const ended = new AbortController();
-  const exit = once(child, "exit", { signal: ended.signal }).then(() => {
-    throw new Error("Cannot measure: a rank process ended early");
-  });
-  try {
-    const [message] = (await Promise.race([once(child, "message", { signal: ended.signal }), exit])) as [
-      FromRank,
-    ];
-    return message;
-  } finally {
-    exit.catch(() => {}); // the wait for the exit is called off
-    ended.abort();
   }
 }
 

@@ -12,6 +12,7 @@ const BENCHES = [
   ["attention", "Packed attention, forward and backward"],
   ["train_step", "One training step, fp32 and bf16, and the engine's own share of it"],
   ["collectives", "Collectives at 64 MB over 4 ranks"],
+  ["checkpoint", "Snapshots, durable saves and loads of 1 GiB of state"],
   ["recovery", "From SIGKILL to the next completed step"],
 ] as const;
 

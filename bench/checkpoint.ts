@@ -1,0 +1,240 @@
+/**
+ * Checkpoints of 1 GiB of state on four ranks against PyTorch DCP and the disk itself, taken in turn in one run, medians:
+ * what a snapshot every step costs the step, a durable save, a load at three ranks; and what planning costs for 8B
+ * parameters on 8,192 ranks. Where torch cannot be imported its columns say skipped.
+ * Run alone: node dist/bench/checkpoint.js [--rounds N] [--mib N] [--folder DIR]
+ */
+import { type ChildProcess, fork, spawn, spawnSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { type ModelConfig, modelConfigSchema } from "../job/model_config.js";
+import { parameterSpecs } from "../job/parameters.js";
+import type { FromCheckpointRank, ToCheckpointRank } from "./checkpoint_rank.js";
+import { judge, median } from "./figures.js";
+import { nextMessage } from "./next_message.js";
+import { planFigures } from "./plan_figures.js";
+import { sourcePath } from "./torch_peer.js";
+
+const SAVED = { layout: "1x4x1", ranks: 4 };
+const LOADED = { layout: "1x3x1", ranks: 3 };
+const LIMITS = { stallSeconds: 0.02, saveOverDisk: 1.25, saveOverDcp: 0.4, loadOverDcp: 0.6 };
+
+/** A model of about so much state: 16 bytes a parameter, blocks of width 512. */
+function modelOf(stateBytes: number): ModelConfig {
+  const of = (depth: number) =>
+    modelConfigSchema.parse({ depth, width: 512, heads: 8, text_width: 512, latent_channels: 16 });
+  const bytes = (depth: number) => 16 * parameterSpecs(of(depth)).reduce((sum, { count }) => sum + count, 0);
+  const block = bytes(2) - bytes(1);
+  return of(Math.max(1, Math.round((stateBytes - bytes(1)) / block) + 1));
+}
+
+/** Processes of checkpoint_rank.ts that are asked together. */
+class OurProcesses {
+  private readonly children: ChildProcess[];
+
+  constructor(count: number) {
+    const module = new URL("./checkpoint_rank.js", import.meta.url);
+    this.children = Array.from({ length: count }, () => fork(module));
+  }
+
+  async ask(order: (index: number) => ToCheckpointRank): Promise<FromCheckpointRank[]> {
+    const answers = Promise.all(this.children.map((child) => nextMessage<FromCheckpointRank>(child)));
+    for (const [index, child] of this.children.entries()) child.send(order(index));
+    return answers;
+  }
+
+  close(): void {
+    for (const child of this.children) child.kill("SIGKILL");
+  }
+}
+
+/** Processes of checkpoint_dcp.py; null where torch cannot be imported. */
+class DcpProcesses {
+  private readonly children: ChildProcess[];
+  private readonly lines: AsyncIterator<string>[];
+
+  private constructor(children: ChildProcess[]) {
+    this.children = children;
+    this.lines = children.map((child) => createInterface({ input: child.stdout! })[Symbol.asyncIterator]());
+  }
+
+  static async start(folder: string, count: number, parameters: string): Promise<DcpProcesses | null> {
+    if (spawnSync("python3", ["-c", "import torch"], { stdio: "ignore" }).status !== 0) return null;
+    const script = sourcePath("bench/peers/checkpoint_dcp.py");
+    const meeting = path.join(folder, `dcp-${count}`);
+    const all = new DcpProcesses(
+      Array.from({ length: count }, (_, rank) =>
+        spawn("python3", [script, String(rank), String(count), meeting, parameters], {
+          stdio: ["pipe", "pipe", "inherit"],
+          env: { ...process.env, OMP_NUM_THREADS: "1", PYTHONWARNINGS: "ignore" },
+        }),
+      ),
+    );
+    await all.read();
+    return all;
+  }
+
+  /** Seconds of the slowest. */
+  async measure(command: string): Promise<number> {
+    for (const child of this.children) child.stdin?.write(`${command}\n`);
+    return Math.max(...(await this.read()).map(Number));
+  }
+
+  close(): void {
+    for (const child of this.children) child.kill("SIGKILL");
+  }
+
+  private read(): Promise<string[]> {
+    return Promise.all(
+      this.lines.map(async (lines) => {
+        const { value, done } = await lines.next();
+        if (done) throw new Error("Cannot measure: a DCP process ended early");
+        return value as string;
+      }),
+    );
+  }
+}
+
+const slowest = (answers: readonly FromCheckpointRank[]) =>
+  Math.max(...answers.map(({ seconds }) => seconds));
+
+/** Seconds that the disk takes for so many bytes. */
+function writePlain(file: string, bytes: number): number {
+  const begun = performance.now();
+  const count = Math.ceil(bytes / 2 ** 20);
+  const done = spawnSync("dd", ["if=/dev/zero", `of=${file}`, "bs=1M", `count=${count}`, "conv=fsync"], {
+    stdio: "ignore",
+  });
+  if (done.status !== 0) throw new Error(`Cannot measure the disk: dd of ${file} failed`);
+  const seconds = (performance.now() - begun) / 1000;
+  rmSync(file);
+  return seconds;
+}
+
+interface Figures {
+  bytes: number;
+  plainStep: number[];
+  snapshotStep: number[];
+  disk: number[];
+  save: number[];
+  dcpSave: number[];
+  load: number[];
+  dcpLoad: number[];
+}
+
+async function measureAll(options: { rounds: number; bytes: number; folder: string }): Promise<Figures> {
+  const { rounds, folder } = options;
+  const model = modelOf(options.bytes);
+  const memory = mkdtempSync("/dev/shm/goku-bench-");
+  const ranks = new OurProcesses(SAVED.ranks);
+  const agents = new OurProcesses(2);
+  const loaders = new OurProcesses(LOADED.ranks);
+  const parameters = path.join(folder, "parameters.json");
+  writeFileSync(parameters, JSON.stringify(parameterSpecs(model).map(({ name, shape }) => [name, shape])));
+  const dcp = {
+    save: await DcpProcesses.start(folder, SAVED.ranks, parameters),
+    load: await DcpProcesses.start(folder, LOADED.ranks, parameters),
+  };
+  const found: Figures = {
+    bytes: 0,
+    plainStep: [],
+    snapshotStep: [],
+    disk: [],
+    save: [],
+    dcpSave: [],
+    load: [],
+    dcpLoad: [],
+  };
+  try {
+    const opened = await ranks.ask((rank) => ({
+      kind: "open",
+      model,
+      layout: SAVED.layout,
+      rank,
+      folder: path.join(memory, String(rank)),
+    }));
+    found.bytes = opened.reduce((sum, { bytes }) => sum + bytes, 0);
+    for (let round = 0; round < 3 * rounds; round++) {
+      found.plainStep.push(slowest(await ranks.ask(() => ({ kind: "step", snapshot: false }))));
+      found.snapshotStep.push(slowest(await ranks.ask(() => ({ kind: "step", snapshot: true }))));
+    }
+    const slots = await ranks.ask(() => ({ kind: "step", snapshot: true }));
+    const held = slots.map(({ slot }, rank) => ({ rank, slot: slot! }));
+    for (let round = 0; round < rounds; round++) {
+      const ours = path.join(folder, `ours-${round}`);
+      const theirs = path.join(folder, `dcp-state-${round}`);
+      found.disk.push(writePlain(path.join(folder, "plain"), found.bytes));
+      const uri = `file://${ours}`;
+      const common = { kind: "save", model, layout: SAVED.layout, uri } as const;
+      found.save.push(slowest(await agents.ask((i) => ({ ...common, ranks: held.slice(2 * i, 2 * i + 2) }))));
+      if (dcp.save) found.dcpSave.push(await dcp.save.measure(`save ${theirs}`));
+      const order = { kind: "load", model, layout: LOADED.layout, uri } as const;
+      found.load.push(slowest(await loaders.ask((rank) => ({ ...order, rank }))));
+      if (dcp.load) found.dcpLoad.push(await dcp.load.measure(`load ${theirs}`));
+      for (const used of [ours, theirs]) rmSync(used, { recursive: true, force: true });
+    }
+    return found;
+  } finally {
+    for (const processes of [ranks, agents, loaders, dcp.save, dcp.load]) processes?.close();
+    rmSync(memory, { recursive: true, force: true });
+  }
+}
+
+function report(found: Figures): void {
+  const gigabytes = (seconds: number) => `${(found.bytes / seconds / 1e9).toFixed(2)} GB/s`;
+  const line = (name: string, value: string, limit: string) =>
+    console.log(`${name.padEnd(46)}${value.padStart(24)}  ${limit}`);
+  const seconds = (name: string, values: readonly number[]) => {
+    const value = median(values);
+    line(name, values.length === 0 ? "skipped" : `${value.toFixed(3)} s  ${gigabytes(value)}`, "");
+  };
+  const ratio = (name: string, ours: readonly number[], peer: readonly number[], limit: number) => {
+    const value = median(ours) / median(peer);
+    if (peer.length === 0) line(name, "skipped", "");
+    else line(name, value.toFixed(3), `limit ${limit}  ${judge(value, limit)}`);
+  };
+  const stall = median(found.snapshotStep) - median(found.plainStep);
+  line("state, over four ranks", `${(found.bytes / 2 ** 20).toFixed(0)} MiB`, "");
+  line("optimizer step, no snapshot", `${(1000 * median(found.plainStep)).toFixed(1)} ms`, "");
+  line("optimizer step that leaves a snapshot", `${(1000 * median(found.snapshotStep)).toFixed(1)} ms`, "");
+  line(
+    "stall of a snapshot",
+    `${(1000 * stall).toFixed(1)} ms`,
+    `limit ${1000 * LIMITS.stallSeconds} ms  ${judge(stall, LIMITS.stallSeconds)}`,
+  );
+  seconds("the disk itself (dd conv=fsync)", found.disk);
+  seconds("durable save, until it is committed", found.save);
+  seconds("DCP save", found.dcpSave);
+  ratio("save over the disk's time", found.save, found.disk, LIMITS.saveOverDisk);
+  ratio("save over DCP's time", found.save, found.dcpSave, LIMITS.saveOverDcp);
+  seconds("load at three ranks", found.load);
+  seconds("DCP load at three ranks", found.dcpLoad);
+  ratio("load over DCP's time", found.load, found.dcpLoad, LIMITS.loadOverDcp);
+}
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({
+    options: {
+      rounds: { type: "string", default: "5" },
+      mib: { type: "string", default: "1024" },
+      folder: { type: "string", default: os.tmpdir() },
+    },
+  });
+  mkdirSync(values.folder, { recursive: true });
+  const folder = mkdtempSync(path.join(values.folder, "goku-bench-"));
+  try {
+    report(await measureAll({ rounds: Number(values.rounds), bytes: Number(values.mib) * 2 ** 20, folder }));
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+  for (const { name, value, unit, limit } of planFigures()) {
+    const verdict = limit === null ? "" : `limit ${limit} ${unit}  ${judge(value, limit)}`;
+    console.log(`${name.padEnd(46)}${`${value.toFixed(3)} ${unit}`.padStart(24)}  ${verdict}`);
+  }
+}
+
+if (realpathSync(process.argv[1]!) === fileURLToPath(import.meta.url)) await main();
