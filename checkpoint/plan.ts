@@ -1,7 +1,7 @@
 import type { Layout } from "../job/layout.js";
 import { evenSplit } from "../job/layout.js";
 import type { ParameterSpec } from "../job/parameters.js";
-import { type FlatUnit, SHARD_GRAIN, shardPieces } from "../job/sharding.js";
+import { type FlatUnit, SHARD_GRAIN, shardIndexes, shardPieces } from "../job/sharding.js";
 import { digestOf } from "./digest.js";
 import { type Interval, STATE_KINDS, type StateKind } from "./state.js";
 
@@ -72,6 +72,53 @@ export function writePlan(units: readonly FlatUnit[], layout: Layout): WritePlan
       return planned;
     },
   };
+}
+
+/**
+ * Who writes given elements, found from the plan alone. Only writers that may hold some are looked at, each once, so that a
+ * rank finds its own few among thousands.
+ */
+export class WriterIndex {
+  readonly #layout: Layout;
+  readonly #plan: WritePlan;
+  /** Unit of a parameter, and its place there. */
+  readonly #places = new Map<string, { unit: FlatUnit; offset: number }>();
+  /** By writer: its intervals, by tensor. */
+  readonly #intervals = new Map<number, Map<string, PlannedInterval>>();
+
+  constructor(units: readonly FlatUnit[], layout: Layout) {
+    this.#layout = layout;
+    this.#plan = writePlan(units, layout);
+    for (const unit of units)
+      for (const { spec, offset } of unit.parameters) this.#places.set(spec.name, { unit, offset });
+  }
+
+  /** Ascending; RangeError for a tensor that no writer has. */
+  writersOf({ tensor, start, length }: Interval): number[] {
+    const place = this.#places.get(tensor.slice(tensor.indexOf("/") + 1));
+    if (place === undefined) throw new RangeError(`writersOf: no tensor ${tensor}`);
+    if (length === 0) return [];
+    const { unit, offset } = place;
+    const parts = this.#layout.shardGroupSize;
+    const from = offset + start;
+    return shardIndexes({ count: unit.count, parts, start: from, end: from + length })
+      .flatMap((index) => this.#layout.replicaGroup(index))
+      .filter((writer) => {
+        const held = this.#heldBy(writer).get(tensor);
+        return held !== undefined && held.start < start + length && start < held.start + held.length;
+      })
+      .sort((a, b) => a - b);
+  }
+
+  /** A writer has at most one interval of a tensor: its shard holds one run of it. */
+  #heldBy(writer: number): Map<string, PlannedInterval> {
+    let held = this.#intervals.get(writer);
+    if (held === undefined) {
+      held = new Map(this.#plan.intervals(writer).map((interval) => [interval.tensor, interval]));
+      this.#intervals.set(writer, held);
+    }
+    return held;
+  }
 }
 
 /** sha256 over everything the plan depends on. */

@@ -32,10 +32,25 @@ export function shardRange(options: { count: number; parts: number; index: numbe
   start: number;
   length: number;
 } {
-  const grains = Math.ceil(options.count / SHARD_GRAIN);
-  const perPart = Math.ceil(grains / options.parts) * SHARD_GRAIN;
+  const perPart = elementsPerPart(options);
   const start = Math.min(options.count, options.index * perPart);
   return { start, length: Math.min(options.count, start + perPart) - start };
+}
+
+/** Members of a shard group of `parts` that hold any of the elements [start, end) of a unit; start < end. */
+export function shardIndexes(options: {
+  count: number;
+  parts: number;
+  start: number;
+  end: number;
+}): number[] {
+  const perPart = elementsPerPart(options);
+  const first = Math.floor(options.start / perPart);
+  return Array.from({ length: Math.floor((options.end - 1) / perPart) - first + 1 }, (_, i) => first + i);
+}
+
+function elementsPerPart({ count, parts }: { count: number; parts: number }): number {
+  return Math.ceil(Math.ceil(count / SHARD_GRAIN) / parts) * SHARD_GRAIN;
 }
 
 /** A piece of one parameter inside one rank's shard. */

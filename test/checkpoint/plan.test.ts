@@ -1,6 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { coverageFault, type Extent, planDigest, readPlan, writePlan } from "../../checkpoint/plan.js";
+import {
+  coverageFault,
+  type Extent,
+  planDigest,
+  readPlan,
+  WriterIndex,
+  writePlan,
+} from "../../checkpoint/plan.js";
 import { STATE_KINDS } from "../../checkpoint/state.js";
 import { Layout } from "../../job/layout.js";
 import { MODEL_PRESETS, modelConfigSchema } from "../../job/model_config.js";
@@ -138,4 +145,36 @@ test("coverageFault() tells what is missing, held twice or beyond the shape", ()
     /elements 3 to 4 are held twice/,
   );
   assert.match(coverageFault([{ start: 0, length: 8 }], 6)!, /holds 8 elements, its shape has 6/);
+});
+
+test("WriterIndex finds the writers of any elements that a look at every writer finds", () => {
+  const random = new Random(5);
+  for (const text of LAYOUTS) {
+    const layout = layoutOf(text);
+    const plan = writePlan(AWKWARD.units, layout);
+    const index = new WriterIndex(AWKWARD.units, layout);
+    const all = Array.from({ length: plan.writerCount }, (_, writer) => plan.intervals(writer));
+    for (let i = 0; i < 200; i++) {
+      const { name, count } = random.pick(AWKWARD.specs);
+      const tensor = `${random.pick(STATE_KINDS)}/${name}`;
+      const start = random.below(count + 1);
+      const length = random.below(count - start + 1);
+      const wanted = all.flatMap((intervals, writer) => {
+        const overlaps = intervals.some(
+          (held) => held.tensor === tensor && held.start < start + length && start < held.start + held.length,
+        );
+        return overlaps && length > 0 ? [writer] : [];
+      });
+      assert.deepEqual(
+        index.writersOf({ tensor, start, length }),
+        wanted,
+        `${text} ${tensor} ${start}+${length}`,
+      );
+    }
+  }
+  assert.throws(
+    () =>
+      new WriterIndex(AWKWARD.units, layoutOf("1x1x1")).writersOf({ tensor: "model/x", start: 0, length: 1 }),
+    RangeError,
+  );
 });
