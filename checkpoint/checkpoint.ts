@@ -108,6 +108,21 @@ export class Checkpoint {
     });
   }
 
+  /**
+   * Intervals of at most `bytesMax` (a MiB or more) that make up a tensor, in order, cut where stored chunks end: read one
+   * after another, no chunk is read twice.
+   */
+  cut(tensor: string, bytesMax: number): Interval[] {
+    const step = Math.floor(bytesMax / CHUNK_BYTES) * (CHUNK_BYTES / 4);
+    return this.#extentsOf(tensor).flatMap(({ start, length }) =>
+      Array.from({ length: Math.ceil(length / step) }, (_, i) => ({
+        tensor,
+        start: start + i * step,
+        length: Math.min(step, length - i * step),
+      })),
+    );
+  }
+
   #extentsOf(tensor: string): StoredExtent[] {
     const extents = this.#extents.get(tensor);
     if (extents === undefined)

@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { GokuError } from "../job/errors.js";
@@ -32,6 +32,12 @@ export function checkpointUri(text: string): string {
   if (/^[a-z0-9]+:\/\//.test(text))
     return text.startsWith("file://") ? `file://${path.resolve(text.slice(7))}` : text;
   return `file://${path.resolve(text)}`;
+}
+
+/** Storage creates folders when it first writes, so that to it one that is not there is empty; a person has mistyped. */
+export function requireFolder(doing: string, dir: string, uri: string): void {
+  if (!uri.startsWith("file://") || statSync(uri.slice(7), { throwIfNoEntry: false })?.isDirectory()) return;
+  throw new GokuError("NOT_FOUND", `Cannot ${doing} ${dir}: there is no such folder, check the path`);
 }
 
 /** For options that may be given several times. */
