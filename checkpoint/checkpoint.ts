@@ -15,6 +15,8 @@ import type { Storage } from "./storage/storage.js";
 export class Checkpoint {
   readonly uri: string;
   readonly meta: StateMeta;
+  /** That saved it. */
+  readonly generation: string;
   /** Of tensor data. */
   readonly bytes: number;
   readonly committedAt: string;
@@ -28,6 +30,7 @@ export class Checkpoint {
     const folder = checkpointFolder(record.meta.state.step);
     this.uri = `${storage.uri}/${folder}`;
     this.meta = record.meta;
+    this.generation = record.generation;
     this.bytes = record.bytes;
     this.committedAt = record.committedAt;
     this.kinds = record.kinds;

@@ -1,3 +1,4 @@
+import type { CommitResult } from "../checkpoint/commit.js";
 import type { TensorDiff } from "../checkpoint/diff.js";
 import type { FactDiff } from "../checkpoint/diff_facts.js";
 import type { InspectReport } from "../checkpoint/inspect.js";
@@ -5,6 +6,7 @@ import type { Checkpoint, CheckpointEntry } from "../checkpoint/load.js";
 import type { PrunePlan, PruneResult } from "../checkpoint/retention.js";
 import type { StateName } from "../checkpoint/state.js";
 import type { VerifyReport } from "../checkpoint/verify.js";
+import type { Layout } from "../job/layout.js";
 
 /** Checkpoints as JSON: snake_case with plain numbers, like everything that REST and `gokuctl --json` print. */
 export function entryJson(entry: CheckpointEntry) {
@@ -70,6 +72,11 @@ export function diffJson(report: {
 export function pruneJson({ keep, remove, damaged }: PrunePlan, result: PruneResult | null) {
   const removed = result === null ? null : result.removed.map(({ step }) => step);
   return { keep, remove, damaged, removed, removed_bytes: result?.removedBytes ?? null };
+}
+
+/** A checkpoint that was made from another, or from weights. */
+export function committedJson({ state, uri, bytes }: CommitResult, layout: Layout) {
+  return { ...stateJson(state), uri, layout: layout.size, bytes };
 }
 
 function stateJson({ generation, step }: StateName) {

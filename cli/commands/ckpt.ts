@@ -10,7 +10,10 @@ import { globals } from "../context.js";
 import { bytes, fields, show, table } from "../output.js";
 import { checkpointUri, requireFolder, wholeNumber } from "../read_options.js";
 import { addCkptDiffCommand } from "./ckpt_diff.js";
+import { addCkptExportCommand } from "./ckpt_export.js";
+import { addCkptImportCommand } from "./ckpt_import.js";
 import { addCkptPruneCommand } from "./ckpt_prune.js";
+import { addCkptReshardCommand } from "./ckpt_reshard.js";
 
 const ONE = "folder of a run (its newest checkpoint) or one checkpoint-<step> folder";
 
@@ -42,6 +45,9 @@ export function addCheckpointCommands(program: Command): void {
     .action(verify);
   addCkptDiffCommand(ckpt);
   addCkptPruneCommand(ckpt);
+  addCkptExportCommand(ckpt);
+  addCkptImportCommand(ckpt);
+  addCkptReshardCommand(ckpt);
 }
 
 async function list(dir: string, _options: object, command: Command): Promise<void> {
