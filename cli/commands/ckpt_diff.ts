@@ -105,6 +105,7 @@ function diffText({ a, b, facts, tensors }: DiffReport, options: DiffOptions): s
 }
 
 function tensorLine(tensors: readonly TensorDiff[], differing: readonly TensorDiff[]): string {
+  if (tensors.length === 0) return "none in common";
   const size = bytes(tensors.reduce((sum, { count }) => sum + 4 * count, 0));
   if (differing.length === 0) return `all ${tensors.length} equal, bit for bit, ${size}`;
   const worst = differing[0]!;

@@ -34,8 +34,9 @@ export function addCkptPruneCommand(ckpt: Command): void {
       "after",
       `
 The newest checkpoint always stays, and so do files of saves that are not committed, since a job may be writing them, and
-whatever has a damaged commit record. A job that trains needs nothing else. One case cannot be seen from here: a job that is
-being resumed from an older checkpoint needs that one until its first own; wait for it.
+whatever has a damaged commit record. A job that trains recovers from memory or from the newest; older ones are what it falls
+back to where that cannot be read. One case cannot be seen from here, so it is assumed not to be: a job that is being resumed
+from an older checkpoint needs that one until it has committed its own.
 
 Example:
   gokuctl ckpt prune ./runs/shapes --keep-last 2 --keep-every 1000 --dry-run`,
@@ -78,9 +79,14 @@ async function choose(
   const job = newest === undefined ? null : (await findCheckpoint(uri, newest.state)).record.meta.job;
   const own = (job as Partial<Job> | null)?.checkpoint;
   return {
-    keepLast: asked.keepLast ?? own?.keep_last ?? KEEP_LAST,
-    keepEvery: asked.keepEvery ?? own?.keep_every ?? null,
+    keepLast: asked.keepLast ?? wholeOrNull(own?.keep_last) ?? KEEP_LAST,
+    keepEvery: asked.keepEvery ?? wholeOrNull(own?.keep_every),
   };
+}
+
+/** A job in a checkpoint is of any version, or of strangers. */
+function wholeOrNull(value: unknown): number | null {
+  return Number.isSafeInteger(value) && (value as number) >= 1 ? (value as number) : null;
 }
 
 function planTable({ entries, keep, remove, damaged }: PrunePlan): string {
