@@ -1,6 +1,7 @@
 import { readdir, realpath, stat } from "node:fs/promises";
 import path from "node:path";
 import { GokuError, toGokuError } from "../job/errors.js";
+import { COMMIT_NAME, folderStep } from "./names.js";
 import { readPlain } from "./open_plain.js";
 import type { SafetensorsEntry } from "./safetensors.js";
 import { SafetensorsFile } from "./safetensors_file.js";
@@ -107,6 +108,8 @@ async function findInFolder(folder: string): Promise<FoundFiles> {
   const names = entries.map((entry) => entry.name).sort();
   const refuse = (what: string) =>
     new GokuError("ARGUMENT_INVALID", `Cannot read weights from ${folder}: ${what}`);
+  if (names.some((name) => name === COMMIT_NAME || folderStep(name) !== null))
+    throw refuse("it holds checkpoints, export one of them first (gokuctl ckpt export)");
   const indexes = names.filter((name) => name.endsWith(INDEX_SUFFIX));
   if (indexes.length > 1)
     throw refuse(`it holds ${indexes.length} indexes (${indexes[0]}, ...), name one of them`);

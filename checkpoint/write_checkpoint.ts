@@ -2,7 +2,7 @@ import { GokuError } from "../job/errors.js";
 import type { Layout } from "../job/layout.js";
 import type { FlatUnit } from "../job/sharding.js";
 import { type CommitResult, commitCheckpoint } from "./commit.js";
-import { listCheckpoints } from "./load.js";
+import { listCheckpoints, splitCheckpointUri } from "./load.js";
 import { checkpointFolder } from "./names.js";
 import { type ShardSource, ShardWriter } from "./shard_writer.js";
 import type { Storage } from "./storage/storage.js";
@@ -27,8 +27,12 @@ export async function writeCheckpoint(options: {
   return commitCheckpoint({ uri: storage, meta: source.meta, units, layout, generation, waitMs: 0 });
 }
 
-/** CONFLICT when a run's folder holds anything but what an earlier attempt at `step` may have left. */
+/** ARGUMENT_INVALID unless it is a run's folder, CONFLICT when that holds anything but what an earlier attempt at `step` may have left. */
 export async function requireEmptyRun(storage: Storage, step: number): Promise<void> {
+  if (splitCheckpointUri(storage.uri).step !== null) {
+    const found = `${storage.uri} names a checkpoint, want the folder of a run`;
+    throw new GokuError("ARGUMENT_INVALID", `Cannot write a checkpoint there: ${found}`);
+  }
   const own = checkpointFolder(step);
   const damaged: string[] = [];
   const entries = await listCheckpoints(storage, ({ uri }) => damaged.push(uri));

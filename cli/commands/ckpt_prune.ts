@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import { findCheckpoint, listCheckpoints, splitCheckpointUri } from "../../checkpoint/load.js";
 import { type PrunePlan, planPrune, prune as pruneRun } from "../../checkpoint/retention.js";
+import { GokuError } from "../../job/errors.js";
 import type { Job } from "../../job/job.js";
 import { pruneJson } from "../ckpt_json.js";
 import { globals } from "../context.js";
@@ -46,7 +47,11 @@ Example:
 
 async function prune(dir: string, options: PruneCommandOptions, command: Command): Promise<void> {
   const output = globals(command);
-  const uri = splitCheckpointUri(checkpointUri(dir)).root;
+  const uri = checkpointUri(dir);
+  if (splitCheckpointUri(uri).step !== null) {
+    const found = `${dir} is one checkpoint, want the folder of its run`;
+    throw new GokuError("ARGUMENT_INVALID", `Cannot prune: ${found}`);
+  }
   const asked = {
     keepLast: wholeOption("--keep-last", options.keepLast),
     keepEvery: wholeOption("--keep-every", options.keepEvery),

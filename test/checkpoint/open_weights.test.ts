@@ -71,6 +71,15 @@ test("openWeights() refuses what is not there, has nothing in it, or says nothin
   const at = folder();
   await assert.rejects(openWeights([path.join(at, "none")]), refuses("NOT_FOUND", /no such file or folder/));
   await assert.rejects(openWeights([at]), refuses("NOT_FOUND", /no \.safetensors file/));
+  for (const name of ["checkpoint-4", "manifest.json"]) {
+    const own = folder();
+    mkdirSync(path.join(own, name));
+    write(own, "g1-w0.safetensors", { a: [1] });
+    await assert.rejects(
+      openWeights([own]),
+      refuses("ARGUMENT_INVALID", /holds checkpoints, export one of them/),
+    );
+  }
   writeIndex(at, {});
   writeIndex(at, {}, "other.safetensors.index.json");
   await assert.rejects(openWeights([at]), refuses("ARGUMENT_INVALID", /2 indexes .*name one of them/));

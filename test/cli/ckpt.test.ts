@@ -201,6 +201,12 @@ test("ckpt reshard: the same state in the files of another layout, into a run wi
   );
   await refused(["ckpt", "reshard", run, "--layout", "1x1", "--out", at("y")], 2, /LAYOUT_INVALID: .*"1x1"/);
   assert.ok(!existsSync(at("y")));
+  const inside = path.join(out, "checkpoint-3");
+  await refused(
+    ["ckpt", "reshard", run, "--layout", "1x1x1", "--out", inside],
+    2,
+    /want the folder of a run/,
+  );
 });
 
 test("ckpt: every command says in its help what it does, with an example", async () => {
