@@ -15,6 +15,8 @@ import type { Storage } from "./storage/storage.js";
 export class Checkpoint {
   readonly uri: string;
   readonly meta: StateMeta;
+  /** That saved it. */
+  readonly generation: string;
   /** Of tensor data. */
   readonly bytes: number;
   readonly committedAt: string;
@@ -28,6 +30,7 @@ export class Checkpoint {
     const folder = checkpointFolder(record.meta.state.step);
     this.uri = `${storage.uri}/${folder}`;
     this.meta = record.meta;
+    this.generation = record.generation;
     this.bytes = record.bytes;
     this.committedAt = record.committedAt;
     this.kinds = record.kinds;
@@ -106,6 +109,21 @@ export class Checkpoint {
       start: 0,
       length: last === undefined ? 0 : last.start + last.length,
     });
+  }
+
+  /**
+   * Intervals of at most `bytesMax` (a MiB or more) that make up a tensor, in order, cut where stored chunks end: read one
+   * after another, no chunk is read twice.
+   */
+  cut(tensor: string, bytesMax: number): Interval[] {
+    const step = Math.floor(bytesMax / CHUNK_BYTES) * (CHUNK_BYTES / 4);
+    return this.#extentsOf(tensor).flatMap(({ start, length }) =>
+      Array.from({ length: Math.ceil(length / step) }, (_, i) => ({
+        tensor,
+        start: start + i * step,
+        length: Math.min(step, length - i * step),
+      })),
+    );
   }
 
   #extentsOf(tensor: string): StoredExtent[] {

@@ -10,20 +10,30 @@ export interface RetentionChoice {
   reason: string;
 }
 
+export interface RetentionPlan {
+  keep: RetentionChoice[];
+  remove: RetentionChoice[];
+}
+
 /**
- * Which steps to delete so that the newest `keepLast` of the current line stay. What a line that was given up left behind
+ * Which steps to delete so that the newest `keepLast` of the current line stay, and those of it whose step is a multiple of
+ * `keepEvery`. What a line that was given up left behind
  * goes only when the current one has `keepLast` newer ones of its own: until then it may be all there is to go back to.
  * Pure.
  */
 export function planRetention(options: {
   entries: readonly CheckpointEntry[];
   keepLast: number;
+  /** Null: only the newest stay. */
+  keepEvery?: number | null;
   /** States in use, for example the one being restored; never deleted. */
   pinned?: readonly StateName[];
-}): { keep: RetentionChoice[]; remove: RetentionChoice[] } {
-  const { entries, keepLast, pinned = [] } = options;
-  if (!Number.isInteger(keepLast) || keepLast < 1)
-    throw new RangeError(`planRetention: keepLast is ${keepLast}, need at least 1`);
+}): RetentionPlan {
+  const { entries, keepLast, keepEvery = null, pinned = [] } = options;
+  for (const [name, value] of Object.entries({ keepLast, keepEvery })) {
+    if (value !== null && (!Number.isInteger(value) || value < 1))
+      throw new RangeError(`planRetention: ${name} is ${value}, need at least 1`);
+  }
   const current = entries.filter((entry) => entry.current).sort((a, b) => b.step - a.step);
   const newest = current.slice(0, keepLast);
   const keep = new Map<number, string>();
@@ -35,6 +45,8 @@ export function planRetention(options: {
     );
     if (pinned.some((state) => sameState(state, entry.state))) keep.set(entry.step, "it is in use");
     else if (rank >= 0) keep.set(entry.step, `it is number ${rank + 1} of the ${keepLast} newest`);
+    else if (entry.current && keepEvery !== null && entry.step % keepEvery === 0)
+      keep.set(entry.step, `its step is a multiple of ${keepEvery}`);
     else if (entry.current) remove.set(entry.step, `${keepLast} newer ones stay`);
     else if (newerOwn.length < keepLast)
       keep.set(
@@ -54,6 +66,26 @@ export function planRetention(options: {
   return { keep: choices(keep), remove: choices(remove) };
 }
 
+export interface PruneOptions {
+  uri: string | Storage;
+  keepLast: number;
+  keepEvery?: number | null;
+  pinned?: readonly StateName[];
+}
+
+/** Everything committed under a run's root, and what prune would do with it. */
+export interface PrunePlan extends RetentionPlan {
+  entries: CheckpointEntry[];
+  /** Steps whose commit record cannot be read; they are left alone. */
+  damaged: number[];
+}
+
+export async function planPrune({ uri, ...choice }: PruneOptions): Promise<PrunePlan> {
+  const damaged: number[] = [];
+  const entries = await listCheckpoints(uri, ({ step }) => damaged.push(step));
+  return { entries, damaged, ...planRetention({ entries, ...choice }) };
+}
+
 export interface PruneResult {
   removed: RetentionChoice[];
   removedBytes: number;
@@ -65,20 +97,10 @@ export interface PruneResult {
  * because it may be being written. Nothing is touched whose commit record is damaged: that is evidence, and its data may
  * still serve.
  */
-export async function prune(options: {
-  uri: string | Storage;
-  keepLast: number;
-  generation: string;
-  pinned?: readonly StateName[];
-}): Promise<PruneResult> {
+export async function prune(options: PruneOptions & { generation: string }): Promise<PruneResult> {
   const storage = typeof options.uri === "string" ? openStorage(options.uri) : options.uri;
-  const damaged = new Set<number>();
-  const entries = await listCheckpoints(storage, ({ step }) => damaged.add(step));
-  const { keep, remove } = planRetention({
-    entries,
-    keepLast: options.keepLast,
-    pinned: options.pinned ?? [],
-  });
+  const { keep, remove, ...plan } = await planPrune({ ...options, uri: storage });
+  const damaged = new Set(plan.damaged);
   const kept = new Set(keep.map(({ step }) => step));
   const doomed = new Map(remove.map((choice) => [choice.step, choice]));
   const removed: RetentionChoice[] = [];

@@ -48,7 +48,7 @@ export interface SafetensorsTensor extends SafetensorsEntry {
 }
 
 /** The format's own limit; a larger one is an attack or noise. */
-const HEADER_BYTES_MAX = 100_000_000;
+export const HEADER_BYTES_MAX = 100_000_000;
 const LENGTH_BYTES = 8;
 const ALIGN_BYTES = 64;
 
@@ -116,7 +116,7 @@ function readEntry(
   const { dtype, shape, data_offsets: span } = value;
   if (typeof dtype !== "string" || !Object.hasOwn(SAFETENSORS_DTYPES, dtype)) {
     return fail(
-      `${label} has dtype ${quote(String(dtype))}, want one of ${Object.keys(SAFETENSORS_DTYPES).join(", ")}`,
+      `${label} has dtype ${typeof dtype === "string" ? quote(dtype) : typeof dtype}, want one of ${Object.keys(SAFETENSORS_DTYPES).join(", ")}`,
     );
   }
   if (!isIndexList(shape)) return fail(`${label} has no valid shape`);
@@ -124,7 +124,9 @@ function readEntry(
   const [begin, end] = span as [number, number];
   const bytes = shape.reduce((a, b) => a * b, 1) * SAFETENSORS_DTYPES[dtype as SafetensorsDtype];
   if (!Number.isSafeInteger(bytes) || end - begin !== bytes || !Number.isSafeInteger(headerBytes + end)) {
-    return fail(`${label} spans bytes ${begin} to ${end}, its shape [${shape}] of ${dtype} wants ${bytes}`);
+    return fail(
+      `${label} spans bytes ${begin} to ${end}, its shape [${shape.slice(0, 8)}${shape.length > 8 ? ",..." : ""}] of ${dtype} wants ${bytes}`,
+    );
   }
   return { name, dtype: dtype as SafetensorsDtype, shape, offset: headerBytes + begin, bytes };
 }

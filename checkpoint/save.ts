@@ -1,26 +1,12 @@
-import { createHash } from "node:crypto";
 import { GokuError } from "../job/errors.js";
 import type { Layout } from "../job/layout.js";
 import type { FlatUnit } from "../job/sharding.js";
-import { CHUNK_BYTES, digestOf } from "./digest.js";
 import type { SaveHook } from "./hooks.js";
-import {
-  type DataFile,
-  decodeWriterManifest,
-  encodeWriterManifest,
-  MANIFEST_BYTES_MAX,
-  metaDigest,
-  type StoredInterval,
-  type WriterManifest,
-} from "./manifest.js";
-import { checkpointFolder, dataName, writerManifestName } from "./names.js";
-import { type PlannedInterval, writePlan } from "./plan.js";
-import { readCommitRecords } from "./records.js";
-import { encodeSafetensorsHeader } from "./safetensors.js";
+import type { PlannedInterval } from "./plan.js";
+import { type ShardSource, ShardWriter, type WriterResult } from "./shard_writer.js";
 import { snapshotLayout } from "./snapshot_page.js";
 import { SnapshotReader } from "./snapshot_reader.js";
-import type { StateMeta, StateName } from "./state.js";
-import { sameState } from "./state_json.js";
+import type { StateMeta } from "./state.js";
 import { openStorage, type Storage } from "./storage/storage.js";
 
 export { type CommitOptions, type CommitResult, commitCheckpoint } from "./commit.js";
@@ -38,17 +24,6 @@ export interface SaveShardOptions {
   hook?: SaveHook | null;
 }
 
-export interface WriterResult {
-  state: StateName;
-  writer: number;
-  /** Key under the root; null where this rank has nothing to write. */
-  file: string | null;
-  /** Tensor data of this writer; 0 when the state had been committed before. */
-  bytes: number;
-  /** True: an earlier attempt had written it all, or the very state is committed already. */
-  reused: boolean;
-}
-
 /**
  * Writes one rank's part of a checkpoint: `checkpoint-<step>/g<generation>-w<rank>.safetensors` and its manifest `.json`,
  * durable when it resolves. Repeating it is harmless. Nothing becomes visible before commitCheckpoint.
@@ -59,7 +34,7 @@ export async function saveShard(options: SaveShardOptions): Promise<WriterResult
   const reader = await SnapshotReader.open(options.slotPath);
   try {
     requireSlot(reader, options);
-    const writer = new ShardWriter(storage, reader, options);
+    const writer = new ShardWriter(storage, new SnapshotSource(reader, options), options);
     return (await writer.findEarlier()) ?? (await writer.write());
   } finally {
     await reader.close();
@@ -78,205 +53,29 @@ function requireSlot(reader: SnapshotReader, { rank, layout, units }: SaveShardO
     );
 }
 
-/** One attempt of one writer. */
-class ShardWriter {
-  readonly #storage: Storage;
+/** Elements of a pinned snapshot, checked against its checksums as they are read. */
+class SnapshotSource implements ShardSource {
+  readonly meta: StateMeta;
   readonly #reader: SnapshotReader;
-  readonly #options: SaveShardOptions;
-  readonly #meta: StateMeta;
-  readonly #manifestKey: string;
-  readonly #dataKey: string;
-  readonly #base: Omit<WriterManifest, "file" | "intervals">;
-  readonly #planned: PlannedInterval[];
+  /** Byte of the file where each kind of each unit begins. */
+  readonly #places: Map<string, number>;
 
-  constructor(storage: Storage, reader: SnapshotReader, options: SaveShardOptions) {
-    const { rank, layout, units, generation } = options;
-    this.#storage = storage;
+  constructor(reader: SnapshotReader, { layout, units, rank }: SaveShardOptions) {
+    this.meta = reader.header.meta;
     this.#reader = reader;
-    this.#options = options;
-    this.#meta = reader.header.meta;
-    const folder = checkpointFolder(this.#meta.state.step);
-    this.#manifestKey = `${folder}/${writerManifestName(generation, rank)}`;
-    this.#dataKey = `${folder}/${dataName(generation, rank)}`;
-    const plan = writePlan(units, layout);
-    this.#planned = plan.intervals(rank);
-    const { state } = this.#meta;
-    this.#base = {
-      state,
-      meta: metaDigest(this.#meta),
-      generation,
-      writer: rank,
-      layout: layout.size,
-      plan: plan.digest,
-    };
-  }
-
-  /** What makes writing needless: this state is committed, or an earlier attempt got as far as its manifest. */
-  async findEarlier(): Promise<WriterResult | null> {
-    const { state, meta, generation } = this.#base;
-    for (const { name, record } of await readCommitRecords(this.#storage, state.step)) {
-      const same = sameState(record.meta.state, state);
-      // Restored, perhaps into another layout, and saved again: the name says that it is the same.
-      if (same && (record.generation !== generation || metaDigest(record.meta) === meta))
-        return this.#result(null, true);
-      // Writing on would replace files of a committed checkpoint.
-      if (record.generation === generation) {
-        throw new GokuError(
-          "CONFLICT",
-          `Cannot write ${this.#dataKey} under ${this.#storage.uri}: ${name} is of another run, give this job its own checkpoint.uri`,
-        );
-      }
-    }
-    if ((await this.#storage.stat(this.#manifestKey)) === null) return null;
-    const found = await this.#readEarlier();
-    if (
-      found === null ||
-      found.meta !== meta ||
-      found.plan !== this.#base.plan ||
-      found.writer !== this.#base.writer
-    )
-      return null;
-    if (found.file !== null && (await this.#storage.stat(this.#dataKey))?.bytes !== found.file.bytes)
-      return null;
-    return this.#result(found, true);
-  }
-
-  /** Null where it cannot be read: it is then written anew. */
-  async #readEarlier(): Promise<WriterManifest | null> {
-    try {
-      const bytes = await this.#storage.readFile(this.#manifestKey, MANIFEST_BYTES_MAX);
-      return decodeWriterManifest(bytes, this.#manifestKey);
-    } catch (error) {
-      if (error instanceof GokuError && ["CHECKPOINT_CORRUPT", "NOT_FOUND"].includes(error.code)) return null;
-      throw error;
-    }
-  }
-
-  async write(): Promise<WriterResult> {
-    const manifest: WriterManifest = { ...this.#base, file: null, intervals: [] };
-    // A manifest of another run must not stand beside data that is being replaced.
-    await this.#storage.delete([this.#manifestKey]);
-    try {
-      if (this.#planned.length > 0) await this.#writeData(manifest);
-      await this.#storage.writeFile(this.#manifestKey, [encodeWriterManifest(manifest)]);
-    } catch (error) {
-      // The space is needed more than the bytes; the commit record was never near.
-      await this.#storage.delete([this.#manifestKey, this.#dataKey]).catch(() => {});
-      throw error;
-    }
-    return this.#result(manifest, false);
-  }
-
-  async #writeData(manifest: WriterManifest): Promise<void> {
-    const header = this.#header();
-    manifest.file = this.#describeFile(header);
-    let offset = header.byteLength;
-    for (const { tensor, start, length } of this.#planned) {
-      manifest.intervals.push({ tensor, start, length, offset, bytes: 4 * length, digests: [] });
-      offset += 4 * length;
-    }
-    const written = await this.#storage.writeFile(this.#dataKey, this.#blocks(header, manifest.intervals));
-    this.#reader.requireUnchanged();
-    if (written.bytes !== manifest.file.bytes)
-      throw new GokuError(
-        "INTERNAL",
-        `Cannot save ${this.#dataKey}: wrote ${written.bytes} bytes, planned ${manifest.file.bytes}`,
-      );
-  }
-
-  #describeFile(header: Uint8Array): DataFile {
-    const bytes = this.#planned.reduce((sum, item) => sum + 4 * item.length, header.byteLength);
-    const name = dataName(this.#options.generation, this.#options.rank);
-    return { name, bytes, headerBytes: header.byteLength, headerDigest: digestOf(header) };
-  }
-
-  /** Whole tensors keep their name and shape; an interval is a vector named "<tensor>@<start>". */
-  #header(): Uint8Array {
-    const isWhole = (item: PlannedInterval) => item.start === 0 && item.length === item.spec.count;
-    const { state, generation, writer, layout } = this.#base;
-    return encodeSafetensorsHeader(
-      this.#planned.map((item) => ({
-        name: isWhole(item) ? item.tensor : `${item.tensor}@${item.start}`,
-        dtype: "F32",
-        shape: isWhole(item) ? item.spec.shape : [item.length],
-      })),
-      {
-        format: "goku-checkpoint-shard",
-        state: `${state.generation}-${state.step}`,
-        generation,
-        writer: String(writer),
-        layout: `${layout.dp_replicate}x${layout.dp_shard}x${layout.sp}`,
-        // [tensor, start, length, shape of the tensor] for what is not whole here.
-        intervals: JSON.stringify(
-          this.#planned
-            .filter((item) => !isWhole(item))
-            .map((item) => [item.tensor, item.start, item.length, item.spec.shape]),
-        ),
-      },
-    );
-  }
-
-  /** The file's bytes in blocks of 1 MiB; digests are made while the bytes pass. */
-  async *#blocks(header: Uint8Array, intervals: readonly StoredInterval[]): AsyncGenerator<Uint8Array> {
-    const block = new Uint8Array(CHUNK_BYTES);
-    let filled = 0;
-    let written = 0;
-    for await (const part of this.#parts(header, intervals)) {
-      for (let at = 0; at < part.byteLength; ) {
-        const take = Math.min(part.byteLength - at, CHUNK_BYTES - filled);
-        block.set(part.subarray(at, at + take), filled);
-        at += take;
-        filled += take;
-        if (filled < CHUNK_BYTES) continue;
-        await this.#announce(written);
-        yield block;
-        written += filled;
-        filled = 0;
-      }
-    }
-    if (filled === 0) return;
-    await this.#announce(written);
-    yield block.subarray(0, filled);
-  }
-
-  async *#parts(header: Uint8Array, intervals: readonly StoredInterval[]): AsyncGenerator<Uint8Array> {
-    yield header;
-    const { layout, units, rank } = this.#options;
-    const places = new Map(
+    this.#places = new Map(
       snapshotLayout(units, layout, rank).entries.map((entry) => [
         `${entry.kind}/${entry.unit}`,
         entry.byteOffset,
       ]),
     );
-    for (const [i, interval] of intervals.entries()) {
-      const { kind, unit, shardOffset } = this.#planned[i]!;
-      const from = places.get(`${kind}/${unit}`)! + 4 * shardOffset;
-      for (let at = 0; at < interval.bytes; at += CHUNK_BYTES) {
-        const hash = createHash("sha256");
-        for await (const part of this.#reader.read(from + at, Math.min(CHUNK_BYTES, interval.bytes - at))) {
-          hash.update(part);
-          yield part;
-        }
-        interval.digests.push(hash.digest("hex"));
-      }
-    }
   }
 
-  async #announce(bytes: number): Promise<void> {
-    await this.#options.hook?.("save.write", {
-      writer: this.#base.writer,
-      step: this.#base.state.step,
-      bytes,
-    });
+  read({ kind, unit, shardOffset, length }: PlannedInterval): AsyncIterable<Uint8Array> {
+    return this.#reader.read(this.#places.get(`${kind}/${unit}`)! + 4 * shardOffset, 4 * length);
   }
 
-  #result(manifest: WriterManifest | null, reused: boolean): WriterResult {
-    return {
-      state: this.#base.state,
-      writer: this.#base.writer,
-      file: manifest === null || manifest.file === null ? null : this.#dataKey,
-      bytes: manifest?.intervals.reduce((sum, interval) => sum + interval.bytes, 0) ?? 0,
-      reused,
-    };
+  requireUnchanged(): void {
+    this.#reader.requireUnchanged();
   }
 }

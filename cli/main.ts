@@ -44,8 +44,8 @@ With a controller and agents that stay:
   gokuctl train examples/shapes.yaml --detach    then: gokuctl watch, status, logs, stop
   gokuctl why                                    what happened when something broke
 
-Exit codes: 0 done, 1 doctor found a problem, 2 a wrong argument or job file, 3 not found, 7 corrupt checkpoint,
-21 no controller, 32 hardware or rank failure, 33 hang, 34 no progress after all recovery attempts, 130 interrupted;
+Exit codes: 0 done, 1 doctor found a problem or ckpt diff a difference, 2 a wrong argument or job file, 3 not found,
+7 corrupt checkpoint, 21 no controller, 32 hardware or rank failure, 33 hang, 34 no progress after all recovery attempts, 130 interrupted;
 the whole list is in docs/errors.md`,
     );
   addTrainCommand(program);

@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { GokuError } from "../job/errors.js";
@@ -27,11 +27,46 @@ export function wholePair(option: string, text: string, wanted: string): [number
   throw new GokuError("ARGUMENT_INVALID", `Cannot read ${option}: found "${text}", want ${wanted}`);
 }
 
+const BYTE_UNITS: Readonly<Record<string, number>> = {
+  B: 1,
+  KB: 1e3,
+  MB: 1e6,
+  GB: 1e9,
+  TB: 1e12,
+  KIB: 2 ** 10,
+  MIB: 2 ** 20,
+  GIB: 2 ** 30,
+  TIB: 2 ** 40,
+};
+
+/** A size such as 5GB, 512MiB or 1000000. Throws ARGUMENT_INVALID naming the option. */
+export function byteSize(option: string, text: string): number {
+  const match = /^(\d{1,12}(?:\.\d{1,6})?) ?([KMGT]?i?B)?$/i.exec(text.trim());
+  const value = match ? Math.floor(Number(match[1]) * (BYTE_UNITS[(match[2] ?? "B").toUpperCase()] ?? 0)) : 0;
+  if (value >= 1 && Number.isSafeInteger(value)) return value;
+  const want = "want a size such as 5GB, 512MiB or 1000000";
+  throw new GokuError("ARGUMENT_INVALID", `Cannot read ${option}: found "${text}", ${want}`);
+}
+
+/** One of a few words. Throws ARGUMENT_INVALID naming the option. */
+export function oneWord<W extends string>(option: string, text: string, words: readonly W[]): W {
+  const found = words.find((word) => word === text);
+  if (found !== undefined) return found;
+  const want = `want ${words.join(" or ")}`;
+  throw new GokuError("ARGUMENT_INVALID", `Cannot read ${option}: found "${text}", ${want}`);
+}
+
 /** The URI of a checkpoint or run: a path or a file:// URI, made absolute. */
 export function checkpointUri(text: string): string {
   if (/^[a-z0-9]+:\/\//.test(text))
     return text.startsWith("file://") ? `file://${path.resolve(text.slice(7))}` : text;
   return `file://${path.resolve(text)}`;
+}
+
+/** Storage creates folders when it first writes, so that to it one that is not there is empty; a person has mistyped. */
+export function requireFolder(doing: string, dir: string, uri: string): void {
+  if (!uri.startsWith("file://") || statSync(uri.slice(7), { throwIfNoEntry: false })?.isDirectory()) return;
+  throw new GokuError("NOT_FOUND", `Cannot ${doing} ${dir}: there is no such folder, check the path`);
 }
 
 /** For options that may be given several times. */

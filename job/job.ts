@@ -95,6 +95,8 @@ export const jobSchema = z
       uri: text("file://PATH").regex(/^file:\/\/./, { error: "file://PATH" }),
       every_steps: count.default(100),
       keep_last: count.default(3),
+      /** Checkpoints whose step is a multiple of it stay for ever, besides the newest; null: only the newest stay. */
+      keep_every: count.nullable().default(null),
       snapshot_every_steps: count.default(1),
     }),
     recovery: z

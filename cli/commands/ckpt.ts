@@ -1,20 +1,27 @@
-import { statSync } from "node:fs";
 import type { Command } from "commander";
 import { type InspectReport, inspectCheckpoint } from "../../checkpoint/inspect.js";
 import { type CheckpointEntry, listCheckpoints, splitCheckpointUri } from "../../checkpoint/load.js";
 import { verifyCheckpoint } from "../../checkpoint/verify.js";
 import { GokuError } from "../../job/errors.js";
 import { Layout } from "../../job/layout.js";
+import { ByteProgress } from "../byte_progress.js";
 import { entryJson, inspectJson, verifyJson } from "../ckpt_json.js";
 import { globals } from "../context.js";
-import { bar, bytes, fields, show, table } from "../output.js";
-import { checkpointUri, wholeNumber } from "../read_options.js";
+import { bytes, fields, show, table } from "../output.js";
+import { checkpointUri, requireFolder, wholeNumber } from "../read_options.js";
+import { addCkptDiffCommand } from "./ckpt_diff.js";
+import { addCkptExportCommand } from "./ckpt_export.js";
+import { addCkptImportCommand } from "./ckpt_import.js";
+import { addCkptPruneCommand } from "./ckpt_prune.js";
+import { addCkptReshardCommand } from "./ckpt_reshard.js";
 
 const ONE = "folder of a run (its newest checkpoint) or one checkpoint-<step> folder";
 
-/** Commands that read checkpoints directly; none needs a controller. */
+/** Commands that work on checkpoints directly; none needs a controller. */
 export function addCheckpointCommands(program: Command): void {
-  const ckpt = program.command("ckpt").description("list, inspect and verify checkpoints");
+  const ckpt = program
+    .command("ckpt")
+    .description("look at checkpoints, compare, delete, convert and move them");
   ckpt
     .command("ls")
     .description("committed checkpoints of a run, newest first")
@@ -36,11 +43,16 @@ export function addCheckpointCommands(program: Command): void {
     .argument("<dir>", ONE)
     .addHelpText("after", "\nExample:\n  gokuctl ckpt verify ./runs/shapes/checkpoint-200")
     .action(verify);
+  addCkptDiffCommand(ckpt);
+  addCkptPruneCommand(ckpt);
+  addCkptExportCommand(ckpt);
+  addCkptImportCommand(ckpt);
+  addCkptReshardCommand(ckpt);
 }
 
 async function list(dir: string, _options: object, command: Command): Promise<void> {
   const uri = splitCheckpointUri(checkpointUri(dir)).root;
-  requireFolder(dir, uri);
+  requireFolder("list checkpoints of", dir, uri);
   const unreadable: { uri: string; error: GokuError }[] = [];
   const entries = await listCheckpoints(uri, (found) => unreadable.push(found));
   const output = globals(command);
@@ -56,15 +68,6 @@ async function list(dir: string, _options: object, command: Command): Promise<vo
   );
   if (output.json) return;
   for (const found of unreadable) process.stderr.write(`warning: ${found.uri}: ${found.error.message}\n`);
-}
-
-/** Storage creates folders when it first writes, so that to it one that is not there is empty; a person has mistyped. */
-function requireFolder(dir: string, uri: string): void {
-  if (!uri.startsWith("file://") || statSync(uri.slice(7), { throwIfNoEntry: false })?.isDirectory()) return;
-  throw new GokuError(
-    "NOT_FOUND",
-    `Cannot list checkpoints of ${dir}: there is no such folder, check the path`,
-  );
 }
 
 function entryTable(entries: readonly CheckpointEntry[]): string {
@@ -133,17 +136,11 @@ function inspectText(report: InspectReport, options: InspectOptions): string {
 }
 
 async function verify(dir: string, _options: object, command: Command): Promise<void> {
-  const live = process.stderr.isTTY === true;
-  const started = performance.now();
-  const report = await verifyCheckpoint(checkpointUri(dir), ({ bytesDone, bytesTotal }) => {
-    if (!live) return;
-    const rate = bytesDone / Math.max(1e-3, (performance.now() - started) / 1000);
-    process.stderr.write(
-      `\r\x1b[2K${bar(bytesDone / Math.max(1, bytesTotal))} ${bytes(bytesDone)} of ${bytes(bytesTotal)}  ${bytes(Math.round(rate))}/s`,
-    );
-  });
-  if (live) process.stderr.write("\r\x1b[2K");
-  show(globals(command), verifyJson(report), () =>
+  const output = globals(command);
+  const report = await new ByteProgress(output).during((onProgress) =>
+    verifyCheckpoint(checkpointUri(dir), onProgress),
+  );
+  show(output, verifyJson(report), () =>
     report.bad.length === 0
       ? `${report.uri}: whole, ${bytes(report.bytes)} in ${report.chunkCount} chunks of at most 1 MiB agree with their digests`
       : table(

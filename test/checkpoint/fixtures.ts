@@ -5,15 +5,19 @@ import path from "node:path";
 import { after } from "node:test";
 import { crc32 } from "node:zlib";
 import { CHUNK_BYTES, chunkCount } from "../../checkpoint/digest.js";
-import type { Checkpoint } from "../../checkpoint/load.js";
+import { type Checkpoint, openCheckpoint } from "../../checkpoint/load.js";
+import type { PlannedInterval } from "../../checkpoint/plan.js";
 import { type CommitOptions, type CommitResult, commitCheckpoint, saveShard } from "../../checkpoint/save.js";
 import { beginSnapshot, sealSnapshot, snapshotLayout } from "../../checkpoint/snapshot.js";
 import { STATE_KINDS, type StateMeta, type StateName } from "../../checkpoint/state.js";
 import { FileStorage } from "../../checkpoint/storage/file.js";
 import type { Storage } from "../../checkpoint/storage/storage.js";
+import { writeCheckpoint } from "../../checkpoint/write_checkpoint.js";
 import { type ErrorCode, GokuError } from "../../job/errors.js";
+import { type Job, modelConfig } from "../../job/job.js";
 import { Layout } from "../../job/layout.js";
-import type { ParameterSpec } from "../../job/parameters.js";
+import { loadJob } from "../../job/load_job.js";
+import { type ParameterSpec, parameterSpecs } from "../../job/parameters.js";
 import { type FlatUnit, flatUnits } from "../../job/sharding.js";
 import { LoggedDisk } from "./logged_disk.js";
 
@@ -177,6 +181,39 @@ export function commitOf(setup: SaveSetup, more: Partial<CommitOptions> = {}): P
 export async function saveAndCommit(setup: SaveSetup): Promise<CommitResult> {
   await saveAll(setup);
   return commitOf(setup);
+}
+
+/** A committed checkpoint whose elements are of the test's choosing. */
+export async function writeValues(
+  setup: Pick<SaveSetup, "model" | "layout" | "meta"> & { storage: Storage },
+  elementOf: (tensor: string, element: number) => number,
+): Promise<Checkpoint> {
+  const { storage, model, layout, meta } = setup;
+  async function* read({ tensor, start, length }: PlannedInterval): AsyncGenerator<Uint8Array> {
+    const values = Float32Array.from({ length }, (_, i) => elementOf(tensor, start + i));
+    yield new Uint8Array(values.buffer);
+  }
+  await writeCheckpoint({
+    storage,
+    source: { meta, read, requireUnchanged: () => {} },
+    units: model.units,
+    layout,
+    generation: meta.state.generation,
+  });
+  return openCheckpoint(storage);
+}
+
+/** A small whole job, and its model. */
+export function tinyJob(folder: string, overrides: readonly string[] = []): { job: Job; model: TestModel } {
+  const text = `name: tiny
+model: { preset: goku-nano, depth: 1, width: 32, heads: 2, text_width: 16 }
+data: { media: ${folder}/media }
+train: { steps: 2 }
+checkpoint: { uri: "file://${folder}/run" }
+`;
+  const job = loadJob(text, overrides, { file: "job" });
+  const specs = parameterSpecs(modelConfig(job));
+  return { job, model: { specs, units: flatUnits(specs) } };
 }
 
 /** Reads every tensor and compares every bit with what the state must hold. */

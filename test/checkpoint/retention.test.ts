@@ -56,6 +56,40 @@ test("planRetention() keeps the newest of the current line", () => {
   assert.throws(() => planRetention({ entries: line, keepLast: 0 }), RangeError);
 });
 
+test("planRetention() keeps the steps of the current line that are a multiple of keepEvery, besides the newest", () => {
+  const line = [entry(2, 50), entry(2, 45), entry(2, 40), entry(1, 30), entry(1, 20), entry(1, 0)];
+  const { keep, remove } = planRetention({ entries: line, keepLast: 1, keepEvery: 20 });
+  assert.deepEqual(
+    keep.map(({ step }) => step),
+    [0, 20, 40, 50],
+  );
+  assert.deepEqual(
+    remove.map(({ step }) => step),
+    [30, 45],
+  );
+  assert.match(keep[1]!.reason, /multiple of 20/);
+  const given = planRetention({
+    entries: [entry(2, 25), entry(1, 40, false)],
+    keepLast: 1,
+    keepEvery: 20,
+  });
+  assert.deepEqual(
+    given.remove.map(({ step }) => step),
+    [40],
+    "a line that was given up is not kept for ever",
+  );
+  assert.throws(() => planRetention({ entries: line, keepLast: 1, keepEvery: 0 }), RangeError);
+});
+
+test("prune() deletes nothing that keepEvery keeps", async () => {
+  const { storage } = memoryStorage();
+  for (const step of [5, 10, 15, 20, 25]) await saveAndCommit(setup(storage, state(1, step)));
+  const result = await prune({ uri: storage, keepLast: 1, keepEvery: 10, generation: "1" });
+  assert.deepEqual(result.removed.map(({ step }) => step).sort(), [15, 5]);
+  for (const step of [10, 20, 25])
+    await requireState(await openCheckpoint(storage, step), AWKWARD, state(1, step));
+});
+
 test("planRetention() gives up what an abandoned line left only when enough newer ones stand", () => {
   const abandoned = [entry(1, 30, false), entry(1, 40, false)];
   assert.deepEqual(removed([entry(2, 25), entry(1, 20), entry(1, 10), ...abandoned], 2), [10]);

@@ -199,7 +199,7 @@ export class CheckpointWriter {
     { meta, begun, signal }: { meta: StateMeta; begun: number; signal: AbortSignal },
   ): Promise<void> {
     const { job, layout, rank, generation, state } = order;
-    const { uri, keep_last: keepLast } = job.checkpoint;
+    const { uri, keep_last: keepLast, keep_every: keepEvery } = job.checkpoint;
     const units = flatUnits(parameterSpecs(modelConfig(job)));
     const done = await commitCheckpoint({
       uri,
@@ -214,7 +214,7 @@ export class CheckpointWriter {
     const seconds = (performance.now() - begun) / 1000;
     this.events.committed({ generation, state, uri: done.uri, bytes: done.bytes, seconds });
     try {
-      await prune({ uri, keepLast, generation });
+      await prune({ uri, keepLast, keepEvery, generation });
     } catch (error) {
       // The new checkpoint is safe; what is too many will be tried again after the next one.
       const reason = (error as Error).message;

@@ -4,7 +4,13 @@ import { decideStep, isPeriodicSave, type StepOutcome } from "../../../worker/ra
 
 const job = {
   train: { steps: 100, packs_per_step: 4, tokens_per_pack: 512 },
-  checkpoint: { uri: "file:///run", every_steps: 20, keep_last: 3, snapshot_every_steps: 5 },
+  checkpoint: {
+    uri: "file:///run",
+    every_steps: 20,
+    keep_last: 3,
+    keep_every: null,
+    snapshot_every_steps: 5,
+  },
 };
 const nothing = { save: null, saveOwed: false };
 const calm: StepOutcome = {
