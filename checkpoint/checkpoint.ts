@@ -4,6 +4,7 @@ import type { ParameterSpec } from "../job/parameters.js";
 import { type FlatUnit, shardPieces, shardRange } from "../job/sharding.js";
 import { CheckpointContent, type StoredExtent } from "./content.js";
 import { CHUNK_BYTES } from "./digest.js";
+import type { Extents } from "./extents.js";
 import type { CommitRecord } from "./manifest.js";
 import { mapLimit, READS_AT_ONCE } from "./map_limit.js";
 import { checkpointFolder } from "./names.js";
@@ -23,10 +24,10 @@ export class Checkpoint {
   readonly kinds: readonly StateKind[];
   readonly specs: readonly ParameterSpec[];
   readonly #content: CheckpointContent;
-  readonly #extents: Map<string, StoredExtent[]>;
+  readonly #extents: Extents;
   #model: readonly FlatUnit[] | null = null;
 
-  constructor(storage: Storage, record: CommitRecord, extents: Map<string, StoredExtent[]>) {
+  constructor(storage: Storage, record: CommitRecord, extents: Extents) {
     const folder = checkpointFolder(record.meta.state.step);
     this.uri = `${storage.uri}/${folder}`;
     this.meta = record.meta;
@@ -102,38 +103,23 @@ export class Checkpoint {
 
   /** A whole tensor, "<kind>/<parameter name>". */
   async readTensor(name: string): Promise<Float32Array> {
-    const extents = this.#extentsOf(name);
-    const last = extents.at(-1);
-    return this.readInterval({
-      tensor: name,
-      start: 0,
-      length: last === undefined ? 0 : last.start + last.length,
-    });
+    return this.readInterval({ tensor: name, start: 0, length: this.#extents.countOf(name) });
   }
 
   /**
    * Intervals of at most `bytesMax` (a MiB or more) that make up a tensor, in order, cut where stored chunks end: read one
    * after another, no chunk is read twice.
    */
-  cut(tensor: string, bytesMax: number): Interval[] {
+  async cut(tensor: string, bytesMax: number): Promise<Interval[]> {
     const step = Math.floor(bytesMax / CHUNK_BYTES) * (CHUNK_BYTES / 4);
-    return this.#extentsOf(tensor).flatMap(({ start, length }) =>
+    const extents = await this.#extents.of({ tensor, start: 0, length: this.#extents.countOf(tensor) });
+    return extents.flatMap(({ start, length }) =>
       Array.from({ length: Math.ceil(length / step) }, (_, i) => ({
         tensor,
         start: start + i * step,
         length: Math.min(step, length - i * step),
       })),
     );
-  }
-
-  #extentsOf(tensor: string): StoredExtent[] {
-    const extents = this.#extents.get(tensor);
-    if (extents === undefined)
-      throw new GokuError(
-        "CHECKPOINT_MISMATCH",
-        `Cannot read ${tensor} of ${this.uri}: it holds no such tensor`,
-      );
-    return extents;
   }
 
   /** Reads intervals to places of one new array, chunk by chunk. */
@@ -143,12 +129,7 @@ export class Checkpoint {
   ): Promise<Float32Array> {
     const tasks: ChunkTask[] = [];
     for (const { interval, offset } of wanted) {
-      const steps = readPlan(interval, this.#extentsOf(interval.tensor));
-      if (steps === null) {
-        throw new RangeError(
-          `readInterval: ${interval.tensor} has no elements ${interval.start} to ${interval.start + interval.length}`,
-        );
-      }
+      const steps = readPlan(interval, await this.#extents.of(interval))!; // which hold all of it
       for (const step of steps) tasks.push(...chunkTasks(step.extent, step, offset));
     }
     // Sizes claimed by a manifest are believed, and memory taken, only once the files are seen to have them.

@@ -41,7 +41,7 @@ export async function diffTensors(
   for (const kind of kinds) {
     for (const { name, count } of specs) {
       const sum = new DistanceSum();
-      for (const interval of a.cut(`${kind}/${name}`, PART_BYTES)) {
+      for (const interval of await a.cut(`${kind}/${name}`, PART_BYTES)) {
         sum.add(await a.readInterval(interval), await b.readInterval(interval));
         bytesDone += 8 * interval.length;
         options.onProgress?.({ bytesDone, bytesTotal });

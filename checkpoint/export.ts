@@ -171,7 +171,7 @@ async function* shardBlocks(
 ): AsyncGenerator<Uint8Array> {
   yield header;
   for (const { name } of specs) {
-    for (const interval of checkpoint.cut(`${weights}/${name}`, PART_BYTES)) {
+    for (const interval of await checkpoint.cut(`${weights}/${name}`, PART_BYTES)) {
       const values = await checkpoint.readInterval(interval);
       yield dtype === "bf16" ? roundToBf16(values) : new Uint8Array(values.buffer);
       onRead(interval.length);

@@ -1,12 +1,12 @@
 import { GokuError } from "../job/errors.js";
 import type { LayoutSize } from "../job/layout.js";
 import { Checkpoint } from "./checkpoint.js";
-import { indexExtents } from "./content.js";
+import { Extents } from "./extents.js";
 import { currentLine, onLine } from "./lineage.js";
 import type { CommitRecord } from "./manifest.js";
 import { mapLimit, READS_AT_ONCE } from "./map_limit.js";
 import { checkpointFolder, folderStep } from "./names.js";
-import { type FoundRecord, readCommitRecords, readCommittedWriter } from "./records.js";
+import { type FoundRecord, readCommitRecords } from "./records.js";
 import type { StateName } from "./state.js";
 import { sameState } from "./state_json.js";
 import { openStorage, type Storage } from "./storage/storage.js";
@@ -69,6 +69,7 @@ export async function listCheckpoints(
 /**
  * Opens a committed checkpoint. `uri` is the root of a run (then the newest of its current line, or that of step `which`,
  * or exactly the state `which`) or one `checkpoint-<step>` folder (then the highest generation's state in it).
+ * Only its commit record is read here; writers' manifests and data are read, and checked, when they are asked for.
  * Throws NOT_FOUND (no such folder, or never committed), CHECKPOINT_CORRUPT, ARGUMENT_INVALID.
  */
 export async function openCheckpoint(
@@ -76,10 +77,7 @@ export async function openCheckpoint(
   which: number | StateName | null = null,
 ): Promise<Checkpoint> {
   const { storage, record } = await findCheckpoint(uri, which);
-  const writers = await mapLimit(record.writers, READS_AT_ONCE, (_, writer) =>
-    readCommittedWriter(storage, record, writer),
-  );
-  return new Checkpoint(storage, record, indexExtents(record, writers));
+  return new Checkpoint(storage, record, await Extents.open(storage, record));
 }
 
 /** The commit record that openCheckpoint would open. */

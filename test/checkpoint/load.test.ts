@@ -235,3 +235,21 @@ test("inspectCheckpoint() tells tensors, files and intervals that add up", async
   );
   assert.deepEqual(report.meta, metaOf(state(1, 10), layout));
 });
+
+test("a rank reads the manifests of those writers alone that hold its part, whatever is wrong with the others", async () => {
+  const { storage } = memoryStorage();
+  const model = modelOf({ "patch_embed.weight": [48, 16], "final_proj.bias": [96] });
+  const [saved, wide] = [layoutOf("2x4x1"), layoutOf("1x4x1")];
+  const meta = metaOf(state(1, 10), saved);
+  await saveAndCommit({ storage, model, layout: saved, meta, slots: path.join(scratch, `${folders++}`) });
+  // Ranks 2 and 6 hold the third quarter; their parts alone are gone.
+  await storage.delete(["checkpoint-10/g1-w2.json", "checkpoint-10/g1-w6.json"]);
+  for (const kind of STATE_KINDS) {
+    for (const rank of [0, 1, 2, 3]) {
+      const checkpoint = await openCheckpoint(storage);
+      const reading = checkpoint.readRank(model.units, wide, rank, kind, "root");
+      if (rank !== 2) assert.equal((await reading).length, rank === 3 ? 192 : 224);
+      else await assert.rejects(reading, refuses("CHECKPOINT_CORRUPT", /g1-w[26].json: it is missing/));
+    }
+  }
+});
