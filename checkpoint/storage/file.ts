@@ -7,6 +7,12 @@ import { isKeySegment, keySegments, type Storage, type StorageEntry } from "./st
 /** Names of unfinished writes: ".<target>.<unique>.tmp". Keys never begin with a dot. */
 const UNFINISHED = /^\.(.+)\.[0-9a-f]+\.tmp$/;
 
+/**
+ * So much is handed to the disk while the next is made: else all of a large file would wait in memory for its end, and its
+ * writer for the disk.
+ */
+const SYNC_BYTES = 32 << 20;
+
 /** What link() answers where there are no hard links, for example on FAT. */
 const NO_LINKS = new Set(["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EMLINK"]);
 
@@ -189,14 +195,23 @@ export class FileStorage implements Storage {
       ? await this.#createIn(path.dirname(target), unfinished)
       : await this.#disk.create(unfinished);
     let bytes = 0;
+    let synced = 0;
+    let syncing = Promise.resolve();
     try {
       try {
         for await (const chunk of chunks) {
           await file.write(chunk, bytes);
           bytes += chunk.byteLength;
+          if (bytes - synced < SYNC_BYTES) continue;
+          await syncing;
+          synced = bytes;
+          syncing = file.sync();
+          syncing.catch(() => {}); // told by the next wait
         }
+        await syncing;
         await file.sync();
       } finally {
+        await syncing.catch(() => {}); // the file must stay open for it
         await file.close();
       }
     } catch (error) {
