@@ -79,6 +79,8 @@ export interface NodeState {
   jobId: string | null;
   /** A Release is under way. */
   releasing: boolean;
+  /** This agent process was asked to end, by what, and will be gone by then; null: it stays. */
+  leaving: { untilMs: number; reason: string } | null;
 }
 
 /**
@@ -151,6 +153,10 @@ export interface GenerationState {
   told: Map<string, { session: number; term: number; commandId: number; atMs: number }>;
   /** Nodes of earlier generations, released once this one is durable. */
   leaving: string[];
+  /** Members whose agents were asked to end, and when they will be gone: this generation ends at its next vote. */
+  draining: Map<string, number>;
+  /** State that its agents were told to make durable from memory, and how long that is waited for. */
+  rescue: { state: StateName; untilMs: number } | null;
   stage: GenerationStage;
   deadlineMs: number;
   /** Ranks that completed the present phase, or that finished while in `run`. */
@@ -274,6 +280,8 @@ export function createGeneration(options: {
     incarnations: new Map(),
     told: new Map(),
     leaving: [],
+    draining: new Map(),
+    rescue: null,
     stage,
     deadlineMs: 0,
     reached: new Uint8Array(layout.worldSize),

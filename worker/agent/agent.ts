@@ -203,6 +203,7 @@ export class Agent {
       ranks: this.supervisor.progress(),
       heldStates: this.supervisor.held(this.record.jobId).map(wireHeld),
       term: this.fence.term,
+      leaving: undefined,
     };
   }
 
