@@ -4,6 +4,10 @@ import { createWriteStream, mkdirSync, rmSync, type WriteStream } from "node:fs"
 import path from "node:path";
 import { ERRORS, type ErrorCode, GokuError } from "../job/errors.js";
 
+/** For its ranks' last save; what takes longer than the second one is killed. */
+const AGENT_GRACE_SECONDS = 8;
+const REAP_MS = 10_000;
+
 export interface LocalClusterOptions {
   nodes: number;
   slotsPerNode: number;
@@ -110,6 +114,8 @@ export class LocalCluster {
       this.#stateDir,
       "--log-dir",
       this.#options.folder,
+      "--grace",
+      String(AGENT_GRACE_SECONDS),
     ]);
   }
 
@@ -122,7 +128,7 @@ export class LocalCluster {
       if (child.exitCode === null && child.signalCode === null) {
         const exited = once(child, "exit");
         child.kill(signal);
-        const reaper = setTimeout(() => child.kill("SIGKILL"), 10_000);
+        const reaper = setTimeout(() => child.kill("SIGKILL"), REAP_MS);
         await exited;
         clearTimeout(reaper);
       }
