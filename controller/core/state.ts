@@ -127,6 +127,8 @@ export interface JobState {
   stepHighest: number;
   stepTimesMs: number[];
   checkpoints: CheckpointEntry[];
+  /** The newest state whose save failed and was told, until a later one is durable; null: saves succeed. */
+  saveAlarm: StateName | null;
   excludedSnapshots: Set<string>;
   excludedCheckpoints: Set<string>;
   /** Observations of the fault being judged. */
@@ -248,6 +250,7 @@ export function createJobState(record: JobRecord): JobState {
     stepHighest: record.outcome?.step ?? 0,
     stepTimesMs: [],
     checkpoints: [],
+    saveAlarm: null,
     excludedSnapshots: new Set(),
     excludedCheckpoints: new Set(),
     faults: [],
