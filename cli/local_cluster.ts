@@ -57,13 +57,25 @@ export class LocalCluster {
 
   /** Process of "controller" or of a node, for those who want to harm it. */
   pid(member: string): number {
-    const pid = this.#members.get(member)?.child.pid;
-    if (pid === undefined)
+    return this.#memberOf(member).child.pid!;
+  }
+
+  /** How the present process of a member ends: exit code, or the signal that ended it. */
+  ended(member: string): Promise<number | NodeJS.Signals> {
+    const { child } = this.#memberOf(member);
+    const how = () => child.exitCode ?? child.signalCode;
+    const now = how();
+    return now !== null ? Promise.resolve(now) : once(child, "exit").then(() => how()!);
+  }
+
+  #memberOf(name: string): Member {
+    const member = this.#members.get(name);
+    if (member === undefined)
       throw new GokuError(
         "NOT_FOUND",
-        `Cannot find member "${member}": have ${[...this.#members.keys()].join(", ")}`,
+        `Cannot find member "${name}": have ${[...this.#members.keys()].join(", ")}`,
       );
-    return pid;
+    return member;
   }
 
   /** Starts the controller (again: at the same ports) and resolves when it listens. */
