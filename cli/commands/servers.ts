@@ -5,6 +5,9 @@ import { toGokuError } from "../../job/errors.js";
 import type { FailedMessage, ListeningMessage } from "../local_cluster.js";
 import { wholeNumber } from "../read_options.js";
 
+/** For what an agent has said last to be sent. */
+const EXIT_MS = 1_000;
+
 /** The two long-running processes. Both end cleanly on SIGTERM, SIGINT, and when a parent with an IPC channel goes. */
 export function addServerCommands(program: Command): void {
   program
@@ -73,6 +76,7 @@ export function addServerCommands(program: Command): void {
           graceMs: 1000 * wholeNumber("--grace", options.grace, { most: 86_400 }),
         });
         await agent.close(await untilAsked());
+        setTimeout(() => process.exit(), EXIT_MS).unref(); // a write that hangs keeps the process alive
       },
     );
 }

@@ -1,7 +1,7 @@
 import { newestCheckpoint, newestCommon } from "./choose_restore.js";
 import type { StateName } from "./contract.js";
 import { requestStop } from "./form.js";
-import { decide, mark, openIncident } from "./incident.js";
+import { addEvidence, decide, mark, openIncident } from "./incident.js";
 import { isOver } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
 import { reform, reportFaults } from "./recover.js";
@@ -37,14 +37,19 @@ function drain(turn: Turn, job: JobState, generation: GenerationState, node: Nod
   const { nodeId } = node;
   const left = seconds(untilMs - turn.nowMs);
   const isNews = !generation.draining.has(nodeId);
-  openIncident(turn, job, leavingFault(turn, nodeId, `${nodeId} leaves, asked to by ${reason}`));
+  const what = `${nodeId} leaves, asked to by ${reason}`;
+  const incident = openIncident(turn, job, leavingFault(turn, nodeId, what));
+  if (isNews) addEvidence(incident, turn.nowMs, `${what}: it is gone in ${left}`);
   generation.draining.set(nodeId, untilMs);
   arm(turn, jobTimers.leave(job), turn.nowMs + Math.floor((deadlineMs(generation) - turn.nowMs) / 2));
   if (job.stage === "running" && generation.stage === "run") {
     if (isNews)
       decide(turn, job, `save at the next step, then go on without ${nodeId}, which is gone in ${left}`);
     requestStop(turn, generation);
-  } else if (generation.rescue !== null) sendRescue(turn, generation, generation.rescue.state, node);
+  } else if (isNews && job.stage === "forming") {
+    decide(turn, job, `let generation ${generation.number} form: what it restores may be nowhere else`);
+  }
+  if (generation.rescue !== null) sendRescue(turn, generation, generation.rescue.state, node);
 }
 
 /** Half of the grace is over, or all of it, and the generation has not ended yet. */
@@ -54,7 +59,8 @@ export function onLeaveTimer(turn: Turn, job: JobState): void {
   if (job.stage !== "running" && job.stage !== "forming") return; // `reform` sees to it
   const endMs = deadlineMs(generation);
   if (turn.nowMs < endMs) {
-    const state = beginRescue(turn, job, generation);
+    const voted = generation.pages.every((page) => page?.phase === "finished");
+    const state = voted ? null : beginRescue(turn, job, generation);
     if (state !== null) {
       decide(
         turn,

@@ -13,6 +13,7 @@ import { type Fence, type FencedCommand, judgeCommand } from "./fence.js";
 import { LogForwarder } from "./log_forwarder.js";
 import { type NodeRecord, readNodeRecord, writeNodeRecord } from "./node_record.js";
 import { Outbox, type Report } from "./outbox.js";
+import { pause } from "./pause.js";
 import { endProcesses, ProcessRecords } from "./process_records.js";
 import { LogFile } from "./rank_log.js";
 import { RankSupervisor } from "./rank_supervisor.js";
@@ -37,6 +38,8 @@ export interface AgentOptions {
 
 /** How long processes of an earlier agent may take to go. */
 const ORPHAN_MS = 10_000;
+/** A write that hangs does not keep an agent beyond its grace for longer. */
+const ABANDON_MS = 500;
 /** Heartbeats never come faster than this, whatever a controller asks. */
 const HEARTBEAT_MS_MIN = 50;
 
@@ -140,7 +143,9 @@ export class Agent {
     this.forwarder.flush();
     await this.supervisor.close();
     this.link.close();
-    await this.writer.abandon();
+    const overdue = new AbortController();
+    await Promise.race([this.writer.abandon(), pause(ABANDON_MS, overdue.signal)]);
+    overdue.abort();
     if (durable) {
       this.store.removeOthers(null);
       this.remember({ jobId: null, generation: 0n });
