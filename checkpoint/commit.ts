@@ -81,8 +81,9 @@ export async function commitCheckpoint(options: CommitOptions): Promise<CommitRe
   const record = commitRecord(writers, options);
   const detail = { writer: -1, step: meta.state.step, bytes: record.bytes };
   await announce(options, "save.commit", detail);
-  const rival = await createRecord(storage, folder, record);
-  if (rival !== null) return result(rival, false);
+  const created = await createRecord(storage, folder, record);
+  if ("rival" in created) return result(created.rival, false);
+  await requireParts(storage, folder, { key: created.key, record, writers });
   await announce(options, "save.committed", detail);
   return result(record, true);
 }
@@ -264,23 +265,45 @@ function commitRecord(writers: readonly FoundWriter[], options: CommitOptions): 
   };
 }
 
-/** Null when our record stands; otherwise the record of the same state that another committer was first to create. */
+/** The key of our record; otherwise the record of the same state that another committer was first to create. */
 async function createRecord(
   storage: Storage,
   folder: string,
   record: CommitRecord,
-): Promise<CommitRecord | null> {
+): Promise<{ key: string } | { rival: CommitRecord }> {
   const bytes = encodeCommitRecord(record);
-  if (await createOrUndo(storage, `${folder}/${COMMIT_NAME}`, bytes)) return null;
-  const rival = await findCommitted(storage, record);
-  if (rival !== null) return rival;
-  if (await createOrUndo(storage, `${folder}/${laterCommitName(record.meta.state.generation)}`, bytes))
-    return null;
-  const again = await findCommitted(storage, record);
-  if (again !== null) return again;
+  for (const name of [COMMIT_NAME, laterCommitName(record.meta.state.generation)]) {
+    const key = `${folder}/${name}`;
+    if (await createOrUndo(storage, key, bytes)) return { key };
+    const rival = await findCommitted(storage, record);
+    if (rival !== null) return { rival };
+  }
   throw new GokuError(
     "CONFLICT",
     `Cannot commit ${folder} under ${storage.uri}: its commit records keep changing, look for a second job with this checkpoint.uri`,
+  );
+}
+
+/**
+ * A committer that stood still between its checks and its record may find its parts gone: a newer generation has
+ * committed meanwhile and swept them as remains of a line that was given up. Then nothing of this is a checkpoint.
+ */
+async function requireParts(
+  storage: Storage,
+  folder: string,
+  made: { key: string; record: CommitRecord; writers: readonly FoundWriter[] },
+): Promise<void> {
+  const present = new Set((await storage.list(`${folder}/`)).map((entry) => entry.key));
+  const parts = [
+    ...made.record.writers.map((writer) => writer.manifest),
+    ...made.writers.flatMap(({ manifest }) => manifest.file?.name ?? []),
+  ];
+  const missing = parts.filter((name) => !present.has(`${folder}/${name}`));
+  if (missing.length === 0) return;
+  await storage.delete([made.key]);
+  throw new GokuError(
+    "GENERATION_STALE",
+    `Cannot commit ${folder} under ${storage.uri}: ${missing.length} of its ${parts.length} files were removed meanwhile, as a newer generation does`,
   );
 }
 

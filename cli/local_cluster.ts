@@ -4,6 +4,10 @@ import { createWriteStream, mkdirSync, rmSync, type WriteStream } from "node:fs"
 import path from "node:path";
 import { ERRORS, type ErrorCode, GokuError } from "../job/errors.js";
 
+/** For its ranks' last save; what takes longer than the second one is killed. */
+const AGENT_GRACE_SECONDS = 8;
+const REAP_MS = 10_000;
+
 export interface LocalClusterOptions {
   nodes: number;
   slotsPerNode: number;
@@ -53,13 +57,25 @@ export class LocalCluster {
 
   /** Process of "controller" or of a node, for those who want to harm it. */
   pid(member: string): number {
-    const pid = this.#members.get(member)?.child.pid;
-    if (pid === undefined)
+    return this.#memberOf(member).child.pid!;
+  }
+
+  /** How the present process of a member ends: exit code, or the signal that ended it. */
+  ended(member: string): Promise<number | NodeJS.Signals> {
+    const { child } = this.#memberOf(member);
+    const how = () => child.exitCode ?? child.signalCode;
+    const now = how();
+    return now !== null ? Promise.resolve(now) : once(child, "exit").then(() => how()!);
+  }
+
+  #memberOf(name: string): Member {
+    const member = this.#members.get(name);
+    if (member === undefined)
       throw new GokuError(
         "NOT_FOUND",
-        `Cannot find member "${member}": have ${[...this.#members.keys()].join(", ")}`,
+        `Cannot find member "${name}": have ${[...this.#members.keys()].join(", ")}`,
       );
-    return pid;
+    return member;
   }
 
   /** Starts the controller (again: at the same ports) and resolves when it listens. */
@@ -110,6 +126,8 @@ export class LocalCluster {
       this.#stateDir,
       "--log-dir",
       this.#options.folder,
+      "--grace",
+      String(AGENT_GRACE_SECONDS),
     ]);
   }
 
@@ -122,7 +140,7 @@ export class LocalCluster {
       if (child.exitCode === null && child.signalCode === null) {
         const exited = once(child, "exit");
         child.kill(signal);
-        const reaper = setTimeout(() => child.kill("SIGKILL"), 10_000);
+        const reaper = setTimeout(() => child.kill("SIGKILL"), REAP_MS);
         await exited;
         clearTimeout(reaper);
       }

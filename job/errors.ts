@@ -209,6 +209,13 @@ export const ERRORS = {
     retriable: true,
     meaning: "A rank's snapshot of the wanted state is not on this node",
   },
+  NODE_PREEMPTED: {
+    number: 42,
+    grpc: "UNAVAILABLE",
+    exit: 35,
+    retriable: true,
+    meaning: "A node was asked to leave, and no other took its place in time",
+  },
   // control
   GENERATION_STALE: {
     number: 50,

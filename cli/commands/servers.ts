@@ -1,8 +1,12 @@
+import { constants } from "node:os";
 import path from "node:path";
 import type { Command } from "commander";
 import { toGokuError } from "../../job/errors.js";
 import type { FailedMessage, ListeningMessage } from "../local_cluster.js";
 import { wholeNumber } from "../read_options.js";
+
+/** For what an agent has said last to be sent. */
+const EXIT_MS = 1_000;
 
 /** The two long-running processes. Both end cleanly on SIGTERM, SIGINT, and when a parent with an IPC channel goes. */
 export function addServerCommands(program: Command): void {
@@ -51,9 +55,14 @@ export function addServerCommands(program: Command): void {
     .option("--host <address>", "address at which other nodes reach this one", "127.0.0.1")
     .option("--state-dir <dir>", "shared-memory folder of snapshots and pages", "/dev/shm/goku")
     .option("--log-dir <dir>", "folder of the ranks' logs", "./runs/logs")
+    .option(
+      "--grace <seconds>",
+      "on SIGTERM: time to make the ranks' state durable; less than whoever sends it allows",
+      "30",
+    )
     .action(
       async (
-        options: { node: string; slots: string; host: string; stateDir: string; logDir: string },
+        options: Record<"node" | "slots" | "host" | "stateDir" | "logDir" | "grace", string>,
         command: Command,
       ) => {
         const { runAgent } = await import("../../worker/agent/run_agent.js");
@@ -64,23 +73,29 @@ export function addServerCommands(program: Command): void {
           host: options.host,
           stateDir: path.resolve(options.stateDir),
           logDir: path.resolve(options.logDir),
+          graceMs: 1000 * wholeNumber("--grace", options.grace, { most: 86_400 }),
         });
-        await untilAsked();
-        await agent.close();
+        await agent.close(await untilAsked());
+        setTimeout(() => process.exit(), EXIT_MS).unref(); // a write that hangs keeps the process alive
       },
     );
 }
 
-function untilAsked(): Promise<void> {
+/** What asked this process to end. A second signal ends it at once. */
+function untilAsked(): Promise<string> {
   return new Promise((resolve) => {
-    const asked = () => {
-      process.off("disconnect", asked); // a listener keeps the channel open, and with it the process alive
-      resolve();
+    let isAsked = false;
+    const asked = (by: string) => {
+      isAsked = true;
+      process.off("disconnect", left); // a listener keeps the channel open, and with it the process alive
+      resolve(by);
     };
-    process.once("SIGTERM", asked);
-    process.once("SIGINT", asked);
+    const left = () => asked("the end of its parent");
+    for (const signal of ["SIGTERM", "SIGINT"] as const) {
+      process.on(signal, () => (isAsked ? process.exit(128 + constants.signals[signal]) : asked(signal)));
+    }
     if (process.connected === false)
-      resolve(); // forked by a parent that has gone already
-    else if (process.channel) process.once("disconnect", asked);
+      left(); // forked by a parent that has gone already
+    else if (process.channel) process.once("disconnect", left);
   });
 }

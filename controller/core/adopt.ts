@@ -1,4 +1,4 @@
-import { requestStop, sendPhase } from "./form.js";
+import { mustStop, requestStop, sendPhase } from "./form.js";
 import { type Fault, faultOf } from "./judge_fault.js";
 import { lostRanks } from "./nodes.js";
 import { reportFaults } from "./recover.js";
@@ -50,7 +50,7 @@ export function adoptRunning(turn: Turn, job: JobState): void {
     if (node !== undefined) onPages(turn, job, node, node.pages);
     sendPhase(turn, job, node);
   }
-  if (job.record.stop !== null) requestStop(turn, generation);
+  if (mustStop(job)) requestStop(turn, generation);
 }
 
 /** Time to re-home is over and nobody was seen training. */

@@ -6,9 +6,10 @@ import { onRankConnected, onRankReady, onRankRestored } from "./form.js";
 import { isOver, reconsider } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
 import { raiseTerm } from "./leadership.js";
+import { onLeaving } from "./leave.js";
 import { pageText } from "./localise_stall.js";
 import { hear, onHeartbeat, onHello } from "./nodes.js";
-import { reportFaults } from "./recover.js";
+import { reform, reportFaults } from "./recover.js";
 import { onReleased } from "./release.js";
 import { onRankFinished, onStep, tryComplete } from "./run.js";
 import type { JobState, NodeState } from "./state.js";
@@ -72,8 +73,13 @@ function onReport(turn: Turn, node: NodeState, report: Report): void {
       }
       onSaved(turn, job, node, report);
       if (job.generation?.stage === "run") tryComplete(turn, job, false);
+      if (job.stage === "waiting") reform(turn, job); // for this it may have waited
       return;
     }
+    case "leaving":
+      onLeaving(turn, node, report);
+      reconsider(turn);
+      return;
     case "hello":
     case "output":
       return;

@@ -30,15 +30,21 @@ export function onSaved(
     text: `${stateText(state)} is durable at ${uri} (${bytes} bytes in ${seconds.toFixed(1)} s)`,
   });
   persist(turn, [checkpointsWrite(job)]);
+  if (job.saveAlarm === null || compareStates(state, job.saveAlarm) < 0) return;
+  job.saveAlarm = null;
+  const text = `saves succeed again: ${stateText(state)} is durable`;
+  log(turn, { level: "info", type: "alarm", jobId: job.record.jobId, text });
 }
 
-/** A failed save never stops training. */
+/** A failed save never stops training. People hear of it once, whoever else failed in it and however often it is told. */
 export function onSaveFailed(
   turn: Turn,
   job: JobState,
   node: NodeState,
   report: Report & { kind: "saveFailed" },
 ): void {
+  if (job.saveAlarm !== null && sameState(job.saveAlarm, report.state)) return;
+  job.saveAlarm = report.state;
   const kept = job.checkpoints.findLast((entry) => entry.unusable === null);
   const older = kept === undefined ? "nothing is durable yet" : `${kept.uri} stays the newest`;
   observe(turn, "goku_checkpoints_failed_total", 1);

@@ -59,7 +59,8 @@ export function chooseRestore(options: {
   };
 }
 
-function newestCommon(
+/** The newest state that every rank holds; null: none. */
+export function newestCommon(
   rankStates: readonly (readonly StateName[])[],
   excluded: ReadonlySet<string>,
 ): StateName | null {

@@ -56,6 +56,7 @@ export function startGeneration(
   }
   disarm(turn, jobTimers.stage(job));
   disarm(turn, jobTimers.stall(job));
+  disarm(turn, jobTimers.leave(job));
   enter(turn, job, "forming", `forming generation ${number} as ${layout}: ${plan.reason}`);
   persist(turn, writes, { kind: "prepare", jobId: job.record.jobId, generation: number });
 }
@@ -142,7 +143,12 @@ export function onRankRestored(turn: Turn, job: JobState, rank: number, state: S
   startRunning(turn, job);
   persist(turn, [generationWrite(turn, job)]);
   sendPhaseAll(turn, job);
-  if (job.record.stop !== null) requestStop(turn, generation);
+  if (mustStop(job)) requestStop(turn, generation);
+}
+
+/** A person wants the job to stop, or a member leaves: this generation ends at its next vote. */
+export function mustStop(job: JobState): boolean {
+  return job.record.stop !== null || job.generation!.draining.size > 0;
 }
 
 /** Raised in the next vote; every node is told, so that one broken stream does not matter. */

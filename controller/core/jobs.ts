@@ -169,6 +169,7 @@ export function endJob(
 ): void {
   disarm(turn, jobTimers.stage(job));
   disarm(turn, jobTimers.stall(job));
+  disarm(turn, jobTimers.leave(job));
   job.record = { ...job.record, outcome: { ...outcome, step, atMs: turn.nowMs } };
   enter(turn, job, "ending", outcome.reason);
   const incident = closeIncident(turn, job, outcome.phase === "COMPLETED" ? "recovered" : "failed");

@@ -9,6 +9,7 @@ export interface Fault {
     | "exit" // an agent saw a rank process end
     | "failed" // a rank left its work with an error
     | "refused" // an agent refused a Prepare
+    | "leaving" // an agent was asked to end
     | "deadline" // a phase of forming took too long
     | "lost"; // a node cannot be reached
   code: ErrorCode;
@@ -43,6 +44,7 @@ function distance(fault: Fault): number {
     case "stall":
       return fault.rank === null && fault.nodeId === null ? 6 : 0;
     case "restart":
+    case "leaving":
       return 1;
     case "exit":
       return 2;

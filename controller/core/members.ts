@@ -23,6 +23,8 @@ export function membersInput(turn: Turn, job: JobState): MembersInput {
   const avoid = new Map<string, string>();
   for (const nodeId of new Set(job.prior?.rankNodes)) {
     const bad = state.quarantine.get(nodeId);
+    const leaving = state.nodes.get(nodeId)?.leaving;
+    if (leaving) givenUp.set(nodeId, `it leaves: ${leaving.reason}`);
     if (bad !== undefined) givenUp.set(nodeId, bad.reason);
     const faults = job.blame.get(nodeId) ?? 0;
     if (faults >= BLAME_COUNT_MAX) avoid.set(nodeId, `${faults} faults in a row without progress`);
@@ -45,7 +47,7 @@ export function membersInput(turn: Turn, job: JobState): MembersInput {
 function isFit(turn: Turn, job: JobState, node: NodeState): boolean {
   const { device } = job.record.job;
   if (device !== "auto" && device !== node.device) return false;
-  return isReachable(turn, node) && !turn.state.quarantine.has(node.nodeId);
+  return isReachable(turn, node) && node.leaving === null && !turn.state.quarantine.has(node.nodeId);
 }
 
 /** Free, or this job's already. */

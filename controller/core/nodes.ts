@@ -2,10 +2,11 @@ import { admitNode } from "./admit_node.js";
 import { adoptMember, adoptRunning, isTraining } from "./adopt.js";
 import type { Event, Session } from "./contract.js";
 import { forgetNodes } from "./forget.js";
-import { requestStop, sendPhase } from "./form.js";
+import { mustStop, requestStop, sendPhase } from "./form.js";
 import { decide } from "./incident.js";
 import { isOver, reconsider } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
+import { onLeaving, onLeft } from "./leave.js";
 import { dropKill, sendKill } from "./reap.js";
 import { reportFaults } from "./recover.js";
 import { releaseNode } from "./release.js";
@@ -34,6 +35,8 @@ export function onHello(turn: Turn, from: Session, hello: NodeHello): void {
     refuse(turn, { ...from, session: known.session }, "CONFLICT", why);
   }
   const node = nodeFrom(turn, from, hello);
+  if (known?.incarnation === node.incarnation) node.leaving = known.leaving;
+  else memberOf(turn, node.nodeId)?.generation?.draining.delete(node.nodeId); // that process has left
   state.nodes.set(hello.nodeId, node);
   forgetNodes(turn);
   state.nodesChangedMs = nowMs;
@@ -46,6 +49,7 @@ export function onHello(turn: Turn, from: Session, hello: NodeHello): void {
   });
   log(turn, { level: "info", type: "node", nodeId: node.nodeId, text: admission.reason });
   countConnected(turn);
+  if (hello.leaving !== null) onLeaving(turn, node, hello.leaving);
   settleNode(turn, node, hello);
   reconsider(turn);
 }
@@ -68,6 +72,7 @@ function nodeFrom(turn: Turn, from: Session, hello: NodeHello): NodeState {
     pages: hello.pages,
     jobId: memberOf(turn, hello.nodeId)?.record.jobId ?? null,
     releasing: false,
+    leaving: null,
   };
 }
 
@@ -158,7 +163,7 @@ function resumeMember(turn: Turn, job: JobState, node: NodeState, hello: NodeHel
     return;
   }
   sendPhase(turn, job, node);
-  if (generation.stage === "run" && job.record.stop !== null) requestStop(turn, generation);
+  if (generation.stage === "run" && mustStop(job)) requestStop(turn, generation);
 }
 
 /** Ranks of the generation that ended on this node without a report. */
@@ -229,6 +234,8 @@ export function onDisconnected(turn: Turn, event: Event & { kind: "agentDisconne
     jobId: node.jobId,
     text: `${node.nodeId} cannot be reached (${reason}); its ranks may well go on`,
   });
+  const job = node.jobId === null ? undefined : turn.state.jobs.get(node.jobId);
+  if (node.leaving !== null && job?.generation != null) onLeft(turn, job, node.nodeId);
 }
 
 export function onHeartbeat(turn: Turn, node: NodeState, report: Report & { kind: "heartbeat" }): void {

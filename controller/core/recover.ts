@@ -7,6 +7,7 @@ import { startGeneration } from "./form.js";
 import { addEvidence, decide, mark, nameCulprit, openIncident } from "./incident.js";
 import { endJob } from "./jobs.js";
 import { type Culprit, type Fault, judgeFaults } from "./judge_fault.js";
+import { awaitRescue } from "./leave.js";
 import { membersInput } from "./members.js";
 import { type MembersPlan, planMembers } from "./plan_members.js";
 import { dropKill, giveUpReaping, orderKills } from "./reap.js";
@@ -216,6 +217,13 @@ function finishAnswering(turn: Turn, job: JobState): void {
 export function reform(turn: Turn, job: JobState): void {
   const { max_attempts } = job.record.job.recovery;
   const { limits } = turn.state.config;
+  const rescue = awaitRescue(turn, job);
+  if (rescue !== null) {
+    decide(turn, job, rescue.reason);
+    enter(turn, job, "waiting", rescue.reason);
+    arm(turn, jobTimers.stage(job), rescue.untilMs);
+    return;
+  }
   if (job.attempts >= max_attempts) {
     const why = `${job.attempts} of ${max_attempts} attempts and no step beyond ${job.stepHighest} was completed`;
     giveUp(turn, job, "NO_PROGRESS", why);
@@ -252,7 +260,10 @@ function goWithout(turn: Turn, job: JobState, plan: Extract<MembersPlan, { kind:
   if (plan.code === "LAYOUT_INVALID") giveUp(turn, job, plan.code, plan.reason);
   else if (turn.nowMs < untilMs)
     wait(turn, job, `${plan.reason}; waits for nodes, at most ${seconds} s`, untilMs);
-  else giveUp(turn, job, plan.code, `no nodes came in ${seconds} s: ${plan.reason}`);
+  else {
+    const code = job.incident?.code === "NODE_PREEMPTED" ? job.incident.code : plan.code;
+    giveUp(turn, job, code, `no nodes came in ${seconds} s: ${plan.reason}`);
+  }
 }
 
 function wait(turn: Turn, job: JobState, reason: string, untilMs: number | null): void {

@@ -1,7 +1,9 @@
 import { persist } from "./durable.js";
+import { mustStop } from "./form.js";
 import { closeIncident, mark } from "./incident.js";
 import { endJob } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
+import { goOnElsewhere } from "./leave.js";
 import { localiseStall, type RankSighting } from "./localise_stall.js";
 import { reportFaults } from "./recover.js";
 import { rememberStepTime, stallLimitMs } from "./stall_limit.js";
@@ -89,7 +91,8 @@ function noteStep(turn: Turn, job: JobState, step: number): void {
     job.attempts = 0;
     job.blame.clear();
   }
-  if (job.incident === null) return;
+  // With a member that leaves, the incident ends in the generation that goes on without it.
+  if (job.incident === null || generation.draining.size > 0) return;
   mark(turn, job, "stepped");
   persist(turn, closeIncident(turn, job, "recovered"));
 }
@@ -177,7 +180,7 @@ function isInSight(turn: Turn, nodeId: string): boolean {
 
 /** The last steps are done, or a stop is asked for: what follows is the final save, which may take long. */
 function isEnding(job: JobState): boolean {
-  return job.record.stop !== null || job.generation!.step >= job.record.job.train.steps;
+  return mustStop(job) || job.generation!.step >= job.record.job.train.steps;
 }
 
 /** Silent is not dead: with nobody in sight training may well go on. Only the grace for lost nodes ends that. */
@@ -233,6 +236,10 @@ export function tryComplete(turn: Turn, job: JobState, overdue: boolean): void {
   if (!known) {
     const text = `ranks report ${stateText(finished.state)} durable, its commit was not told`;
     log(turn, { level: "alarm", type: "alarm", jobId: job.record.jobId, text });
+  }
+  if (finished.reason === "stop" && job.record.stop === null) {
+    goOnElsewhere(turn, job, finished.state);
+    return;
   }
   const told = `${generation.reachedCount} of ${worldSize} ranks finished`;
   const phase = finished.reason === "stop" ? "STOPPED" : "COMPLETED";

@@ -79,6 +79,8 @@ export interface NodeState {
   jobId: string | null;
   /** A Release is under way. */
   releasing: boolean;
+  /** This agent process was asked to end, by what, and will be gone by then; null: it stays. */
+  leaving: { untilMs: number; reason: string } | null;
 }
 
 /**
@@ -125,6 +127,8 @@ export interface JobState {
   stepHighest: number;
   stepTimesMs: number[];
   checkpoints: CheckpointEntry[];
+  /** The newest state whose save failed and was told, until a later one is durable; null: saves succeed. */
+  saveAlarm: StateName | null;
   excludedSnapshots: Set<string>;
   excludedCheckpoints: Set<string>;
   /** Observations of the fault being judged. */
@@ -151,6 +155,10 @@ export interface GenerationState {
   told: Map<string, { session: number; term: number; commandId: number; atMs: number }>;
   /** Nodes of earlier generations, released once this one is durable. */
   leaving: string[];
+  /** Members whose agents were asked to end, and when they will be gone: this generation ends at its next vote. */
+  draining: Map<string, number>;
+  /** State that its agents were told to make durable from memory, and how long that is waited for. */
+  rescue: { state: StateName; untilMs: number } | null;
   stage: GenerationStage;
   deadlineMs: number;
   /** Ranks that completed the present phase, or that finished while in `run`. */
@@ -242,6 +250,7 @@ export function createJobState(record: JobRecord): JobState {
     stepHighest: record.outcome?.step ?? 0,
     stepTimesMs: [],
     checkpoints: [],
+    saveAlarm: null,
     excludedSnapshots: new Set(),
     excludedCheckpoints: new Set(),
     faults: [],
@@ -274,6 +283,8 @@ export function createGeneration(options: {
     incarnations: new Map(),
     told: new Map(),
     leaving: [],
+    draining: new Map(),
+    rescue: null,
     stage,
     deadlineMs: 0,
     reached: new Uint8Array(layout.worldSize),

@@ -6,6 +6,7 @@ import { onPersisted, onRead, onStoreTimer, persist } from "./durable.js";
 import { checkForming, prepareGeneration } from "./form.js";
 import { acceptJob, isOver, onEnded, passStop, reconsider, saveJob, stopJob, submitJob } from "./jobs.js";
 import { gainLeadership, lead, loseLeadership } from "./leadership.js";
+import { onLeaveTimer } from "./leave.js";
 import { onDisconnected } from "./nodes.js";
 import { onRecoveryTimer } from "./recover.js";
 import { checkStall, tryComplete } from "./run.js";
@@ -138,7 +139,8 @@ function onTimer(turn: Turn, timer: string): void {
   const [, jobId, what] = timer.split("/");
   const job = state.jobs.get(jobId ?? "");
   if (job === undefined || isOver(job) || excuseLate(turn, timer, atMs)) return;
-  if (what !== "stall") onStageTimer(turn, job);
+  if (what === "leave") onLeaveTimer(turn, job);
+  else if (what !== "stall") onStageTimer(turn, job);
   else if (job.stage === "running") checkStall(turn, job);
 }
 

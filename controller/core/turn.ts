@@ -99,10 +99,11 @@ export function silenceMs(turn: Turn): number {
   return 3 * turn.state.config.limits.heartbeatMs;
 }
 
-/** Timers of one job. `stage` belongs to whatever stage it is in; `stall` to a running generation. */
+/** Timers of one job. `stage` belongs to whatever stage it is in; `stall` to a running generation; `leave` to one with a member that leaves. */
 export const jobTimers = {
   stage: (job: JobState) => `job/${job.record.jobId}/stage`,
   stall: (job: JobState) => `job/${job.record.jobId}/stall`,
+  leave: (job: JobState) => `job/${job.record.jobId}/leave`,
 };
 export const RECONSIDER_TIMER = "reconsider";
 export const STORE_TIMER = "store";

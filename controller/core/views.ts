@@ -137,6 +137,7 @@ function quarantineText(reason: string): string {
 function unusableText(state: CoreState, node: NodeState): string | null {
   const bad = state.quarantine.get(node.nodeId);
   if (bad !== undefined) return quarantineText(bad.reason);
+  if (node.leaving !== null) return `leaves: ${node.leaving.reason}`;
   if (node.releasing) return "is being freed";
   if (node.heldJobId !== null && !state.jobs.has(node.heldJobId)) {
     return `holds job ${node.heldJobId}, which this controller does not know`;

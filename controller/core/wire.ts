@@ -3,6 +3,7 @@ import type {
   RankProgress,
   StepCompleted,
   HeldState as WireHeld,
+  NodeLeaving as WireLeaving,
 } from "../../gen/goku/v1/agent.pb.js";
 import type { ErrorDetail, StateName as WireState } from "../../gen/goku/v1/common.pb.js";
 import type { AgentMessage, StateName } from "./contract.js";
@@ -68,9 +69,16 @@ export type Report =
   | { kind: "saveFailed"; generation: number; state: StateName; error: ErrorDetail }
   | { kind: "finished"; generation: number; rank: number; state: StateName; reason: "steps" | "stop" }
   | { kind: "released"; jobId: string }
+  | ({ kind: "leaving" } & NodeLeaving)
   | { kind: "refusedPrepare"; generation: number; error: ErrorDetail }
   /** Rank output: kept by the shell, no decision depends on it. */
   | { kind: "output" };
+
+/** An agent was asked to end, by what, and how much of its grace is left. */
+export interface NodeLeaving {
+  graceMs: number;
+  reason: string;
+}
 
 export interface NodeHello {
   nodeId: string;
@@ -85,6 +93,8 @@ export interface NodeHello {
   pages: RankPage[];
   held: HeldState[];
   term: number;
+  /** Null: it stays. */
+  leaving: NodeLeaving | null;
 }
 
 class Malformed extends Error {}
@@ -139,6 +149,8 @@ function convert(message: AgentMessage): Report {
     }
     case "nodeReleased":
       return { kind: "released", jobId: message.value.jobId };
+    case "nodeLeaving":
+      return { kind: "leaving", ...readLeaving(message.value) };
     case "rankLog":
       return { kind: "output" };
     default:
@@ -203,7 +215,12 @@ function readHello(hello: Hello): NodeHello {
     pages: readPages(hello.ranks, hello.generation),
     held: hello.heldStates.map(readHeld),
     term: count(hello.term),
+    leaving: hello.leaving === undefined ? null : readLeaving(hello.leaving),
   };
+}
+
+function readLeaving({ graceMs, reason }: WireLeaving): NodeLeaving {
+  return { graceMs: count(graceMs), reason };
 }
 
 function readPages(pages: readonly RankProgress[], generation: bigint): RankPage[] {

@@ -207,9 +207,11 @@ test(
   "faults: a dead controller and full disks: training never pauses, alarms are raised, the last state is durable",
   LIMIT,
   async () => {
-    const failpoints = ["save.write@5/0:enospc", "save.write@30/3:enospc", "save.commit@30/0:enospc"];
+    // Each part fires once, so as many are needed as the save is tried.
+    const early = ["5", "05", "005", "0005", "00005"].map((step) => `save.write@${step}/0:enospc`);
+    const final = ["save.write@30/3:enospc", "save.commit@30/0:enospc"];
     const options = {
-      failpoints: failpoints.join(","),
+      failpoints: [...early, ...final].join(","),
       restart: false,
       overrides: ["checkpoint.every_steps=5"],
     };
@@ -222,7 +224,8 @@ test(
       away = { from, to: cluster.stepOnPages };
       await cluster.local.startController();
     });
-    assert.equal(found.cluster.fired.length, failpoints.length, found.cluster.fired.join(" "));
+    const fired = found.cluster.fired.filter((name) => name.includes("@30"));
+    assert.equal(fired.length, final.length, found.cluster.fired.join(" "));
     assert.ok(away.to >= away.from + 5, `with no controller, from step ${away.from} to ${away.to}`);
     assert.equal(generations(found.record), 1, "no generation was formed anew");
     const alarms = found.record.events.filter(({ kind }) => kind === "alarm").map(({ message }) => message);
@@ -230,6 +233,98 @@ test(
       alarms.some((message) => /step 5 .*no space left/i.test(message)),
       alarms.join("\n"),
     );
+    await assertSameRun(found);
+  },
+);
+
+/** Steps of each generation in the order told; every step once, over all of them. */
+function stepsOf(record: RunRecord): Map<number, number[]> {
+  const found = new Map<number, number[]>();
+  for (const { generation, step } of record.steps)
+    found.set(generation, [...(found.get(generation) ?? []), step]);
+  assert.deepEqual(
+    record.steps.map(({ step }) => step),
+    Array.from({ length: STEPS }, (_, i) => i + 1),
+    "every step is computed once",
+  );
+  return found;
+}
+
+test(
+  "faults: SIGTERM of an agent: the voted step is durable, it exits with 0, a spare goes on from there: same losses",
+  LIMIT,
+  async () => {
+    let exit: number | string = "";
+    const options = { nodes: 3, restart: false, overrides: ["checkpoint.keep_last=9"] };
+    const found = await run(options, async (cluster) => {
+      await cluster.follow((record) => record.losses.has(12));
+      process.kill(cluster.local.pid("node-b"), "SIGTERM");
+      exit = await cluster.local.ended("node-b");
+    });
+    assert.equal(exit, 0, found.cluster.logs);
+    const [first, second] = [...stepsOf(found.record).values()];
+    const voted = first!.at(-1)!;
+    assert.equal(second![0], voted + 1);
+    const saved = await openCheckpoint(found.job.checkpoint.uri, { generation: "1", step: voted });
+    assert.equal(saved.meta.state.step, voted);
+    const [incident] = found.incidents;
+    assert.deepEqual(
+      [incident?.code, incident?.nodeId, incident?.stepsLost],
+      ["NODE_PREEMPTED", "node-b", 0n],
+    );
+    assert.match(incident!.decision, /node-b is given up \(it leaves: SIGTERM\): others take over/);
+    await assertSameRun(found);
+  },
+);
+
+/** Step 14 hangs. The report of step 13 may wait behind it in rank 0, which blocks in its collectives. */
+async function hung(cluster: TestCluster): Promise<void> {
+  await cluster.follow((record) => record.losses.has(11));
+  await until(() => cluster.fired.length === 1);
+}
+
+test(
+  "faults: SIGTERM of an agent whose rank hangs: the last step is saved from memory by all agents: same losses",
+  LIMIT,
+  async () => {
+    let exit: number | string = "";
+    const options = {
+      nodes: 3,
+      restart: false,
+      failpoints: "vote.before@14/3:stop",
+      overrides: ["recovery.stall_seconds=60", "checkpoint.keep_last=9"],
+    };
+    const found = await run(options, async (cluster) => {
+      await hung(cluster);
+      process.kill(cluster.local.pid("node-b"), "SIGTERM");
+      exit = await cluster.local.ended("node-b");
+    });
+    assert.equal(exit, 0, found.cluster.logs);
+    const [first, second] = [...stepsOf(found.record).values()];
+    assert.deepEqual([first!.at(-1), second![0]], [13, 14]);
+    const { decision } = found.incidents[0]!;
+    assert.match(decision, /save step 13 of generation 1 from memory/, found.cluster.logs);
+    await openCheckpoint(found.job.checkpoint.uri, { generation: "1", step: 13 });
+    await assertSameRun(found);
+  },
+);
+
+test(
+  "faults: a second SIGTERM while a rank hangs: the agent ends at once, its successor adopts the memory: same losses",
+  LIMIT,
+  async () => {
+    let exit: number | string = "";
+    const options = { failpoints: "vote.before@14/3:stop", overrides: ["recovery.stall_seconds=60"] };
+    const found = await run(options, async (cluster) => {
+      await hung(cluster);
+      const ended = cluster.local.ended("node-b");
+      const pid = cluster.local.pid("node-b");
+      process.kill(pid, "SIGTERM");
+      await cluster.follow(({ events }) => events.some(({ message }) => message.includes("node-b leaves")));
+      process.kill(pid, "SIGTERM");
+      exit = await ended;
+    });
+    assert.equal(exit, 143, found.cluster.logs);
     await assertSameRun(found);
   },
 );

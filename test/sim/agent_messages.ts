@@ -107,6 +107,10 @@ export function saveFailed(generation: number, state: StateName): AgentMessage {
   return { $case: "checkpointFailed", value: { generation: BigInt(generation), state: wire(state), error } };
 }
 
+export function leaving(graceMs: number): AgentMessage & { $case: "nodeLeaving" } {
+  return { $case: "nodeLeaving", value: { graceMs: BigInt(Math.max(0, graceMs)), reason: "SIGTERM" } };
+}
+
 export function heldStates(memory: SimMemory): Hello["heldStates"] {
   return memory
     .held()

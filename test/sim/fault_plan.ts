@@ -10,6 +10,7 @@ export type SimFault =
   | { kind: "breakRankNetwork"; index: number }
   | { kind: "crashAgent"; index: number; forMs: number }
   | { kind: "crashNode"; index: number; forMs: number }
+  | { kind: "leaveNode"; index: number; graceMs: number; forMs: number }
   | { kind: "cutLink"; index: number }
   | { kind: "blockade"; index: number; way: Blockade; forMs: number }
   | { kind: "blockadeAll"; way: Blockade; forMs: number }
@@ -44,6 +45,12 @@ const MAKERS: Record<SimFault["kind"], Maker> = {
   breakRankNetwork: (r) => ({ kind: "breakRankNetwork", index: index(r) }),
   crashAgent: (r) => ({ kind: "crashAgent", index: index(r), forMs: r.between(200, 8_000) }),
   crashNode: (r) => ({ kind: "crashNode", index: index(r), forMs: r.between(2_000, 90_000) }),
+  leaveNode: (r) => ({
+    kind: "leaveNode",
+    index: index(r),
+    graceMs: r.between(200, 30_000),
+    forMs: r.between(2_000, 90_000),
+  }),
   cutLink: (r) => ({ kind: "cutLink", index: index(r) }),
   blockade: (r) => ({ kind: "blockade", index: index(r), way: way(r), forMs: r.between(500, 12_000) }),
   blockadeAll: (r) => ({ kind: "blockadeAll", way: way(r), forMs: r.between(500, 12_000) }),

@@ -91,6 +91,10 @@ export class Invariants implements TrainObserver {
         `job ${record.jobId} COMPLETED at step ${outcome.step} without a checkpoint`,
       );
     }
+    assert.ok(
+      outcome.phase !== "STOPPED" || record.stop !== null,
+      `job ${record.jobId} STOPPED and nobody asked for it`,
+    );
     if (outcome.phase === "STOPPED" && outcome.step > 0) {
       assert.ok(saved, `job ${record.jobId} STOPPED at step ${outcome.step} without a checkpoint`);
     }
@@ -203,6 +207,13 @@ export class Invariants implements TrainObserver {
       const key = `${core.leader.term}/${number}`;
       if (job.generation?.stage !== "persisting" || this.#planned.has(key)) continue;
       this.#planned.add(key);
+      for (const nodeId of job.generation.rankNodes) {
+        assert.equal(
+          core.nodes.get(nodeId)!.leaving,
+          null,
+          `${nodeId} leaves and gets ranks of generation ${number}`,
+        );
+      }
       this.#generationPlanned(core, job, key);
     }
   }
@@ -217,6 +228,7 @@ export class Invariants implements TrainObserver {
     if (committed === undefined) return;
     const kept = committed.nodes.every((node, rank) => {
       if (node.memory.find(`${committed.layout}/${rank}`, committed.state) === null) return false;
+      if (core.nodes.get(node.nodeId)?.leaving) return false; // what it holds is durable, or goes with it
       if (core.quarantine.has(node.nodeId) || (job.blame.get(node.nodeId) ?? 0) >= 3) return false;
       const heardMs = Math.max(core.nodes.get(node.nodeId)?.heardMs ?? 0, core.leader!.electedMs);
       return this.#truth.nowMs - heardMs < this.#truth.graceMs;

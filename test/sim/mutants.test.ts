@@ -93,6 +93,25 @@ const MUTANTS: Mutant[] = [
     by: "scenarios",
   },
   {
+    name: "gives ranks to a node that leaves",
+    file: "members.js",
+    from: "&& node.leaving === null &&",
+    to: "&&",
+  },
+  {
+    name: "takes a preempted node for a person who stops the job",
+    file: "run.js",
+    from: 'if (finished.reason === "stop" && job.record.stop === null) {',
+    to: "if (false) {",
+  },
+  {
+    name: "leaves memory behind when a node leaves in the middle of a recovery",
+    file: "recover.js",
+    from: "if (rescue !== null) {",
+    to: "if (false) {",
+    by: "scenarios",
+  },
+  {
     name: "connects as soon as the first rank is ready",
     file: "form.js",
     from: "return generation.reachedCount === generation.layout.worldSize;",

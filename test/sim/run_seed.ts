@@ -149,6 +149,7 @@ function strike(sim: SimCluster, fault: SimFault): void {
       return;
     case "crashAgent":
     case "crashNode":
+    case "leaveNode":
     case "cutLink":
     case "blockade":
     case "blockadeAll":
@@ -202,7 +203,7 @@ function strikeRank(
 
 function strikeNode(
   sim: SimCluster,
-  fault: FaultOf<"crashAgent" | "crashNode" | "cutLink" | "blockade" | "blockadeAll">,
+  fault: FaultOf<"crashAgent" | "crashNode" | "leaveNode" | "cutLink" | "blockade" | "blockadeAll">,
 ): void {
   if (fault.kind === "blockadeAll") {
     for (const node of sim.nodes) sim.blockade(node.nodeId, fault.way, fault.forMs);
@@ -215,6 +216,9 @@ function strikeNode(
       return;
     case "crashNode":
       sim.crashNode(node, fault.forMs);
+      return;
+    case "leaveNode":
+      sim.leaveNode(node, fault.graceMs, fault.forMs);
       return;
     case "cutLink":
       node.agent?.cutLink();

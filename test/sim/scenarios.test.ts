@@ -115,6 +115,78 @@ test("node: lost for good without a spare: a fixed layout fails after its attemp
   assert.match(outcome!.reason, /layout 1x2x2 needs .* = 4 ranks: 2 slots free on 1 node/);
 });
 
+test("node: leaves: saves at the next step, a spare goes on from that state, no step is computed again", () => {
+  const sim = trained(20);
+  const first = generation(sim);
+  sim.leaveNode(sim.nodes[1]!, 30_000, 10_000_000);
+  sim.until(() => sim.incidents(JOB)[0]?.outcome === "recovered");
+  const [incident] = sim.incidents(JOB);
+  const { content } = sim.job(JOB).durable.at(-1)!;
+  assert.deepEqual([incident!.code, incident!.stepsLost], ["NODE_PREEMPTED", 0]);
+  assert.match(incident!.decisions.map((d) => d.text).join("; "), new RegExp(`-${content.state.step} `));
+  assert.ok(content.state.generation === first && content.state.step <= 22, `${content.state.step}`);
+  assert.equal(sim.nodes[1]!.up, false, "it went long before its grace was over");
+  assert.ok(!sim.groupOf(JOB)!.members.some((m) => m!.agent.node === sim.nodes[1]));
+  finishes(sim);
+});
+
+test("node: leaves without a spare: an auto layout shrinks, a fixed one waits until it is back; no step is lost", () => {
+  for (const layout of ["auto", FOUR] as const) {
+    const sim = trained(20, { nodes: 2 }, { layout });
+    sim.leaveNode(sim.nodes[1]!, 30_000, 40_000);
+    sim.until(() => sim.incidents(JOB)[0]?.outcome === "recovered");
+    assert.equal(sim.incidents(JOB)[0]!.stepsLost, 0);
+    assert.equal(sim.groupOf(JOB)!.worldSize, layout === "auto" ? 2 : 4);
+    finishes(sim);
+  }
+});
+
+test("node: leaves while a rank hangs elsewhere: the last step is saved from memory, without the ranks", () => {
+  const sim = trained(22);
+  const victim = sim.rankOf(JOB, 0);
+  sim.until(() => victim.phase === "forward" && victim.snapshotWhole);
+  victim.stopped = true;
+  sim.groupOf(JOB)!.disturbed = true;
+  sim.run(1_500);
+  const step = sim.stepOf(JOB);
+  assert.ok(sim.job(JOB).durable.every(({ content }) => content.state.step < step));
+  sim.leaveNode(sim.nodes[1]!, 8_000, 10_000_000);
+  sim.until(() => sim.incidents(JOB)[0]?.outcome === "recovered");
+  assert.equal(sim.job(JOB).durable.at(-1)!.content.state.step, step);
+  assert.equal(sim.incidents(JOB)[0]!.stepsLost, 0);
+  assert.match(
+    sim
+      .incidents(JOB)[0]!
+      .decisions.map((d) => d.text)
+      .join("; "),
+    /from memory/,
+  );
+  finishes(sim);
+});
+
+test("node: leaves while another rank's death is being dealt with: what memory holds is saved, no step is lost", () => {
+  const sim = trained(20);
+  const step = sim.stepOf(JOB);
+  sim.agentOf(JOB, 0).rankDies(sim.rankOf(JOB, 0), "SIGKILL");
+  sim.leaveNode(sim.nodes[1]!, 20_000, 10_000_000);
+  sim.until(() => sim.incidents(JOB)[0]?.outcome === "recovered");
+  assert.ok(sim.job(JOB).durable.at(-1)!.content.state.step >= step - 1);
+  assert.ok(sim.incidents(JOB)[0]!.stepsLost! <= 1);
+  finishes(sim);
+});
+
+test("node: leaves while no controller is there: its ranks ask for the end themselves; the next leader goes on from it", () => {
+  const sim = trained(20, { controllers: 1 });
+  sim.controllers[0]!.crash();
+  sim.leaveNode(sim.nodes[1]!, 10_000, 10_000_000);
+  sim.until(() => !sim.nodes[1]!.up);
+  const { step } = sim.job(JOB).durable.at(-1)!.content.state;
+  assert.equal(step, sim.stepOf(JOB), "nobody computed on behind the save");
+  sim.controllers[0]!.restart();
+  finishes(sim);
+  assert.equal(sim.incidents(JOB).at(-1)!.stepsLost, 0);
+});
+
 test("controller: gone for 20 s: training does not pause, and its return disturbs nothing", () => {
   const sim = trained(10, { controllers: 1 });
   const before = { generation: generation(sim), pids: pids(sim), step: sim.stepOf(JOB) };

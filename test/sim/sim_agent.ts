@@ -73,6 +73,8 @@ export class SimAgent {
   #pidLast = 0;
   /** When a leading controller last had this agent's stream. */
   connectedMs = 0;
+  /** It was asked to end, and will have by then. */
+  #leavesMs: number | null = null;
 
   constructor(node: SimNode, incarnation: string, world: SimWorld, random: Random) {
     this.node = node;
@@ -110,6 +112,32 @@ export class SimAgent {
     this.#world.rankExited(this, rank);
     rank.turnAway();
     group?.memberDied(rank);
+  }
+
+  /** It is asked to end: tells the controller, does what that says, and goes when all is durable or the grace is over. */
+  leave(graceMs: number, gone: () => void): void {
+    if (this.#leavesMs !== null) return;
+    const { scheduler } = this.#world;
+    this.#leavesMs = scheduler.nowMs + graceMs;
+    this.#send(this.#leaving());
+    this.#later(Math.floor(graceMs / 4), () => this.#stopAlone());
+    const look = () => {
+      const finished = [...this.ranks.keys()].every((rank) => this.#reports.has(`finished/${rank}`));
+      const saved = this.jobId === null || (this.ranks.size > 0 && finished);
+      if (saved) gone();
+      else this.#later(100, look);
+    };
+    this.#later(100, look);
+    this.#later(graceMs, gone);
+  }
+
+  #leaving() {
+    return messages.leaving(this.#leavesMs! - this.#world.scheduler.nowMs);
+  }
+
+  /** No controller has answered: its ranks ask for the end themselves. */
+  #stopAlone(): void {
+    for (const { group } of this.ranks.values()) if (group !== null) group.wantsStop = true;
   }
 
   inventoryChanged(): void {
@@ -212,6 +240,7 @@ export class SimAgent {
       ranks: [...this.ranks.values()].map((rank) => rank.progress()),
       heldStates: messages.heldStates(this.node.memory),
       term: BigInt(this.#term),
+      leaving: this.#leavesMs === null ? undefined : this.#leaving().value,
     };
   }
 
@@ -313,7 +342,15 @@ export class SimAgent {
       case "killRank":
         this.#kill(command.value.rank);
         return;
+      case "saveSnapshot":
+        this.#saveSnapshot(messages.plain(command.value.state!));
+        return;
     }
+  }
+
+  #saveSnapshot(state: StateName): void {
+    const group = this.#world.group(this.generation, this.jobId!, 0);
+    for (const rank of this.#places) group.saveHeld(this, { rank, set: `${this.layout}/${rank}`, state });
   }
 
   #prepare(value: Extract<Command, { $case: "prepare" }>["value"]): void {

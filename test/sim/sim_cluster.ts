@@ -276,6 +276,11 @@ export class SimCluster implements SimWorld, Truth {
     this.scheduler.after(forMs, () => this.bootNode(node));
   }
 
+  /** The agent is asked to end, as before an eviction; then the machine goes, and comes back empty. */
+  leaveNode(node: SimNode, graceMs: number, awayMs: number): void {
+    node.agent?.leave(graceMs, () => this.crashNode(node, awayMs));
+  }
+
   bootNode(node: SimNode): void {
     node.up = true;
     node.startAgent(this, this.random.fork());

@@ -65,6 +65,8 @@ export class TrainGroup {
   readonly #savable = new Set<number>();
   #failedPeer: number | null = null;
   #saving = false;
+  /** Parts that agents have written from memory alone, by state. */
+  readonly #heldParts = new Map<number, Set<number>>();
   #final: "steps" | "stop" | null = null;
 
   constructor(options: {
@@ -249,6 +251,18 @@ export class TrainGroup {
         return;
       }
       this.#commit(contents[0]!, committer);
+    });
+  }
+
+  /** An agent makes what its node holds of a state durable, without the rank; with the last part it is committed. */
+  saveHeld(agent: SimAgent, { rank, set, state }: { rank: number; set: string; state: StateName }): void {
+    this.#scheduler.after(this.#random.between(100, 900), () => {
+      const content = agent.node.memory.find(set, state);
+      if (!agent.alive || content === null) return;
+      const parts = this.#heldParts.get(state.step) ?? new Set<number>();
+      this.#heldParts.set(state.step, parts.add(rank));
+      const committer = this.members[0]?.agent;
+      if (parts.size === this.worldSize && committer?.alive) this.#commit(content, committer);
     });
   }
 

@@ -2,20 +2,23 @@ import { randomUUID } from "node:crypto";
 import { mkdirSync, rmSync } from "node:fs";
 import path from "node:path";
 import type { Logger } from "pino";
+import type { StateName } from "../../checkpoint/state.js";
 import type { Hello, SessionResponse } from "../../gen/goku/v1/agent.pb.js";
 import { GokuError } from "../../job/errors.js";
 import { productVersion } from "../../job/version.js";
 import { CheckpointWriter } from "./checkpoint_writer.js";
 import { ControllerLink } from "./controller_link.js";
+import { Departure } from "./departure.js";
 import { type Fence, type FencedCommand, judgeCommand } from "./fence.js";
 import { LogForwarder } from "./log_forwarder.js";
 import { type NodeRecord, readNodeRecord, writeNodeRecord } from "./node_record.js";
 import { Outbox, type Report } from "./outbox.js";
+import { pause } from "./pause.js";
 import { endProcesses, ProcessRecords } from "./process_records.js";
 import { LogFile } from "./rank_log.js";
 import { RankSupervisor } from "./rank_supervisor.js";
 import { SnapshotStore } from "./snapshot_store.js";
-import { wireError, wireHeld, wireState } from "./wire.js";
+import { readState, wireError, wireHeld, wireState } from "./wire.js";
 
 export interface AgentOptions {
   /** host:port of the controllers, tried in turn. */
@@ -29,12 +32,14 @@ export interface AgentOptions {
   /** Parent of this node's folder of pages and snapshots; in tmpfs. */
   stateDir: string;
   logDir: string;
+  /** How long an agent that is asked to end may take to make its ranks' state durable. */
+  graceMs: number;
 }
 
 /** How long processes of an earlier agent may take to go. */
 const ORPHAN_MS = 10_000;
-/** How long an agent that is asked to end waits for the save of its ranks. */
-const LAST_SAVE_MS = 8_000;
+/** A write that hangs does not keep an agent beyond its grace for longer. */
+const ABANDON_MS = 500;
 /** Heartbeats never come faster than this, whatever a controller asks. */
 const HEARTBEAT_MS_MIN = 50;
 
@@ -63,6 +68,8 @@ export class Agent {
   private heldSent: string | null = null;
   private heartbeat: NodeJS.Timeout | null = null;
   private closing: Promise<void> | null = null;
+  /** Set when it was asked to end, for as long as it still obeys. */
+  private departure: Departure | null = null;
   /** The ranks are being ended: no command may start new ones. */
   private leaving = false;
 
@@ -112,22 +119,33 @@ export class Agent {
   }
 
   /**
-   * Lets the ranks save, ends them, leaves the controller. Snapshots stay for the next incarnation, unless their state is
-   * committed: then its memory is of no further use.
+   * Tells the controller that it leaves, lets the ranks save within the grace, ends them. Snapshots stay for the next
+   * incarnation, unless their state is committed: then its memory is of no further use.
+   * @param reason what asked for it, for example SIGTERM
    */
-  close(): Promise<void> {
-    this.closing ??= this.end();
+  close(reason: string): Promise<void> {
+    this.closing ??= this.end(reason);
     return this.closing;
   }
 
-  private async end(): Promise<void> {
-    const durable = await this.supervisor.lastSave(LAST_SAVE_MS);
+  private async end(reason: string): Promise<void> {
+    const { log, writer, supervisor } = this;
+    const { graceMs } = this.options;
+    const departure = new Departure({ reason, graceMs, log, writer, supervisor });
+    this.departure = departure;
+    this.link.send({ $case: "nodeLeaving", value: departure.wire });
+    const durable = await departure.depart({
+      linked: () => this.link.linked,
+      holds: () => this.record.jobId !== null,
+    });
     this.leaving = true;
     if (this.heartbeat) clearInterval(this.heartbeat);
     this.forwarder.flush();
     await this.supervisor.close();
     this.link.close();
-    await this.writer.abandon();
+    const overdue = new AbortController();
+    await Promise.race([this.writer.abandon(), pause(ABANDON_MS, overdue.signal)]);
+    overdue.abort();
     if (durable) {
       this.store.removeOthers(null);
       this.remember({ jobId: null, generation: 0n });
@@ -138,6 +156,11 @@ export class Agent {
 
   private makeWriter(): CheckpointWriter {
     return new CheckpointWriter({
+      settled: () => this.outbox.saveSettled(),
+      retried: ({ state, error, waitMs }) => {
+        const { step } = state;
+        this.log.warn({ step, code: error.code, reason: error.message, waitMs }, "save is tried again");
+      },
       committed: ({ generation, state, uri, bytes, seconds }) => {
         this.log.info({ uri, seconds }, "checkpoint committed");
         this.report({
@@ -203,6 +226,7 @@ export class Agent {
       ranks: this.supervisor.progress(),
       heldStates: this.supervisor.held(this.record.jobId).map(wireHeld),
       term: this.fence.term,
+      leaving: this.departure?.wire,
     };
   }
 
@@ -296,7 +320,11 @@ export class Agent {
         this.supervisor.request("save");
         break;
       case "requestStop":
+        this.departure?.stopOrdered();
         this.supervisor.request("stop");
+        break;
+      case "saveSnapshot":
+        this.saveHeld(readState(message.value.state));
         break;
       case "killRank":
         this.supervisor.killRank(message.value);
@@ -308,6 +336,11 @@ export class Agent {
         break;
       default: // Welcome and Refused are the link's business.
     }
+  }
+
+  private saveHeld(state: StateName): void {
+    this.departure?.heldOrdered();
+    this.supervisor.saveHeld(state);
   }
 
   private remember(record: NodeRecord): void {
@@ -334,6 +367,7 @@ function scopeOf(message: Command): Pick<FencedCommand, "scope" | "generation"> 
     case "run":
     case "requestSave":
     case "requestStop":
+    case "saveSnapshot":
     case "killRank":
       return { scope: "within", generation: message.value.generation };
     default:

@@ -1,33 +1,23 @@
 import path from "node:path";
 import type { SaveHook } from "../../checkpoint/hooks.js";
-import { type Checkpoint, openCheckpoint } from "../../checkpoint/load.js";
 import { prune } from "../../checkpoint/retention.js";
 import { commitCheckpoint, saveShard } from "../../checkpoint/save.js";
 import { readSnapshotHeader } from "../../checkpoint/snapshot.js";
 import { type StateMeta, type StateName, stateKey } from "../../checkpoint/state.js";
-import { type ErrorCode, GokuError, toGokuError } from "../../job/errors.js";
+import { openStorage, type Storage } from "../../checkpoint/storage/storage.js";
+import { GokuError, toGokuError } from "../../job/errors.js";
 import { type Job, modelConfig } from "../../job/job.js";
 import type { Layout } from "../../job/layout.js";
 import { parameterSpecs } from "../../job/parameters.js";
 import { flatUnits } from "../../job/sharding.js";
 import { failpoint } from "../failpoints.js";
+import { pause } from "./pause.js";
+import { planRetry } from "./plan_retry.js";
+import { compareStates } from "./snapshot_sets.js";
+import { untilCommitted } from "./until_committed.js";
 
 /** How long a commit waits for the other writers; that of a final checkpoint waits again and again. */
 const WRITERS_WAIT_MS = 120_000;
-/** Wait before a failed final save is tried again: doubles from the first to the second. */
-const RETRY_MS = 1_000;
-const RETRY_MS_MAX = 30_000;
-/** Faults of the job or of the snapshot, not of the storage: the same save fails for ever. */
-const HOPELESS: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
-  "SNAPSHOT_MISSING",
-  "CHECKPOINT_CORRUPT",
-  "CHECKPOINT_MISMATCH",
-  "CONFLICT",
-  "GENERATION_STALE",
-  "ARGUMENT_INVALID",
-]);
-/** Between looks whether another agent has committed a final save. */
-const COMMIT_POLL_MS = 100;
 
 export interface SaveOrder {
   jobId: string;
@@ -52,8 +42,27 @@ export interface CommittedCheckpoint {
 
 export interface CheckpointWriterEvents {
   committed: (checkpoint: CommittedCheckpoint) => void;
-  /** Training goes on and the older checkpoint stays. */
-  failed: (failure: { generation: string; state: StateName; error: GokuError }) => void;
+  /** This agent's part of a save that is not final is done; for rank 0 that is the commit. */
+  settled: (save: { generation: string; state: StateName }) => void;
+  /** A try has failed and another follows: nothing that people must know. */
+  retried: (failure: SaveFailure & { waitMs: number }) => void;
+  /** Given up, or for a final save the first try that failed. Training goes on and the older checkpoint stays. */
+  failed: (failure: SaveFailure) => void;
+}
+
+export interface SaveFailure {
+  generation: string;
+  state: StateName;
+  error: GokuError;
+}
+
+/** What the writer does not do itself; tests put doubles here. */
+export interface CheckpointWriterTools {
+  openStorage: (uri: string) => Storage;
+  /** Resolves after so long, or when the signal is aborted. */
+  pause: (ms: number, signal: AbortSignal) => Promise<void>;
+  /** In [0, 1). */
+  chance: () => number;
 }
 
 /**
@@ -64,22 +73,38 @@ export type Released = (error: GokuError | null) => void;
 
 interface Saving {
   order: SaveOrder;
+  /** Monotonic milliseconds. */
+  begun: number;
   /** Empty: the slot is not read any more. */
   released: Released[];
+  /** Given up from outside. */
   stop: AbortController;
+  /** A newer save of the same rank waits for this one. */
+  newer: AbortController;
+  /** People were told that it fails. */
+  alarmed: boolean;
+  /** This rank's part is on storage, or never will be. */
+  written: Promise<void>;
   ended: Promise<void>;
 }
 
-/** Durable saves of the ranks of this node, in the background; training goes on meanwhile. */
+/**
+ * Durable saves of the ranks of this node, in the background; training goes on meanwhile. A rank's saves are written one
+ * after another, so that two never share its bandwidth or its files; while one waits to be tried again, a newer one
+ * takes its turn. A commit waits for other agents, so it holds nobody up.
+ */
 export class CheckpointWriter {
   private readonly events: CheckpointWriterEvents;
+  private readonly tools: CheckpointWriterTools;
   private readonly saving = new Map<string, Saving>();
-  /** Saves begun so far, and the newest of them. */
-  begunCount = 0;
+  /** Final saves begun so far. */
+  finalCount = 0;
+  /** The newest save begun. */
   private last: SaveOrder | null = null;
 
-  constructor(events: CheckpointWriterEvents) {
+  constructor(events: CheckpointWriterEvents, tools: Partial<CheckpointWriterTools> = {}) {
     this.events = events;
+    this.tools = { openStorage, pause, chance: Math.random, ...tools };
   }
 
   /**
@@ -89,7 +114,7 @@ export class CheckpointWriter {
    * may be gone, and files of two generations do not make one checkpoint.
    */
   save(order: SaveOrder, released: Released): void {
-    this.begunCount++;
+    if (order.final) this.finalCount++;
     this.last = order;
     const key = savingKey(order);
     const current = this.saving.get(key);
@@ -98,17 +123,27 @@ export class CheckpointWriter {
       return;
     }
     current?.stop.abort();
+    const before = [...this.saving.values()].filter((other) => isSameWriter(other.order, order));
+    for (const other of before) if (isNewer(order, other.order)) other.newer.abort();
     const saving: Saving = {
       order,
+      begun: performance.now(),
       released: [released],
       stop: new AbortController(),
+      newer: new AbortController(),
+      alarmed: false,
+      written: Promise.resolve(),
       ended: Promise.resolve(),
     };
     this.saving.set(key, saving);
-    saving.ended = this.carryOut(saving, current?.ended ?? Promise.resolve()).then((error) => {
-      if (this.saving.get(key) === saving) this.saving.delete(key);
-      for (const release of saving.released.splice(0)) release(error);
-    });
+    const turn = Promise.all([current?.ended, ...before.map((other) => other.written)]);
+    const meta = turn.then(() => this.persistently(saving, () => this.write(saving)));
+    saving.written = meta.then(() => {});
+    saving.ended = meta
+      .then((written) =>
+        written.done ? this.persistently(saving, () => this.conclude(saving, written.value)) : written,
+      )
+      .then((end) => this.end(key, saving, end));
   }
 
   /**
@@ -133,7 +168,8 @@ export class CheckpointWriter {
     if (this.last === null || timeoutMs <= 0) return false;
     const signal = AbortSignal.timeout(Math.ceil(timeoutMs));
     try {
-      return (await untilCommitted(this.last.job.checkpoint.uri, this.last.state, signal)) !== null;
+      const storage = this.tools.openStorage(this.last.job.checkpoint.uri);
+      return (await untilCommitted(storage, this.last.state, signal)) !== null;
     } catch {
       return false; // unreadable counts as not committed: memory is kept
     }
@@ -146,29 +182,46 @@ export class CheckpointWriter {
     await Promise.all(all.map((saving) => saving.ended));
   }
 
-  /** Returns what makes a final save impossible; null: it is done, or was given up. */
-  private async carryOut(saving: Saving, before: Promise<void>): Promise<GokuError | null> {
+  private end(key: string, saving: Saving, end: Attempted<void>): void {
+    if (this.saving.get(key) === saving) this.saving.delete(key);
     const { generation, state, final } = saving.order;
-    const { signal } = saving.stop;
-    await before;
-    for (let waitMs = RETRY_MS; !signal.aborted; waitMs = Math.min(2 * waitMs, RETRY_MS_MAX)) {
-      try {
-        await this.attempt(saving);
-        return null;
-      } catch (thrown) {
-        if (signal.aborted) return null;
-        const error = toGokuError(thrown, "STORAGE_FAILED");
-        this.events.failed({ generation, state, error });
-        if (!final) return null;
-        if (HOPELESS.has(error.code)) return error;
-        await pause(waitMs, signal);
-      }
-    }
-    return null;
+    if (end.done && !final) this.events.settled({ generation, state });
+    for (const release of saving.released.splice(0)) release(end.done || !final ? null : end.error);
   }
 
-  private async attempt({ order, released, stop }: Saving): Promise<void> {
-    const begun = performance.now();
+  /** Tries until it is done, given up, or of no use any more. */
+  private async persistently<T>(saving: Saving, work: () => Promise<T>): Promise<Attempted<T>> {
+    const { generation, state, final } = saving.order;
+    const { stop, newer } = saving;
+    for (let tries = 1; !stop.signal.aborted; tries++) {
+      try {
+        return { done: true, value: await work() };
+      } catch (thrown) {
+        if (stop.signal.aborted || (final && newer.signal.aborted)) break;
+        const error = toGokuError(thrown, "STORAGE_FAILED");
+        const superseded = () => newer.signal.aborted;
+        const failure = { code: error.code, tries, final };
+        const plan = planRetry({ ...failure, superseded: superseded(), chance: this.tools.chance() });
+        if (plan.kind === "giveUp" || (final && !saving.alarmed)) this.alarm(saving, error);
+        if (plan.kind === "giveUp") return { done: false, error };
+        this.events.retried({ generation, state, error, waitMs: plan.waitMs });
+        await this.tools.pause(plan.waitMs, AbortSignal.any([stop.signal, newer.signal]));
+        if (stop.signal.aborted || !superseded()) continue;
+        if (!final) this.alarm(saving, error);
+        return { done: false, error: null };
+      }
+    }
+    return { done: false, error: null };
+  }
+
+  private alarm(saving: Saving, error: GokuError): void {
+    const { generation, state } = saving.order;
+    saving.alarmed = true;
+    this.events.failed({ generation, state, error });
+  }
+
+  /** This rank's part. Returns the meta of the state, which the commit needs when the slot may be another's already. */
+  private async write({ order, released }: Saving): Promise<StateMeta> {
     const { job, layout, rank, generation, state, slotPath, final } = order;
     const meta = readSnapshotHeader(slotPath)?.meta;
     if (!meta || stateKey(meta.state) !== stateKey(state)) {
@@ -176,11 +229,18 @@ export class CheckpointWriter {
       throw new GokuError("SNAPSHOT_MISSING", `Cannot save step ${state.step}: ${slotPath} holds ${found}`);
     }
     const units = flatUnits(parameterSpecs(modelConfig(job)));
-    const { uri } = job.checkpoint;
+    const uri = this.tools.openStorage(job.checkpoint.uri);
     await saveShard({ uri, slotPath, rank, layout, units, generation, hook: hookOf(rank) });
     if (!final) for (const release of released.splice(0)) release(null);
-    if (rank === 0) await this.commit(order, { meta, begun, signal: stop.signal });
-    else if (final) await this.awaitCommit(order, { begun, signal: stop.signal });
+    return meta;
+  }
+
+  private async conclude(saving: Saving, meta: StateMeta): Promise<void> {
+    const { order, stop, newer, begun } = saving;
+    // A final save of a generation that is over would wait for its other writers for ever.
+    const signal = order.final ? AbortSignal.any([stop.signal, newer.signal]) : stop.signal;
+    if (order.rank === 0) await this.commit(order, { meta, begun, signal });
+    else if (order.final) await this.awaitCommit(order, { begun, signal });
   }
 
   /** The end of a run is told by every agent: that of rank 0 may die between the commit and its report. */
@@ -188,7 +248,7 @@ export class CheckpointWriter {
     { job, generation, state }: SaveOrder,
     { begun, signal }: { begun: number; signal: AbortSignal },
   ): Promise<void> {
-    const checkpoint = await untilCommitted(job.checkpoint.uri, state, signal);
+    const checkpoint = await untilCommitted(this.tools.openStorage(job.checkpoint.uri), state, signal);
     if (checkpoint === null) return;
     const { uri, bytes } = checkpoint;
     this.events.committed({ generation, state, uri, bytes, seconds: (performance.now() - begun) / 1000 });
@@ -199,7 +259,8 @@ export class CheckpointWriter {
     { meta, begun, signal }: { meta: StateMeta; begun: number; signal: AbortSignal },
   ): Promise<void> {
     const { job, layout, rank, generation, state } = order;
-    const { uri, keep_last: keepLast, keep_every: keepEvery } = job.checkpoint;
+    const { keep_last: keepLast, keep_every: keepEvery } = job.checkpoint;
+    const uri = this.tools.openStorage(job.checkpoint.uri);
     const units = flatUnits(parameterSpecs(modelConfig(job)));
     const done = await commitCheckpoint({
       uri,
@@ -227,40 +288,24 @@ export class CheckpointWriter {
   }
 }
 
-/** Resolves when some agent has committed the state; null: `signal` gave up. */
-async function untilCommitted(
-  uri: string,
-  state: StateName,
-  signal: AbortSignal,
-): Promise<Checkpoint | null> {
-  while (!signal.aborted) {
-    try {
-      return await openCheckpoint(uri, state);
-    } catch (error) {
-      if (toGokuError(error, "STORAGE_FAILED").code !== "NOT_FOUND") throw error;
-    }
-    await pause(COMMIT_POLL_MS, signal);
-  }
-  return null;
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(done, ms);
-    function done(): void {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", done);
-      resolve();
-    }
-    signal.addEventListener("abort", done);
-  });
-}
+/** How far a piece of a save came; `error` null: it was given up from outside. */
+type Attempted<T> = { done: true; value: T } | { done: false; error: GokuError | null };
 
 /** Failpoints of the save: checkpoint/ knows no failpoints, so they are put into its hook. */
 function hookOf(rank: number): SaveHook {
   return (point, { step }) => {
     failpoint(point, { step, rank });
   };
+}
+
+/** A rank of a job, whatever it saves: one after another. */
+function isSameWriter(a: SaveOrder, b: SaveOrder): boolean {
+  return a.jobId === b.jobId && a.rank === b.rank;
+}
+
+function isNewer(order: SaveOrder, other: SaveOrder): boolean {
+  const ahead = BigInt(order.generation) - BigInt(other.generation);
+  return ahead > 0n || (ahead === 0n && compareStates(order.state, other.state) > 0);
 }
 
 function savingKey(order: { jobId: string; rank: number; state: StateName }): string {

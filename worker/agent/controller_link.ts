@@ -59,6 +59,11 @@ export class ControllerLink {
     return true;
   }
 
+  /** A controller that leads has this stream. */
+  get linked(): boolean {
+    return this.session !== null && this.welcomed;
+  }
+
   close(): void {
     this.closed = true;
     if (this.timer) clearTimeout(this.timer);

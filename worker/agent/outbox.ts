@@ -2,6 +2,8 @@ import type { SessionRequest } from "../../gen/goku/v1/agent.pb.js";
 
 export type Report = NonNullable<SessionRequest["message"]>;
 
+type SaveReport = Extract<Report, { $case: "checkpointCommitted" | "checkpointFailed" }>;
+
 /** Steps kept for repeating: for a new leader's loss curve, and what piled up without one. */
 const STEP_COUNT_MAX = 4_096;
 /** A step older than this, once written to a stream, has arrived there or the stream was found broken. */
@@ -25,19 +27,29 @@ const LASTING = new Set<Report["$case"]>([
 export class Outbox {
   private lasting = new Map<string, Report>();
   private steps: { report: Report; atMs: number; sent: boolean }[] = [];
-  private committed: Report | null = null;
-  private alarm: Report | null = null;
+  /** The newest commit, and the newest alarm until a later save succeeds; in the order they were made. */
+  private saves: { report: SaveReport; told: boolean }[] = [];
   private released: Report | null = null;
 
   /** Keeps a report as long as it matters. `sent`: it was written to a living stream just now. */
   add(report: Report, nowMs: number, sent: boolean): void {
     if (LASTING.has(report.$case)) this.lasting.set(lastingKey(report), report);
     else if (report.$case === "stepCompleted") this.addStep(report, nowMs, sent);
-    else if (report.$case === "checkpointCommitted") {
-      this.committed = report;
-      this.alarm = null;
-    } else if (report.$case === "checkpointFailed") this.alarm = report;
-    else if (report.$case === "nodeReleased") this.released = report;
+    else if (report.$case === "checkpointCommitted" || report.$case === "checkpointFailed") {
+      if (report.$case === "checkpointCommitted") this.dropAlarm();
+      this.saves = this.saves.filter((kept) => kept.report.$case !== report.$case);
+      this.saves.push({ report, told: sent });
+    } else if (report.$case === "nodeReleased") this.released = report;
+  }
+
+  /** A later save of this node's ranks is done: an alarm that was told has had its day. */
+  saveSettled(): void {
+    this.dropAlarm();
+  }
+
+  /** One that no controller was there to hear stays, and goes before the commit that followed it. */
+  private dropAlarm(): void {
+    this.saves = this.saves.filter(({ report, told }) => report.$case === "checkpointCommitted" || !told);
   }
 
   /** A new generation was prepared: what was said about older ones is obsolete. */
@@ -50,8 +62,7 @@ export class Outbox {
   forgetJob(): void {
     this.lasting.clear();
     this.steps = [];
-    this.committed = null;
-    this.alarm = null;
+    this.saves = [];
   }
 
   /**
@@ -61,10 +72,14 @@ export class Outbox {
   repeat(nowMs: number, newLeader: boolean): Report[] {
     const missed = this.steps.filter(({ sent, atMs }) => newLeader || !sent || nowMs - atMs < STEP_REPEAT_MS);
     for (const step of this.steps) step.sent = true;
+    const saves = this.saves.map(({ report }) => report);
+    for (const save of this.saves) save.told = true;
+    if (this.saves.at(-1)?.report.$case === "checkpointCommitted") this.dropAlarm();
     return [
       ...this.lasting.values(),
       ...missed.map((step) => step.report),
-      ...[this.committed, this.alarm, this.released].filter((report) => report !== null),
+      ...saves,
+      ...(this.released === null ? [] : [this.released]),
     ];
   }
 

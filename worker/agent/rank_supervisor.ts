@@ -12,7 +12,14 @@ import { planProcesses, threadsPerRank } from "./plan_processes.js";
 import { ProcessPool } from "./process_pool.js";
 import type { ProcessRecords } from "./process_records.js";
 import type { ProcessEnd, RankProcess } from "./rank_process.js";
-import { chooseSet, distinctHeld, findHeld, type HeldSnapshot, supersededSets } from "./snapshot_sets.js";
+import {
+  chooseSet,
+  distinctHeld,
+  findHeld,
+  type HeldSnapshot,
+  newestHeld,
+  supersededSets,
+} from "./snapshot_sets.js";
 import type { SnapshotStore } from "./snapshot_store.js";
 import { failureReport, readCode, readState, stepReport, wireError, wireState } from "./wire.js";
 
@@ -181,20 +188,36 @@ export class RankSupervisor {
   // -------------------------------------------------------------------------------------------------------------------
   // The end
 
+  /** Where each living rank is in its generation. */
+  get stages(): RankProcess["stage"][] {
+    return this.pool.ranks.map((process) => process.stage);
+  }
+
+  /** The newest state that all ranks of this node hold whole; null: none. */
+  newestHeld(): StateName | null {
+    const { place } = this;
+    if (place === null) return null;
+    const sets = this.options.store.sets(place.jobId);
+    return newestHeld(sets, { ranks: place.ranks, layout: place.layout.toString() });
+  }
+
   /**
-   * Asks running ranks for a durable save and waits for it, at most `timeoutMs`. True: the newest state of the job is
-   * committed, so that nothing is lost with this node's memory.
+   * Makes a state durable from memory, without the ranks: they hang, have left, or would be too late. One that goes on
+   * meanwhile keeps the state for a step more; what it overwrites all the same is found out, and the save fails.
    */
-  async lastSave(timeoutMs: number): Promise<boolean> {
-    const { writer } = this.options;
-    const before = writer.begunCount;
-    const end = performance.now() + timeoutMs;
-    const stages = () => this.pool.ranks.map((process) => process.stage);
-    if (stages().includes("running")) this.request("save");
-    const waiting = () => !writer.idle || (stages().includes("running") && writer.begunCount === before);
-    while (waiting() && performance.now() < end) await new Promise((resolve) => setTimeout(resolve, 20));
-    if (stages().length > 0 && stages().every((stage) => stage === "finished")) return true;
-    return writer.begunCount > before && writer.untilLastCommitted(end - performance.now());
+  saveHeld(state: StateName): void {
+    const { place } = this;
+    if (place === null) return;
+    const { jobId, job, ranks } = place;
+    const generation = String(place.generation);
+    const layout = place.layout.toString();
+    const sets = this.options.store.sets(jobId);
+    for (const rank of ranks) {
+      const ownSet = this.pool.ranks.find((process) => process.rank === rank)?.set ?? "";
+      const slotPath = findHeld(sets, { state, rank, layout, ownSet })?.path ?? "memory of this node";
+      const order = { jobId, job, layout: place.layout, rank, generation, state, slotPath, final: true };
+      this.options.writer.save(order, () => {});
+    }
   }
 
   /** Ends all processes and waits until they have gone. */

@@ -8,8 +8,8 @@ import { lockNode } from "./lock_node.js";
 export type { AgentOptions } from "./agent.js";
 
 export interface RunningAgent {
-  /** Lets the ranks save (at most some seconds), ends them and leaves. */
-  close(): Promise<void>;
+  /** Lets the ranks save within the grace, ends them and leaves; `reason`: what asked for it, for example SIGTERM. */
+  close(reason: string): Promise<void>;
 }
 
 /**
@@ -31,8 +31,8 @@ export async function runAgent(
     throw error;
   }
   return {
-    close: async () => {
-      await agent.close();
+    close: async (reason) => {
+      await agent.close(reason);
       rmSync(lock, { force: true });
     },
   };

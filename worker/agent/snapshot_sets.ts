@@ -59,6 +59,20 @@ export function findHeld(
   return (found.find(({ set }) => set.path === wanted.ownSet) ?? found[0])?.held ?? null;
 }
 
+/** The newest state that these sets hold whole for every one of the ranks in a layout; null: there is none. Pure. */
+export function newestHeld(
+  sets: readonly SnapshotSet[],
+  wanted: { ranks: readonly number[]; layout: string },
+): StateName | null {
+  const held = sets.flatMap((set) => set.held).filter(({ layout }) => layout === wanted.layout);
+  const byAll = held.filter(({ state }) =>
+    wanted.ranks.every((rank) =>
+      held.some((other) => other.rank === rank && stateKey(other.state) === stateKey(state)),
+    ),
+  );
+  return newestOf(byAll.map(({ state }) => state));
+}
+
 /** One entry for each (state, rank, layout), in a fixed order, so that two inventories can be compared as text. Pure. */
 export function distinctHeld(sets: readonly SnapshotSet[]): HeldSnapshot[] {
   const byKey = new Map<string, HeldSnapshot>();

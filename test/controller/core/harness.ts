@@ -155,6 +155,7 @@ export class CoreHarness {
       ranks: [],
       heldStates: [],
       term: 0n,
+      leaving: undefined,
       ...more,
     };
     this.feed({ kind: "agentMessage", from, message: { $case: "hello", value } });
@@ -256,6 +257,31 @@ export class CoreHarness {
         progress: undefined,
       },
     });
+  }
+
+  leaves(nodeId: string, graceMs = 30_000): void {
+    this.say(nodeId, { $case: "nodeLeaving", value: { graceMs: BigInt(graceMs), reason: "SIGTERM" } });
+  }
+
+  saved(nodeId: string, state: { generation: number; step: number }): void {
+    const wire = { generation: BigInt(state.generation), step: BigInt(state.step) };
+    const uri = `file:///runs/shapes/checkpoint-${state.step}`;
+    const generation = BigInt(this.job.generation!.number);
+    const value = { generation, state: wire, uri, bytes: 1n, seconds: 1 };
+    this.say(nodeId, { $case: "checkpointCommitted", value });
+  }
+
+  finished(nodeId: string, rank: number, step: number, reason = "stop"): void {
+    const generation = BigInt(this.job.generation!.number);
+    const state = { generation, step: BigInt(step) };
+    this.say(nodeId, { $case: "rankFinished", value: { generation, rank, state, reason } });
+  }
+
+  /** All ranks say that they ended at this step, which is durable. */
+  ended(step: number, reason = "stop"): void {
+    const { number, rankNodes } = this.job.generation!;
+    this.saved(rankNodes[0]!, { generation: number, step });
+    for (const [rank, nodeId] of rankNodes.entries()) this.finished(nodeId, rank, step, reason);
   }
 
   failed(nodeId: string, rank: number, code: string, peer?: number): void {

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
 import { pino } from "pino";
+import { openCheckpoint } from "../../../checkpoint/load.js";
 import type { Job } from "../../../job/job.js";
 import { startTicks } from "../../../worker/agent/process_records.js";
 import { type AgentOptions, type RunningAgent, runAgent } from "../../../worker/agent/run_agent.js";
@@ -21,6 +22,7 @@ after(() => {
 async function withAgent(
   name: string,
   body: (controller: ScriptedController, start: () => Promise<RunningAgent>) => Promise<void>,
+  log = pino({ level: process.env.GOKU_LOG_LEVEL ?? "silent" }),
 ): Promise<void> {
   const controller = await ScriptedController.start();
   const agents: RunningAgent[] = [];
@@ -31,15 +33,16 @@ async function withAgent(
     host: "127.0.0.1",
     stateDir: memory,
     logDir: scratch,
+    graceMs: 2_000,
   };
   try {
     await body(controller, async () => {
-      const agent = await runAgent(options, pino({ level: process.env.GOKU_LOG_LEVEL ?? "silent" }));
+      const agent = await runAgent(options, log);
       agents.push(agent);
       return agent;
     });
   } finally {
-    for (const agent of agents) await agent.close();
+    for (const agent of agents) await agent.close("the end of the test");
     controller.close();
   }
 }
@@ -223,6 +226,117 @@ test("agent: what cannot be obeyed is refused with its reason: a Prepare, the re
   });
 });
 
+/** One node that trains, has done three steps, and is about to be asked to end; its folder of checkpoints. */
+async function leaving(
+  node: string,
+  body: (at: {
+    controller: ScriptedController;
+    agent: RunningAgent;
+    pids: number[];
+    uri: string;
+  }) => Promise<void>,
+): Promise<void> {
+  const job = await testJob(path.join(scratch, node), [
+    ...OVERRIDES,
+    "train.steps=2000",
+    "checkpoint.every_steps=2000",
+  ]);
+  await withAgent(node, async (controller, start) => {
+    const agent = await start();
+    await controller.hello(node);
+    const pids = await form(controller, node, job, 1n);
+    await losses(controller, node, 3);
+    await body({ controller, agent, pids, uri: job.checkpoint.uri });
+    assert.equal(existsSync(path.join(memory, node)), false, "what is durable leaves no memory behind");
+  });
+}
+
+test("agent: asked to end: tells the controller, has its ranks stop when told to, goes when the state is durable", async () => {
+  await leaving("node-leaves", async ({ controller, agent, uri }) => {
+    const gone = agent.close("SIGTERM");
+    const told = await controller.next("node-leaves", "nodeLeaving");
+    assert.ok(told.graceMs > 0n && told.graceMs <= 2_000n && told.reason === "SIGTERM", String(told.graceMs));
+    controller.send("node-leaves", { $case: "requestStop", value: { generation: 1n } });
+    const finished = await controller.next("node-leaves", "rankFinished");
+    assert.equal(finished.reason, "stop");
+    await gone;
+    const { state } = (await openCheckpoint(uri)).meta;
+    assert.deepEqual(state, { generation: "1", step: Number(finished.state!.step) });
+  });
+});
+
+test("agent: asked to end with no controller: its ranks vote for the end themselves, that step is durable", async () => {
+  await leaving("node-alone", async ({ controller, agent, uri }) => {
+    controller.close();
+    await agent.close("SIGTERM");
+    assert.ok((await openCheckpoint(uri)).meta.state.step >= 4);
+  });
+});
+
+test("agent: asked to end while a rank hangs: the last finished step is saved from memory, told to or not", async () => {
+  for (const told of [true, false]) {
+    const node = `node-hangs-${told}`;
+    await leaving(node, async ({ controller, agent, pids, uri }) => {
+      process.kill(pids[1]!, "SIGSTOP");
+      const step = await stillStep(controller, node);
+      if (!told) controller.close();
+      const gone = agent.close("SIGTERM");
+      if (told) {
+        const state = { generation: 1n, step: BigInt(step) };
+        controller.send(node, { $case: "saveSnapshot", value: { generation: 1n, state } });
+        const committed = await controller.next(node, "checkpointCommitted");
+        assert.equal(committed.state!.step, BigInt(step));
+      }
+      await gone;
+      assert.equal((await openCheckpoint(uri)).meta.state.step, step);
+    });
+  }
+});
+
+/** The newest step that both ranks hold in memory, once their heartbeats show that they have stopped training. */
+async function stillStep(controller: ScriptedController, node: string): Promise<number> {
+  for (let before = ""; ; ) {
+    const { ranks } = await controller.next(node, "heartbeat");
+    const now = ranks.map(({ step, collectiveEntered }) => `${step} ${collectiveEntered}`).join();
+    const still = now === before && ranks.length === 2;
+    if (still && ranks.every(({ step, unchangedMs }) => step >= 3n && unchangedMs > 300n))
+      return Math.min(...ranks.map(({ step }) => Number(step)));
+    before = now;
+  }
+}
+
+test("agent: an alarm about a save that failed while no controller was there is told to the next one", async () => {
+  const node = "node-alarm";
+  const job = await testJob(path.join(scratch, "alarm"), OVERRIDES);
+  writeFileSync(path.join(scratch, "no-folder"), "");
+  job.checkpoint.uri = `file://${path.join(scratch, "no-folder", "run")}`;
+  let alarmed = () => {};
+  const alarm = new Promise<void>((resolve) => {
+    alarmed = resolve;
+  });
+  const lines = { write: (line: string) => line.includes("checkpoint failed") && alarmed() };
+  await withAgent(
+    node,
+    async (controller, start) => {
+      await start();
+      await controller.hello(node);
+      await form(controller, node, job, 1n);
+      await losses(controller, node, 1);
+      const { port } = controller;
+      controller.close();
+      await alarm;
+      const successor = await ScriptedController.start({ port, term: 2n });
+      try {
+        const failed = await successor.next(node, "checkpointFailed");
+        assert.equal(failed.error!.code, "STORAGE_FAILED");
+      } finally {
+        successor.close();
+      }
+    },
+    pino({ level: "error" }, lines),
+  );
+});
+
 test("runAgent() refuses a second agent of the same node, and bad options, each in one line", async () => {
   const node = "node-twice";
   await withAgent(node, async (controller, start) => {
@@ -233,6 +347,7 @@ test("runAgent() refuses a second agent of the same node, and bad options, each 
       host: "127.0.0.1",
       stateDir: memory,
       logDir: scratch,
+      graceMs: 1_000,
     };
     // A living process of another pid holds the lock, as a second agent would find it.
     const lock = path.join(memory, "node-other", "agent.json");

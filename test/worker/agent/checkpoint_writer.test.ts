@@ -1,17 +1,19 @@
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { openCheckpoint } from "../../../checkpoint/load.js";
 import { saveShard } from "../../../checkpoint/save.js";
 import type { StateName } from "../../../checkpoint/state.js";
-import type { GokuError } from "../../../job/errors.js";
+import { openStorage, type Storage } from "../../../checkpoint/storage/storage.js";
+import { type ErrorCode, GokuError } from "../../../job/errors.js";
 import { type Job, jobSchema, modelConfig } from "../../../job/job.js";
 import { Layout } from "../../../job/layout.js";
 import { parameterSpecs } from "../../../job/parameters.js";
 import { flatUnits } from "../../../job/sharding.js";
 import {
   CheckpointWriter,
+  type CheckpointWriterTools,
   type CommittedCheckpoint,
   type SaveOrder,
 } from "../../../worker/agent/checkpoint_writer.js";
@@ -58,23 +60,76 @@ function setUp(name: string, at: StateName, generation: string, final: boolean) 
 }
 
 /** A writer, what it said, and a promise of each save's end. */
-function writing() {
+function writing(tools: Partial<CheckpointWriterTools> = {}) {
   const committed: CommittedCheckpoint[] = [];
   const failed: string[] = [];
+  const retried: string[] = [];
+  const settled: number[] = [];
   const waiting: (() => void)[] = [];
-  const writer = new CheckpointWriter({
-    committed: (done) => {
-      committed.push(done);
-      for (const wake of waiting.splice(0)) wake();
+  const wake = () => {
+    for (const tell of waiting.splice(0)) tell();
+  };
+  const writer = new CheckpointWriter(
+    {
+      committed: (done) => {
+        committed.push(done);
+        wake();
+      },
+      settled: ({ state: at }) => settled.push(at.step),
+      retried: ({ error, waitMs }) => {
+        retried.push(`${error.code} ${waitMs}`);
+        wake();
+      },
+      failed: ({ error }) => {
+        failed.push(error.code);
+        wake();
+      },
     },
-    failed: ({ error }) => {
-      failed.push(error.code);
-      for (const wake of waiting.splice(0)) wake();
-    },
-  });
+    tools,
+  );
   const save = (order: SaveOrder) => new Promise<GokuError | null>((resolve) => writer.save(order, resolve));
   const news = () => new Promise<void>((resolve) => waiting.push(resolve));
-  return { writer, committed, failed, save, news };
+  return { writer, committed, failed, retried, settled, save, news };
+}
+
+/** Time that passes when the test says so; chance that never varies. */
+function handWound() {
+  const pauses: { ms: number; end: () => void }[] = [];
+  const tools = {
+    chance: () => 0.5,
+    pause: (ms: number, signal: AbortSignal) =>
+      new Promise<void>((end) => {
+        pauses.push({ ms, end });
+        signal.addEventListener("abort", () => end());
+      }),
+  };
+  return { pauses, tools };
+}
+
+/** Real storage whose calls of one kind fail the first `times` times, and which counts the writes that overlap. */
+function faulty(method: "writeFile" | "createExclusive", times: number, code: ErrorCode = "STORAGE_FULL") {
+  const seen = { calls: 0, writing: 0, overlap: 0, keys: [] as string[] };
+  const openFaulty = (uri: string): Storage => {
+    const real = openStorage(uri);
+    const call = async (name: "writeFile" | "createExclusive", key: string, value: never) => {
+      if (name === method && seen.calls++ < times) throw new GokuError(code, `Cannot write ${key}: a test`);
+      seen.keys.push(key);
+      seen.overlap = Math.max(seen.overlap, ++seen.writing);
+      try {
+        return await real[name](key, value);
+      } finally {
+        seen.writing--;
+      }
+    };
+    return new Proxy(real, {
+      get: (target, key) => {
+        if (key === "writeFile" || key === "createExclusive") return call.bind(null, key);
+        const value: unknown = Reflect.get(target, key, target);
+        return typeof value === "function" ? value.bind(target) : value;
+      },
+    });
+  };
+  return { seen, openStorage: openFaulty };
 }
 
 test("CheckpointWriter frees the slots when their parts are durable, commits when all are, and keeps the newest", async () => {
@@ -167,7 +222,8 @@ test("CheckpointWriter gives up what an older generation began: files of two gen
 });
 
 test("CheckpointWriter reports a save that fails and frees the slot; a final one it tries again", async () => {
-  const { save, failed, committed, news } = writing();
+  const { pauses, tools } = handWound();
+  const { save, failed, committed, news } = writing(tools);
   const broken = setUp("fails", state(1, 10), "1", false);
   await save({ ...broken.order(0), slotPath: "/nonexistent/slot" });
   assert.deepEqual(failed, ["SNAPSHOT_MISSING"]);
@@ -185,6 +241,8 @@ test("CheckpointWriter reports a save that fails and frees the slot; a final one
   assert.equal(failed.length, 3);
   blocked.job.checkpoint.uri = order.job.checkpoint.uri; // somebody made room
   await final.saveOther(1);
+  while (pauses.length === 0) await new Promise((resolve) => setImmediate(resolve));
+  pauses[0]!.end();
   assert.equal(await end, null);
   assert.equal(committed.length, 1);
 });
@@ -197,4 +255,131 @@ test("CheckpointWriter leaves off at once when the job is over here", async () =
   await end;
   assert.deepEqual(failed, []);
   assert.equal(writer.idle, true);
+});
+
+/** Lets everything run that waits for nothing but itself and the disk. */
+async function until(isSo: () => boolean): Promise<void> {
+  while (!isSo()) await new Promise((resolve) => setImmediate(resolve));
+}
+
+for (const code of ["STORAGE_FULL", "STORAGE_FAILED"] as const) {
+  test(`CheckpointWriter tries a save again after ${code}, with growing pauses, its slot pinned, and no alarm`, async () => {
+    const { pauses, tools } = handWound();
+    const { openStorage: open } = faulty("writeFile", 3, code);
+    const { save, failed, retried, committed, settled } = writing({ ...tools, openStorage: open });
+    const one = setUp(`again-${code === "STORAGE_FULL"}`, state(1, 10), "1", false);
+    await one.saveOther(1);
+    let freed = false;
+    const end = save(one.order(0)).then(() => {
+      freed = true;
+    });
+    for (const ms of [1_000, 2_000, 4_000]) {
+      await until(() => pauses.length > 0);
+      assert.equal(freed, false, "the slot is read again");
+      assert.equal(pauses[0]!.ms, ms);
+      pauses.shift()!.end();
+    }
+    await end;
+    await until(() => settled.length > 0);
+    assert.deepEqual(failed, []);
+    assert.deepEqual(retried, [`${code} 1000`, `${code} 2000`, `${code} 4000`]);
+    assert.deepEqual(
+      committed.map(({ state: at }) => at.step),
+      [10],
+    );
+  });
+}
+
+test("CheckpointWriter gives a save up after five tries with one alarm, and frees the slot", async () => {
+  const { pauses, tools } = handWound();
+  const { seen, openStorage: open } = faulty("writeFile", 99);
+  const { save, failed, writer } = writing({ ...tools, openStorage: open });
+  const end = save(setUp("given-up", state(1, 10), "1", false).order(0));
+  for (let tries = 1; tries < 5; tries++) {
+    await until(() => pauses.length > 0);
+    assert.deepEqual(failed, []);
+    pauses.shift()!.end();
+  }
+  await end;
+  assert.deepEqual([failed, seen.calls, writer.idle], [["STORAGE_FULL"], 5, true]);
+});
+
+test("CheckpointWriter tries a commit again, too, when the slot is another state's already", async () => {
+  const { pauses, tools } = handWound();
+  const { openStorage: open } = faulty("createExclusive", 2);
+  const { save, failed, committed, settled } = writing({ ...tools, openStorage: open });
+  const one = setUp("commit-again", state(1, 10), "1", false);
+  await one.saveOther(1);
+  await save(one.order(0));
+  rmSync(one.order(0).slotPath);
+  for (let tries = 0; tries < 2; tries++) {
+    await until(() => pauses.length > 0);
+    pauses.shift()!.end();
+  }
+  await until(() => settled.length > 0);
+  assert.deepEqual([failed, committed.length], [[], 1]);
+});
+
+test("CheckpointWriter gives a save that waits to be tried again up for a newer one: the third slot is needed", async () => {
+  const { pauses, tools } = handWound();
+  const { openStorage: open } = faulty("writeFile", 1);
+  const { save, failed, committed, settled } = writing({ ...tools, openStorage: open });
+  const older = setUp("newer-due", state(1, 10), "1", false);
+  const first = save(older.order(0));
+  await until(() => pauses.length > 0);
+  const newer = setUp("newer-due", state(1, 20), "1", false);
+  await newer.saveOther(1);
+  await Promise.all([first, save(newer.order(0))]);
+  await until(() => settled.length > 0);
+  assert.deepEqual([failed, settled], [["STORAGE_FULL"], [20]], "one alarm, about the older one");
+  assert.deepEqual(
+    committed.map(({ state: at }) => at.step),
+    [20],
+  );
+});
+
+test("CheckpointWriter alarms once about a final save that goes on failing, and goes on trying", async () => {
+  const { pauses, tools } = handWound();
+  const { openStorage: open } = faulty("writeFile", 20);
+  const { save, failed, committed } = writing({ ...tools, openStorage: open });
+  const one = setUp("final-again", state(1, 40), "1", true);
+  await one.saveOther(1);
+  const end = save(one.order(0));
+  for (let tries = 0; tries < 20; tries++) {
+    await until(() => pauses.length > 0);
+    pauses.shift()!.end();
+  }
+  assert.equal(await end, null);
+  assert.deepEqual([failed, committed.length], [["STORAGE_FULL"], 1]);
+});
+
+test("CheckpointWriter never writes two saves of one rank at once: they follow one another, older first", async () => {
+  const { seen, openStorage: open } = faulty("writeFile", 0);
+  const { save, writer } = writing({ openStorage: open });
+  const steps = [10, 20, 30, 40];
+  const orders = steps.map((step) => setUp("one-by-one", state(1, step), "1", step === 40).order(1));
+  const saves = orders.map((order) => save(order));
+  await Promise.all(saves.slice(0, 3));
+  await until(() => seen.keys.length === 8);
+  assert.equal(seen.overlap, 1);
+  const folders = seen.keys.map((key) => path.dirname(key));
+  assert.deepEqual(
+    folders,
+    steps.flatMap((step) => [`checkpoint-${step}`, `checkpoint-${step}`]),
+  );
+  await writer.abandon();
+});
+
+test("CheckpointWriter does not let a commit that waits for another agent hold up the next save", async () => {
+  const { save, committed, settled, writer } = writing();
+  await save(setUp("no-hold-up", state(1, 10), "1", false).order(0)); // its other writer never comes
+  const next = setUp("no-hold-up", state(1, 20), "1", false);
+  await next.saveOther(1);
+  await save(next.order(0));
+  await until(() => settled.length > 0);
+  assert.deepEqual(
+    committed.map(({ state: at }) => at.step),
+    [20],
+  );
+  await writer.abandon();
 });

@@ -75,3 +75,21 @@ test("Outbox says once more that the node was released, until it is prepared aga
   outbox.prepared();
   assert.deepEqual(outbox.repeat(3, false), []);
 });
+
+test("Outbox keeps an alarm that no controller heard, before the commit that followed it, and tells it once", () => {
+  const outbox = new Outbox();
+  outbox.add(committed(10), 0, true);
+  outbox.add(failed(20), 1, false);
+  outbox.add(committed(30), 2, false);
+  assert.deepEqual(outbox.repeat(3, true), [failed(20), committed(30)]);
+  assert.deepEqual(outbox.repeat(4, true), [committed(30)]);
+});
+
+test("Outbox drops an alarm that was told when a later save of this node is done, though another one commits it", () => {
+  const outbox = new Outbox();
+  outbox.add(failed(20), 0, false);
+  outbox.saveSettled();
+  assert.deepEqual(outbox.repeat(1, false), [failed(20)], "nobody had heard it");
+  outbox.saveSettled();
+  assert.deepEqual(outbox.repeat(2, false), []);
+});

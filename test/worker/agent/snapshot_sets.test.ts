@@ -5,6 +5,7 @@ import {
   compareStates,
   distinctHeld,
   findHeld,
+  newestHeld,
   type SnapshotSet,
   supersededSets,
 } from "../../../worker/agent/snapshot_sets.js";
@@ -27,6 +28,28 @@ test("chooseSet() prefers the process's own set, then the orphaned one with the 
   const own = set("own", { owner: 7 });
   assert.equal(chooseSet({ sets: [old, newer, own], ...wanted })?.path, "own");
   assert.equal(chooseSet({ sets: [old, newer], ...wanted })?.path, "newer");
+});
+
+test("newestHeld() is the newest state that every rank of the node holds in the layout, in whichever set", () => {
+  const sets = [
+    set("a", {
+      rank: 0,
+      states: [
+        [1, 5],
+        [1, 6],
+      ],
+    }),
+    set("b", {
+      rank: 1,
+      states: [
+        [1, 5],
+        [1, 4],
+      ],
+    }),
+    set("c", { rank: 1, layout: "1x4x1", states: [[1, 6]] }),
+  ];
+  const newest = (...ranks: number[]) => newestHeld(sets, { ranks, layout: "1x2x2" })?.step ?? null;
+  assert.deepEqual([newest(0), newest(1), newest(0, 1), newest(0, 1, 2)], [6, 5, 5, null]);
 });
 
 test("chooseSet() never takes a set whose writer lives, nor one of another rank or layout", () => {
