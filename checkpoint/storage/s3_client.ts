@@ -1,0 +1,79 @@
+import type { S3 } from "@aws-sdk/client-s3";
+
+/** Where the server is and how long it is waited for. */
+export interface S3Settings {
+  /** URL of any server that speaks S3; null: AWS itself, in `region`. */
+  endpoint: string | null;
+  /** Null: the SDK looks into the profile. */
+  region: string | null;
+  /** Until a connection stands. */
+  connectMs: number;
+  /** Without a byte moving on a connection: a server that died without closing it. */
+  idleMs: number;
+  /** Of one request, with growing random pauses between them. */
+  attemptsMax: number;
+}
+
+export interface S3Connection {
+  s3: S3;
+  /** For messages; holds no credentials. */
+  endpoint: string;
+}
+
+/** What AWS's own tools read, and limits under which a dead server is noticed within two minutes. */
+export function s3Settings(env: NodeJS.ProcessEnv): S3Settings {
+  const endpoint = env.AWS_ENDPOINT_URL_S3 || env.AWS_ENDPOINT_URL || null;
+  const region = env.AWS_REGION || env.AWS_DEFAULT_REGION || null;
+  return {
+    endpoint,
+    // Servers other than AWS have no regions; signatures need some name.
+    region: region ?? (endpoint === null ? null : "us-east-1"),
+    connectMs: 5_000,
+    idleMs: 20_000,
+    attemptsMax: 4,
+  };
+}
+
+const connections = new Map<string, Promise<S3Connection>>();
+
+/**
+ * A client for these settings, one for each in a process: a run's storage is opened anew at every look, and connections
+ * and credentials are worth keeping. The SDK is loaded here, so that those who never use S3 do not pay for it.
+ */
+export function connectS3(settings: S3Settings): Promise<S3Connection> {
+  const name = JSON.stringify(settings);
+  const known = connections.get(name);
+  if (known !== undefined) return known;
+  const made = connect(settings);
+  connections.set(name, made);
+  return made;
+}
+
+async function connect({
+  endpoint,
+  region,
+  connectMs,
+  idleMs,
+  attemptsMax,
+}: S3Settings): Promise<S3Connection> {
+  const sdk = await import("@aws-sdk/client-s3");
+  const s3 = new sdk.S3({
+    ...(region === null ? {} : { region }),
+    // Buckets are no host names at a server of one's own.
+    ...(endpoint === null ? {} : { endpoint, forcePathStyle: true }),
+    maxAttempts: attemptsMax,
+    retryMode: "standard",
+    requestHandler: { connectionTimeout: connectMs, socketTimeout: idleMs },
+    // It would cost a round trip and a new connection for every part.
+    expectContinueHeader: false,
+  });
+  return {
+    s3,
+    endpoint: endpoint === null ? `AWS S3 in ${region ?? "the profile's region"}` : origin(endpoint),
+  };
+}
+
+/** Without user, password and query. */
+function origin(endpoint: string): string {
+  return URL.canParse(endpoint) ? new URL(endpoint).origin : "an endpoint that is no URL";
+}
