@@ -56,6 +56,8 @@ async function connect({
   idleMs,
   attemptsMax,
 }: S3Settings): Promise<S3Connection> {
+  // The version is pinned: that later ones will not run on Node 20 is no news to those who run a job.
+  process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= "true";
   const sdk = await import("@aws-sdk/client-s3");
   const s3 = new sdk.S3({
     ...(region === null ? {} : { region }),
