@@ -1,9 +1,9 @@
 import { randomUUID } from "node:crypto";
-import type { CompletedPart, GetObjectCommandOutput } from "@aws-sdk/client-s3";
+import type { CompletedPart, GetObjectCommandOutput, S3 } from "@aws-sdk/client-s3";
 import type { S3Place } from "../../job/checkpoint_uri.js";
 import { GokuError } from "../../job/errors.js";
 import { drainBody, pauseBefore } from "./s3_body.js";
-import { connectS3, type S3Connection, type S3Settings, s3Settings } from "./s3_client.js";
+import { connectS3, endpointName, type S3Settings, s3Settings } from "./s3_client.js";
 import { isAmbiguous, isMissing, isUnsupported, s3Error, s3Fault } from "./s3_error.js";
 import { partBytesFor, type UploadRequests, upload } from "./s3_upload.js";
 import { isKeySegment, keySegments, type Storage, type StorageEntry } from "./storage.js";
@@ -48,9 +48,9 @@ export class S3Storage implements Storage {
     bytesExpected = 0,
   ): Promise<StorageEntry> {
     const target = this.#target(key);
-    return this.#guard("write", key, async (connection) => {
+    return this.#guard("write", key, async (s3) => {
       const partBytes = this.#options.partBytes ?? partBytesFor(bytesExpected);
-      return { key, bytes: await upload(this.#uploadRequests(connection, target), chunks, partBytes) };
+      return { key, bytes: await upload(this.#uploadRequests(s3, target), chunks, partBytes) };
     });
   }
 
@@ -60,12 +60,12 @@ export class S3Storage implements Storage {
    */
   async createExclusive(key: string, bytes: Uint8Array): Promise<boolean> {
     const target = this.#target(key);
-    return this.#guard("create", key, async (connection) => {
-      await this.#requireFolder(connection, key);
-      await this.#requireConditionalWrites(connection);
+    return this.#guard("create", key, async (s3) => {
+      await this.#requireFolder(s3, key);
+      await this.#requireConditionalWrites(s3);
       for (let tries = 1, unsure = false; ; tries++) {
         try {
-          await this.#putNew(connection, target, bytes);
+          await this.#putNew(s3, target, bytes);
           return true;
         } catch (error) {
           const fault = s3Fault(error);
@@ -115,9 +115,9 @@ export class S3Storage implements Storage {
 
   async list(prefix: string): Promise<StorageEntry[]> {
     const within = this.#prefix(prefix);
-    return this.#guard("list", prefix, async (connection) => {
+    return this.#guard("list", prefix || "keys", async (s3) => {
       const found: StorageEntry[] = [];
-      for await (const page of this.#pages(connection, within, null)) {
+      for await (const page of this.#pages(s3, within, null)) {
         for (const { Key, Size } of page.Contents ?? []) {
           const key = Key!.slice(this.#root.length);
           // Other programs' keys, such as the empty ones that consoles make for folders, are none of ours.
@@ -130,11 +130,11 @@ export class S3Storage implements Storage {
 
   async folders(prefix: string): Promise<string[]> {
     const within = this.#prefix(prefix);
-    return this.#guard("list", prefix, async (connection) => {
+    return this.#guard("list", prefix || "keys", async (s3) => {
       const names = new Set<string>();
-      for await (const page of this.#pages(connection, within, "/"))
+      for await (const page of this.#pages(s3, within, "/"))
         for (const { Prefix } of page.CommonPrefixes ?? []) names.add(Prefix!.slice(within.length, -1));
-      for (const { Key } of await this.#uploadsIfAllowed(connection, within)) {
+      for (const { Key } of await this.#uploadsIfAllowed(s3, within)) {
         const [name, rest] = Key.slice(within.length).split("/");
         if (rest !== undefined) names.add(name!);
       }
@@ -144,7 +144,7 @@ export class S3Storage implements Storage {
 
   async stat(key: string): Promise<StorageEntry | null> {
     const target = this.#target(key);
-    return this.#guard("look up", key, async ({ s3 }) => {
+    return this.#guard("look up", key, async (s3) => {
       try {
         return { key, bytes: (await s3.headObject(target)).ContentLength ?? 0 };
       } catch (error) {
@@ -157,14 +157,14 @@ export class S3Storage implements Storage {
   async delete(keys: readonly string[]): Promise<void> {
     const names = keys.map((key) => ({ Key: this.#target(key).Key }));
     for (let at = 0; at < names.length; at += DELETE_MAX) {
-      await this.#guard("delete", keys[at]!, async ({ s3 }) => {
+      await this.#guard("delete", keys[at]!, async (s3) => {
         const Delete = { Objects: names.slice(at, at + DELETE_MAX), Quiet: true };
         const { Errors = [] } = await s3.deleteObjects({ Bucket: this.#bucket, Delete });
         const failed = Errors.filter(({ Code }) => Code !== "NoSuchKey");
         if (failed.length === 0) return;
         const key = (failed[0]!.Key ?? "").slice(this.#root.length);
         const doing = `Cannot delete ${key} and ${failed.length - 1} other keys under ${this.uri}`;
-        throw await this.#error(doing, failed[0]);
+        throw this.#error(doing, failed[0]);
       });
     }
   }
@@ -174,12 +174,12 @@ export class S3Storage implements Storage {
 
   async removeUnfinished(prefix: string, choose: (target: string) => boolean): Promise<number> {
     const within = this.#prefix(prefix);
-    return this.#guard("delete", prefix, async (connection) => {
+    return this.#guard("delete", prefix, async (s3) => {
       let count = 0;
-      for (const { Key, UploadId } of await this.#uploads(connection, within)) {
+      for (const { Key, UploadId } of await this.#uploads(s3, within)) {
         const name = Key.slice(within.length);
         if (!isKeySegment(name) || !choose(prefix + name)) continue;
-        if (await this.#abort(connection, { Bucket: this.#bucket, Key }, UploadId)) count++;
+        if (await this.#abort(s3, { Bucket: this.#bucket, Key }, UploadId)) count++;
       }
       return count;
     });
@@ -193,11 +193,7 @@ export class S3Storage implements Storage {
     return prefix === "" ? this.#root : `${this.#target(prefix.replace(/\/$/, "")).Key}/`;
   }
 
-  #uploadRequests(
-    connection: S3Connection,
-    target: { Bucket: string; Key: string },
-  ): UploadRequests<CompletedPart> {
-    const { s3 } = connection;
+  #uploadRequests(s3: S3, target: { Bucket: string; Key: string }): UploadRequests<CompletedPart> {
     const mark = randomUUID();
     return {
       put: async (Body) => {
@@ -210,16 +206,16 @@ export class S3Storage implements Storage {
         const { ETag, ChecksumCRC32 } = part;
         return { PartNumber, ETag, ChecksumCRC32 };
       },
-      complete: (UploadId, Parts) => this.#complete(connection, { ...target, UploadId }, Parts, mark),
+      complete: (UploadId, Parts) => this.#complete(s3, { ...target, UploadId }, Parts, mark),
       abort: async (UploadId) => {
-        await this.#abort(connection, target, UploadId);
+        await this.#abort(s3, target, UploadId);
       },
     };
   }
 
   /** "No such upload" is what a repeated request hears after a success whose answer was lost: the key's mark tells. */
   async #complete(
-    { s3 }: S3Connection,
+    s3: S3,
     upload: { Bucket: string; Key: string; UploadId: string },
     Parts: CompletedPart[],
     mark: string,
@@ -235,11 +231,7 @@ export class S3Storage implements Storage {
   }
 
   /** False when there is no such upload any more. */
-  async #abort(
-    { s3 }: S3Connection,
-    target: { Bucket: string; Key: string },
-    UploadId: string,
-  ): Promise<boolean> {
+  async #abort(s3: S3, target: { Bucket: string; Key: string }, UploadId: string): Promise<boolean> {
     try {
       await s3.abortMultipartUpload({ ...target, UploadId });
       return true;
@@ -249,16 +241,12 @@ export class S3Storage implements Storage {
     }
   }
 
-  async #putNew(
-    { s3 }: S3Connection,
-    target: { Bucket: string; Key: string },
-    Body: Uint8Array,
-  ): Promise<void> {
+  async #putNew(s3: S3, target: { Bucket: string; Key: string }, Body: Uint8Array): Promise<void> {
     await s3.putObject({ ...target, Body, IfNoneMatch: "*" });
   }
 
   /** A folder that is gone was pruned with what the new key is to name. */
-  async #requireFolder({ s3 }: S3Connection, key: string): Promise<void> {
+  async #requireFolder(s3: S3, key: string): Promise<void> {
     const Prefix = this.#prefix(key.slice(0, key.lastIndexOf("/") + 1));
     const { KeyCount } = await s3.listObjectsV2({ Bucket: this.#bucket, Prefix, MaxKeys: 1 });
     if (KeyCount === 0)
@@ -269,8 +257,8 @@ export class S3Storage implements Storage {
   }
 
   /** A server that ignores the condition would let one commit silently replace another: nothing is created there. */
-  async #requireConditionalWrites(connection: S3Connection): Promise<void> {
-    this.#conditional ??= this.#probe(connection);
+  async #requireConditionalWrites(s3: S3): Promise<void> {
+    this.#conditional ??= this.#probe(s3);
     try {
       await this.#conditional;
     } catch (error) {
@@ -279,11 +267,11 @@ export class S3Storage implements Storage {
     }
   }
 
-  async #probe(connection: S3Connection): Promise<void> {
+  async #probe(s3: S3): Promise<void> {
     const target = { Bucket: this.#bucket, Key: this.#root + PROBE };
     try {
       // The first may make the key; the second finds it there.
-      for (let i = 0; i < 2; i++) await this.#putNew(connection, target, new Uint8Array(1));
+      for (let i = 0; i < 2; i++) await this.#putNew(s3, target, new Uint8Array(1));
     } catch (error) {
       const fault = s3Fault(error);
       if (fault.status === 412 || fault.status === 409) return;
@@ -291,7 +279,7 @@ export class S3Storage implements Storage {
     }
     throw new GokuError(
       "STORAGE_FAILED",
-      `Cannot commit under ${this.uri}: ${connection.endpoint} does not honour If-None-Match, so that one commit could replace another, put checkpoint.uri on a server with conditional writes`,
+      `Cannot commit under ${this.uri}: ${endpointName(this.#options.settings)} does not honour If-None-Match, so that one commit could replace another, put checkpoint.uri on a server with conditional writes`,
     );
   }
 
@@ -313,7 +301,7 @@ export class S3Storage implements Storage {
     place: (answer: GetObjectCommandOutput) => Uint8Array,
   ): Promise<Uint8Array | null> {
     const target = this.#target(key);
-    return this.#guard("read", key, async ({ s3 }) => {
+    return this.#guard("read", key, async (s3) => {
       for (let tries = 1; ; tries++) {
         try {
           const answer = await s3.getObject(range === null ? target : { ...target, Range: range });
@@ -328,7 +316,7 @@ export class S3Storage implements Storage {
     });
   }
 
-  async *#pages({ s3 }: S3Connection, Prefix: string, Delimiter: string | null) {
+  async *#pages(s3: S3, Prefix: string, Delimiter: string | null) {
     const base = { Bucket: this.#bucket, Prefix, ...(Delimiter === null ? {} : { Delimiter }) };
     for (let token: string | undefined; ; ) {
       const page = await s3.listObjectsV2(token === undefined ? base : { ...base, ContinuationToken: token });
@@ -339,7 +327,7 @@ export class S3Storage implements Storage {
   }
 
   /** Unfinished uploads; none where the server cannot tell. */
-  async #uploads({ s3 }: S3Connection, Prefix: string): Promise<{ Key: string; UploadId: string }[]> {
+  async #uploads(s3: S3, Prefix: string): Promise<{ Key: string; UploadId: string }[]> {
     const found: { Key: string; UploadId: string }[] = [];
     try {
       for (let marker = {}; ; ) {
@@ -356,9 +344,9 @@ export class S3Storage implements Storage {
   }
 
   /** Those who may only read cannot list uploads, and need not. */
-  async #uploadsIfAllowed(connection: S3Connection, prefix: string) {
+  async #uploadsIfAllowed(s3: S3, prefix: string) {
     try {
-      return await this.#uploads(connection, prefix);
+      return await this.#uploads(s3, prefix);
     } catch (error) {
       if (s3Fault(error).status === 403) return [];
       throw error;
@@ -378,18 +366,15 @@ export class S3Storage implements Storage {
     return new GokuError("STORAGE_FAILED", `Cannot ${action} ${key} under ${this.uri}: ${what}`);
   }
 
-  async #guard<T>(action: string, key: string, work: (connection: S3Connection) => Promise<T>): Promise<T> {
+  async #guard<T>(action: string, key: string, work: (s3: S3) => Promise<T>): Promise<T> {
     try {
       return await work(await connectS3(this.#options.settings));
     } catch (error) {
-      throw await this.#error(`Cannot ${action} ${key} under ${this.uri}`, error);
+      throw this.#error(`Cannot ${action} ${key} under ${this.uri}`, error);
     }
   }
 
-  async #error(doing: string, error: unknown): Promise<GokuError> {
-    if (error instanceof GokuError) return error;
-    const { settings } = this.#options;
-    const { endpoint } = await connectS3(settings);
-    return s3Error(doing, error, { bucket: this.#bucket, endpoint, settings });
+  #error(doing: string, error: unknown): GokuError {
+    return s3Error(doing, error, { bucket: this.#bucket, settings: this.#options.settings });
   }
 }

@@ -14,12 +14,6 @@ export interface S3Settings {
   attemptsMax: number;
 }
 
-export interface S3Connection {
-  s3: S3;
-  /** For messages; holds no credentials. */
-  endpoint: string;
-}
-
 /** What AWS's own tools read, and limits under which a dead server is noticed within two minutes. */
 export function s3Settings(env: NodeJS.ProcessEnv): S3Settings {
   const endpoint = env.AWS_ENDPOINT_URL_S3 || env.AWS_ENDPOINT_URL || null;
@@ -34,13 +28,13 @@ export function s3Settings(env: NodeJS.ProcessEnv): S3Settings {
   };
 }
 
-const connections = new Map<string, Promise<S3Connection>>();
+const connections = new Map<string, Promise<S3>>();
 
 /**
  * A client for these settings, one for each in a process: a run's storage is opened anew at every look, and connections
  * and credentials are worth keeping. The SDK is loaded here, so that those who never use S3 do not pay for it.
  */
-export function connectS3(settings: S3Settings): Promise<S3Connection> {
+export function connectS3(settings: S3Settings): Promise<S3> {
   const name = JSON.stringify(settings);
   const known = connections.get(name);
   if (known !== undefined) return known;
@@ -49,17 +43,11 @@ export function connectS3(settings: S3Settings): Promise<S3Connection> {
   return made;
 }
 
-async function connect({
-  endpoint,
-  region,
-  connectMs,
-  idleMs,
-  attemptsMax,
-}: S3Settings): Promise<S3Connection> {
+async function connect({ endpoint, region, connectMs, idleMs, attemptsMax }: S3Settings): Promise<S3> {
   // The version is pinned: that later ones will not run on Node 20 is no news to those who run a job.
   process.env.AWS_SDK_JS_NODE_VERSION_SUPPORT_WARNING_DISABLED ??= "true";
   const sdk = await import("@aws-sdk/client-s3");
-  const s3 = new sdk.S3({
+  return new sdk.S3({
     ...(region === null ? {} : { region }),
     // Buckets are no host names at a server of one's own.
     ...(endpoint === null ? {} : { endpoint, forcePathStyle: true }),
@@ -69,13 +57,11 @@ async function connect({
     // It would cost a round trip and a new connection for every part.
     expectContinueHeader: false,
   });
-  return {
-    s3,
-    endpoint: endpoint === null ? `AWS S3 in ${region ?? "the profile's region"}` : origin(endpoint),
-  };
 }
 
-/** Without user, password and query. */
-function origin(endpoint: string): string {
-  return URL.canParse(endpoint) ? new URL(endpoint).origin : "an endpoint that is no URL";
+/** For messages: without user, password and query. */
+export function endpointName({ endpoint, region }: S3Settings): string {
+  if (endpoint === null) return `AWS S3 in ${region ?? "the profile's region"}`;
+  const isUrl = /^https?:\/\//i.test(endpoint) && URL.canParse(endpoint);
+  return isUrl ? new URL(endpoint).origin : "an endpoint that is no URL";
 }

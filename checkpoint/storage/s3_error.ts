@@ -1,5 +1,5 @@
 import { GokuError } from "../../job/errors.js";
-import type { S3Settings } from "./s3_client.js";
+import { endpointName, type S3Settings } from "./s3_client.js";
 
 /** Of a bucket or a disk behind it; the names are those of MinIO, Ceph and others, AWS has no such limit. */
 const FULL =
@@ -60,7 +60,7 @@ export function isUnsupported({ status }: S3Fault): boolean {
 export function s3Error(
   doing: string,
   error: unknown,
-  place: { bucket: string; endpoint: string; settings: S3Settings },
+  place: { bucket: string; settings: S3Settings },
 ): GokuError {
   if (error instanceof GokuError) return error;
   const fault = s3Fault(error);
@@ -78,8 +78,9 @@ export function s3Error(
 
 function explain(
   { code, status, attempts }: S3Fault,
-  { bucket, endpoint, settings }: { bucket: string; endpoint: string; settings: S3Settings },
+  { bucket, settings }: { bucket: string; settings: S3Settings },
 ): string {
+  const endpoint = endpointName(settings);
   const answer = status === null || code === `HTTP ${status}` ? code : `${code}, HTTP ${status}`;
   if (code === "CredentialsProviderError")
     return "found no credentials, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role";
@@ -95,7 +96,10 @@ function explain(
     return `${endpoint} was silent for ${settings.idleMs} ms or took no connection for ${settings.connectMs} ms, ${attempts} times, check the server and the network`;
   if (UNREACHED.test(code))
     return `the connection to ${endpoint} failed (${code}), check AWS_ENDPOINT_URL_S3, the server and the network`;
-  if (status === null && /region/i.test(code)) return "found no region, set AWS_REGION";
+  if (code === "ERR_INVALID_URL" || code === "EndpointError")
+    return `found ${endpoint}, set AWS_ENDPOINT_URL_S3 to http://HOST:PORT`;
+  // The SDK's error for it has no name of its own; the profile was asked, too.
+  if (code === "UnknownError" && settings.region === null) return "found no region, set AWS_REGION";
   if (status !== null && status >= 500)
     return `${endpoint} answered ${answer} ${attempts} times, try again later or look at the server's log`;
   return `${endpoint} answered ${answer} for bucket ${bucket}, look at the server's log`;

@@ -91,7 +91,7 @@ for (const { name, skip, start } of S3_SERVERS) {
   test(`${name}: a damaged byte is named`, { skip }, async () => {
     const { storage, setup, prefix } = freshRun();
     await saveAndCommit(setup(state(1, 7)));
-    const { s3 } = await connectS3(testSettings(server.endpoint));
+    const s3 = await connectS3(testSettings(server.endpoint));
     const key = "checkpoint-7/g1-w1.safetensors";
     const { bytes } = (await storage().stat(key))!;
     const data = await storage().readFile(key, bytes);
@@ -150,7 +150,7 @@ for (const { name, skip, start } of S3_SERVERS) {
     await saveAll(setup(state(1, 30)), [0]);
     await saveAndCommit(setup(state(2, 40), { parent: state(1, 20) }));
     await saveAll(setup(state(2, 60)), [0]);
-    const { s3 } = await connectS3(testSettings(server.endpoint));
+    const s3 = await connectS3(testSettings(server.endpoint));
     const leave = (key: string) =>
       s3.createMultipartUpload({ Bucket: server.bucket, Key: `${prefix}/${key}` });
     await leave("checkpoint-50/g1-w1.safetensors");

@@ -62,6 +62,8 @@ export class MemoryS3 {
   readonly log: string[] = [];
   /** Whether `If-None-Match: *` of a PUT is honoured, ignored, or refused as not implemented. */
   conditionalWrites: "honoured" | "ignored" | "refused" = "honoured";
+  /** Keys that the server will not delete. */
+  readonly locked = new Set<string>();
   /** Keys in one page of a listing. */
   pageKeys = 1000;
   readonly #failures: { operation: S3Operation; key: string | null; failure: S3Failure; times: number }[] =
@@ -175,8 +177,7 @@ export class MemoryS3 {
       case "list":
         return this.#list(query);
       case "deleteMany":
-        for (const name of tags(body.toString(), "Key")) this.objects.delete(name);
-        return xml("<DeleteResult/>");
+        return this.#delete(tags(body.toString(), "Key"));
       case "begin": {
         const id = `upload-${String(++this.#uploadCount).padStart(6, "0")}`;
         this.uploads.set(id, { key, bytes: body, metadata: metadataOf(headers), parts: new Map() });
@@ -211,6 +212,13 @@ export class MemoryS3 {
     const body = found.bytes.subarray(from, to + 1);
     const place = `bytes ${from}-${from + body.byteLength - 1}/${byteLength}`;
     return { status: 206, headers: { "content-range": place }, body };
+  }
+
+  #delete(keys: readonly string[]): Answer {
+    for (const key of keys) if (!this.locked.has(key)) this.objects.delete(key);
+    const refused = keys.filter((key) => this.locked.has(key));
+    const errors = refused.map((key) => `<Error><Key>${key}</Key><Code>AccessDenied</Code></Error>`);
+    return xml(`<DeleteResult>${errors.join("")}</DeleteResult>`);
   }
 
   #list(query: URLSearchParams): Answer {

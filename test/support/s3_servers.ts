@@ -52,7 +52,7 @@ async function startMoto(): Promise<S3Server> {
     server.on("exit", () => reject(new Error(`moto ended: ${text}`)));
   });
   const bucket = "runs";
-  const { s3 } = await connectS3(testSettings(endpoint));
+  const s3 = await connectS3(testSettings(endpoint));
   await s3.createBucket({ Bucket: bucket });
   return {
     endpoint,

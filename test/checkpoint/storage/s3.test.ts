@@ -4,6 +4,7 @@ import { S3Storage } from "../../../checkpoint/storage/s3.js";
 import type { S3Settings } from "../../../checkpoint/storage/s3_client.js";
 import { partBytesFor } from "../../../checkpoint/storage/s3_upload.js";
 import { openStorage } from "../../../checkpoint/storage/storage.js";
+import { gokuctl } from "../../support/gokuctl.js";
 import { MemoryS3, type S3Failure, type S3Operation } from "../../support/memory_s3.js";
 import { testSettings } from "../../support/s3_servers.js";
 import { Random, refuses } from "../fixtures.js";
@@ -161,24 +162,25 @@ test("a body that breaks off is asked for again", async () => {
 });
 
 test("a server that falls silent fails every operation in a bounded number of attempts", async () => {
-  const { server, storage } = await freshFolder({ idleMs: 100, attemptsMax: 2 });
-  const silent = refuses("STORAGE_FAILED", /http:\/\/127.* was silent for 100 ms .*check the server/);
-  const runs: [S3Operation, () => Promise<unknown>][] = [
-    ["put", () => storage.writeFile("c-1/y", [bytes("1")])],
-    ["part", () => storage.writeFile("c-1/x", large(1, 22))],
-    ["complete", () => storage.writeFile("c-1/x", large(1, 6))],
-    ["get", () => storage.readFile("c-1/data", 9)],
-    ["list", () => storage.list("")],
-    ["head", () => storage.stat("c-1/data")],
-    ["deleteMany", () => storage.delete(["c-1/data"])],
+  const silent = refuses("STORAGE_FAILED", /http:\/\/127.* was silent for 1000 ms .*check the server/);
+  const runs: [S3Operation, (storage: S3Storage) => Promise<unknown>][] = [
+    ["put", (storage) => storage.writeFile("c-1/y", [bytes("1")])],
+    ["part", (storage) => storage.writeFile("c-1/x", large(1, 11))],
+    ["complete", (storage) => storage.writeFile("c-1/x", large(1, 6))],
+    ["get", (storage) => storage.readFile("c-1/data", 9)],
+    ["list", (storage) => storage.list("")],
+    ["head", (storage) => storage.stat("c-1/data")],
+    ["deleteMany", (storage) => storage.delete(["c-1/data"])],
   ];
-  for (const [operation, run] of runs) {
-    server.fail(operation, { kind: "silent" }, { times: 8 });
-    await assert.rejects(run(), silent, operation);
-    // What the failed operation did not meet must not reach the next one.
-    server.forgetFailures();
-  }
-  assert.equal(server.uploads.size, 0, "uploads that failed are aborted");
+  await Promise.all(
+    runs.map(async ([operation, run]) => {
+      const { server, storage } = await fresh({ idleMs: 1_000, attemptsMax: 2 });
+      server.objects.set("run/c-1/data", { bytes: Buffer.from("d"), metadata: {} });
+      server.fail(operation, { kind: "silent" }, { times: 100 });
+      await assert.rejects(run(storage), silent, operation);
+      assert.equal(server.uploads.size, 0, "an upload that failed is aborted");
+    }),
+  );
 });
 
 test("an upload that cannot be finished is aborted, and the old content stays", async () => {
@@ -258,6 +260,41 @@ test("delete() sends a thousand keys at a time, and listings go on over pages", 
     keys,
   );
   assert.deepEqual(await storage.folders(""), ["a", "b", "c", "d"]);
+});
+
+test("a key that cannot be deleted is named, and the others are gone", async () => {
+  const { server, storage } = await fresh();
+  for (const key of ["c-1/a", "c-1/b", "c-1/c"]) await storage.writeFile(key, [bytes("1")]);
+  server.locked.add("run/c-1/b");
+  await assert.rejects(
+    storage.delete(["c-1/a", "c-1/b", "c-1/c"]),
+    refuses("STORAGE_FAILED", /Cannot delete c-1\/b .*does not allow it in bucket runs \(AccessDenied\)/),
+  );
+  assert.deepEqual(
+    (await storage.list("")).map((entry) => entry.key),
+    ["c-1/b"],
+  );
+});
+
+test("what is not set is named: credentials, region, an endpoint that is a URL", async () => {
+  const { server } = await fresh();
+  const nothing = { AWS_CONFIG_FILE: "/nowhere", AWS_SHARED_CREDENTIALS_FILE: "/nowhere" };
+  const noKeys = { AWS_ACCESS_KEY_ID: "", AWS_SECRET_ACCESS_KEY: "", AWS_EC2_METADATA_DISABLED: "true" };
+  const cases: [Record<string, string>, RegExp][] = [
+    [
+      { ...nothing, ...noKeys, AWS_ENDPOINT_URL_S3: server.endpoint },
+      /no credentials, set AWS_ACCESS_KEY_ID/,
+    ],
+    [{ ...nothing, AWS_REGION: "" }, /found no region, set AWS_REGION/],
+    [{ AWS_ENDPOINT_URL_S3: "user:word@nowhere" }, /an endpoint that is no URL, set AWS_ENDPOINT_URL_S3/],
+  ];
+  for (const [env, pattern] of cases) {
+    const { code, stderr } = await gokuctl(["ckpt", "ls", "s3://runs/run"], { env });
+    assert.equal(code, 20, stderr);
+    assert.match(stderr, pattern);
+    assert.doesNotMatch(stderr, /word|test-secret/);
+  }
+  assert.equal(server.log.length, 0);
 });
 
 test("those who may only read, and servers that cannot list uploads, still see folders", async () => {

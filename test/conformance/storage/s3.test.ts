@@ -10,7 +10,7 @@ for (const { name, skip, start } of S3_SERVERS) {
       const server = await start();
       const { endpoint, bucket } = server;
       const settings = testSettings(endpoint);
-      const { s3 } = await connectS3(settings);
+      const s3 = await connectS3(settings);
       let count = 0;
       return {
         stop: () => server.stop(),
