@@ -179,6 +179,8 @@ export function splitCheckpointUri(uri: string): { root: string; step: number | 
   const step = parts === null ? null : folderStep(parts[2]!);
   if (parts === null || step === null) return { root: uri, step: null };
   const root = parts[1]!;
+  // A bucket may be called like a folder.
+  if (root === "s3:") return { root: uri, step: null };
   if (root === "") return { root: uri.startsWith("/") ? "/" : ".", step };
   return { root: root.endsWith(":") ? `${root}//.` : root, step };
 }

@@ -151,7 +151,11 @@ export class ShardWriter {
       manifest.intervals.push({ tensor, start, length, offset, bytes: 4 * length, digests: [] });
       offset += 4 * length;
     }
-    const written = await this.#storage.writeFile(this.#dataKey, this.#blocks(header, manifest.intervals));
+    const written = await this.#storage.writeFile(
+      this.#dataKey,
+      this.#blocks(header, manifest.intervals),
+      manifest.file.bytes,
+    );
     this.#source.requireUnchanged();
     if (written.bytes !== manifest.file.bytes)
       throw new GokuError(

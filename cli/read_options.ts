@@ -56,7 +56,7 @@ export function oneWord<W extends string>(option: string, text: string, words: r
   throw new GokuError("ARGUMENT_INVALID", `Cannot read ${option}: found "${text}", ${want}`);
 }
 
-/** The URI of a checkpoint or run: a path or a file:// URI, made absolute. */
+/** The URI of a checkpoint or run: a path or a file:// URI, made absolute, or an s3:// URI. */
 export function checkpointUri(text: string): string {
   if (/^[a-z0-9]+:\/\//.test(text))
     return text.startsWith("file://") ? `file://${path.resolve(text.slice(7))}` : text;

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { CHECKPOINT_URI_WANTED, isCheckpointUri } from "./checkpoint_uri.js";
 import {
   MODEL_PRESETS,
   type ModelConfig,
@@ -92,7 +93,7 @@ export const jobSchema = z
       })
       .prefault({}),
     checkpoint: z.strictObject({
-      uri: text("file://PATH").regex(/^file:\/\/./, { error: "file://PATH" }),
+      uri: text(CHECKPOINT_URI_WANTED).refine(isCheckpointUri, { error: CHECKPOINT_URI_WANTED }),
       every_steps: count.default(100),
       keep_last: count.default(3),
       /** Checkpoints whose step is a multiple of it stay for ever, besides the newest; null: only the newest stay. */

@@ -1,5 +1,7 @@
+import { CHECKPOINT_URI_WANTED, parseS3Uri } from "../../job/checkpoint_uri.js";
 import { GokuError } from "../../job/errors.js";
 import { FileStorage } from "./file.js";
+import { S3Storage } from "./s3.js";
 
 /** What a listing or a stat says of one key. */
 export interface StorageEntry {
@@ -19,8 +21,15 @@ export interface StorageEntry {
 export interface Storage {
   /** Root as its user named it, without a trailing slash. */
   readonly uri: string;
-  /** Streams chunks into a key, replacing what stood there. A chunk is not read any more once the next is asked for. */
-  writeFile(key: string, chunks: Iterable<Uint8Array> | AsyncIterable<Uint8Array>): Promise<StorageEntry>;
+  /**
+   * Streams chunks into a key, replacing what stood there. A chunk is not read any more once the next is asked for.
+   * `bytesExpected` is a hint: S3 must choose the size of parts before it has seen the last.
+   */
+  writeFile(
+    key: string,
+    chunks: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
+    bytesExpected?: number,
+  ): Promise<StorageEntry>;
   /**
    * Creates a key that must not exist; false when it does (and then nothing changed). Every key of the same folder
    * that could be seen before the call is durable before this one appears. The folder must exist.
@@ -44,22 +53,25 @@ export interface Storage {
   removeUnfinished(prefix: string, choose: (target: string) => boolean): Promise<number>;
 }
 
-/** Opens `file://PATH` (PATH may be relative) or a bare path. Nothing is created before the first write. */
+/**
+ * Opens `file://PATH` (PATH may be relative), a bare path, or `s3://BUCKET/PREFIX`. Nothing is created, and no server
+ * asked, before the first use.
+ */
 export function openStorage(uri: string): Storage {
   const scheme = /^([a-z][a-z0-9+.-]*):\/\/(.*)$/i.exec(uri);
-  if (scheme !== null && scheme[1] !== "file") {
-    throw new GokuError(
+  const refuse = (what: string) =>
+    new GokuError(
       "ARGUMENT_INVALID",
-      `Cannot open storage ${uri}: found ${scheme[1]}://, want file://PATH`,
+      `Cannot open storage ${JSON.stringify(uri)}: ${what}, want ${CHECKPOINT_URI_WANTED}`,
     );
+  if (scheme?.[1] === "s3") {
+    const place = parseS3Uri(uri);
+    if (place === null) throw refuse("it names no bucket, or a prefix that is no plain names joined by /");
+    return new S3Storage(place);
   }
+  if (scheme !== null && scheme[1] !== "file") throw refuse(`found ${scheme[1]}://`);
   const path = scheme?.[2] ?? uri;
-  if (path === "" || path.includes("\0")) {
-    throw new GokuError(
-      "ARGUMENT_INVALID",
-      `Cannot open storage "${uri}": the path is empty or holds a NUL, want file://PATH`,
-    );
-  }
+  if (path === "" || path.includes("\0")) throw refuse("the path is empty or holds a NUL");
   return new FileStorage(path, uri.replace(/(?<=[^/])\/+$/, ""));
 }
 

@@ -15,7 +15,7 @@ import { addCkptImportCommand } from "./ckpt_import.js";
 import { addCkptPruneCommand } from "./ckpt_prune.js";
 import { addCkptReshardCommand } from "./ckpt_reshard.js";
 
-const ONE = "folder of a run (its newest checkpoint) or one checkpoint-<step> folder";
+const ONE = "folder or s3:// URI of a run (its newest checkpoint), or one checkpoint-<step> below it";
 
 /** Commands that work on checkpoints directly; none needs a controller. */
 export function addCheckpointCommands(program: Command): void {
@@ -25,7 +25,7 @@ export function addCheckpointCommands(program: Command): void {
   ckpt
     .command("ls")
     .description("committed checkpoints of a run, newest first")
-    .argument("<dir>", "folder of the run (checkpoint.uri of its job)")
+    .argument("<dir>", "folder or s3:// URI of the run (checkpoint.uri of its job)")
     .addHelpText("after", "\nExample:\n  gokuctl ckpt ls ./runs/shapes")
     .action(list);
   ckpt
@@ -41,7 +41,7 @@ export function addCheckpointCommands(program: Command): void {
     .command("verify")
     .description("read every byte of a checkpoint and compare it with its digests")
     .argument("<dir>", ONE)
-    .addHelpText("after", "\nExample:\n  gokuctl ckpt verify ./runs/shapes/checkpoint-200")
+    .addHelpText("after", "\nExample:\n  gokuctl ckpt verify s3://runs/shapes/checkpoint-200")
     .action(verify);
   addCkptDiffCommand(ckpt);
   addCkptPruneCommand(ckpt);

@@ -25,7 +25,10 @@ export function addResumeCommand(program: Command): void {
   program
     .command("resume")
     .description("continue from a checkpoint, on any number of ranks and in any layout")
-    .requiredOption("--ckpt <dir>", "folder of a run (its newest checkpoint) or one checkpoint-<step> folder")
+    .requiredOption(
+      "--ckpt <dir>",
+      "folder or s3:// URI of a run (its newest checkpoint), or one checkpoint-<step> below it",
+    )
     .option("--layout <RxSxU>", "dp_replicate x dp_shard x sp, for example 1x3x1")
     .option("--ranks <count>", "that many ranks, parameters sharded over all of them")
     .option("--set <key=value>", "change a key of the job; says which guarantees that ends", collect, [])

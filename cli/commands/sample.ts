@@ -26,7 +26,10 @@ export function addSampleCommand(program: Command): void {
   program
     .command("sample")
     .description("draw pictures or clips from a checkpoint")
-    .requiredOption("--ckpt <dir>", "folder of a run (its newest checkpoint) or one checkpoint-<step> folder")
+    .requiredOption(
+      "--ckpt <dir>",
+      "folder or s3:// URI of a run (its newest checkpoint), or one checkpoint-<step> below it",
+    )
     .option(
       "--prompt <text>",
       "what to draw; repeat for several (default: the job's sample.prompts)",

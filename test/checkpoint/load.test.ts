@@ -107,6 +107,8 @@ test("openCheckpoint() takes the folder of one checkpoint, also of a line that w
   assert.deepEqual(splitCheckpointUri("checkpoint-3"), { root: ".", step: 3 });
   assert.deepEqual(splitCheckpointUri("/checkpoint-3"), { root: "/", step: 3 });
   assert.deepEqual(splitCheckpointUri("file://checkpoint-3"), { root: "file://.", step: 3 });
+  assert.deepEqual(splitCheckpointUri("s3://runs/checkpoint-3/"), { root: "s3://runs", step: 3 });
+  assert.deepEqual(splitCheckpointUri("s3://checkpoint-3"), { root: "s3://checkpoint-3", step: null });
   assert.deepEqual(splitCheckpointUri("file://./a/checkpoint-3x"), {
     root: "file://./a/checkpoint-3x",
     step: null,
@@ -139,8 +141,8 @@ test("what is not there, or was never committed, is told apart in one line", asy
     refuses("NOT_FOUND", /no checkpoint/),
   );
   await assert.rejects(
-    openCheckpoint("s3://bucket/run"),
-    refuses("ARGUMENT_INVALID", /found s3:\/\/, want file:\/\/PATH/),
+    openCheckpoint("gs://bucket/run"),
+    refuses("ARGUMENT_INVALID", /found gs:\/\/, want file:\/\/PATH or s3:\/\/BUCKET\/PREFIX/),
   );
   await requireState(await openCheckpoint(storage), AWKWARD, state(1, 10));
 });

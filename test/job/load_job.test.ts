@@ -252,6 +252,18 @@ describe("absolutePaths()", () => {
     );
     assert.deepEqual(absolutePaths(job, "/elsewhere"), job);
   });
+
+  it("leaves s3:// as it is, with one name for each place", () => {
+    for (const uri of ["s3://runs/shapes", "s3://runs/shapes/"]) {
+      const job = load(SMALLEST, `checkpoint.uri=${uri}`);
+      assert.equal(absolutePaths(job, "/home/me").checkpoint.uri, "s3://runs/shapes");
+    }
+    for (const uri of ["s3://", "s3://Runs/x", "s3://runs/../x", "gs://runs/x", "./runs"])
+      assert.throws(() => load(SMALLEST, `checkpoint.uri=${uri}`), {
+        code: "JOB_INVALID",
+        message: /file:\/\/PATH or s3:\/\/BUCKET\/PREFIX/,
+      });
+  });
 });
 
 describe("docs/job-file.md", () => {

@@ -4,19 +4,13 @@ import path from "node:path";
 import { test } from "node:test";
 import { type Disk, nodeDisk } from "../../../checkpoint/storage/disk.js";
 import { FileStorage } from "../../../checkpoint/storage/file.js";
-import { openStorage, type Storage } from "../../../checkpoint/storage/storage.js";
+import { openStorage } from "../../../checkpoint/storage/storage.js";
 import { refuses, scratchFolder } from "../fixtures.js";
 import { LoggedDisk } from "../logged_disk.js";
 
 const scratch = scratchFolder();
 const bytes = (text: string) => new TextEncoder().encode(text);
 const text = (data: Uint8Array) => new TextDecoder().decode(data);
-
-async function part(storage: Storage, key: string, offset: number, length: number): Promise<Uint8Array> {
-  const into = new Uint8Array(length);
-  await storage.read(key, offset, into);
-  return into;
-}
 
 const DISKS: [string, () => { disk: Disk; root: string }][] = [
   [
@@ -32,40 +26,15 @@ for (const [name, make] of DISKS) {
     return { storage: new FileStorage(root, `file://${root}`, disk), disk, root };
   };
 
-  test(`${name}: nothing is there, and nothing is made, before the first write`, async () => {
+  test(`${name}: nothing is made before the first write, not by a refused create either`, async () => {
     const { storage, disk, root } = fresh();
-    assert.deepEqual(await storage.list(""), []);
-    assert.deepEqual(await storage.folders(""), []);
-    assert.equal(await storage.stat("x"), null);
-    assert.equal(await storage.removeUnfinished("x/", () => true), 0);
+    await storage.list("");
     await storage.delete(["x", "y/z"]);
-    await assert.rejects(
-      storage.readFile("x", 10),
-      refuses("NOT_FOUND", /Cannot read x under file:.*check the path/),
-    );
     await assert.rejects(storage.createExclusive("x", bytes("1")), refuses("NOT_FOUND", /Cannot create x/));
     assert.equal(await disk.stat(root), null);
   });
 
-  test(`${name}: writeFile() streams chunks, replaces whole, and leaves no unfinished write`, async () => {
-    const { storage, disk, root } = fresh();
-    async function* chunks() {
-      yield bytes("ab");
-      yield new Uint8Array(0);
-      yield bytes("cde");
-    }
-    assert.deepEqual(await storage.writeFile("c-1/x", chunks()), { key: "c-1/x", bytes: 5 });
-    assert.equal(text(await storage.readFile("c-1/x", 5)), "abcde");
-    assert.equal(text(await part(storage, "c-1/x", 1, 3)), "bcd");
-    await storage.writeFile("c-1/x", [bytes("z")]);
-    assert.deepEqual(await storage.stat("c-1/x"), { key: "c-1/x", bytes: 1 });
-    assert.deepEqual(
-      (await disk.listFolder(path.join(root, "c-1"))).map((entry) => entry.name),
-      ["x"],
-    );
-  });
-
-  test(`${name}: a write that fails leaves the old content and no unfinished write`, async () => {
+  test(`${name}: a disk that is full while a write comes in is told so, and keeps the old content`, async () => {
     const { storage, disk, root } = fresh();
     await storage.writeFile("c-1/x", [bytes("old")]);
     async function* failing() {
@@ -76,85 +45,9 @@ for (const [name, make] of DISKS) {
     assert.equal(text(await storage.readFile("c-1/x", 9)), "old");
     assert.equal((await disk.listFolder(path.join(root, "c-1"))).length, 1);
   });
-
-  test(`${name}: createExclusive() lets exactly one win`, async () => {
-    const { storage, disk, root } = fresh();
-    await storage.writeFile("c-1/data", [bytes("d")]);
-    const tries = await Promise.all(
-      ["a", "b", "c"].map((each) => storage.createExclusive("c-1/m", bytes(each))),
-    );
-    assert.equal(tries.filter(Boolean).length, 1);
-    assert.equal(text(await storage.readFile("c-1/m", 1)), ["a", "b", "c"][tries.indexOf(true)]);
-    assert.equal(await storage.createExclusive("c-1/m", bytes("d")), false);
-    assert.deepEqual((await disk.listFolder(path.join(root, "c-1"))).map((entry) => entry.name).sort(), [
-      "data",
-      "m",
-    ]);
-  });
-
-  test(`${name}: read() and readFile() refuse more than there is, or than is allowed`, async () => {
-    const { storage } = fresh();
-    await storage.writeFile("x", [bytes("12345")]);
-    await assert.rejects(part(storage, "x", 3, 3), refuses("STORAGE_FAILED", /ends at byte 5, want 6/));
-    await assert.rejects(storage.readFile("x", 4), refuses("STORAGE_FAILED", /5 bytes, want at most 4/));
-    assert.equal((await part(storage, "x", 5, 0)).byteLength, 0);
-  });
-
-  test(`${name}: list(), folders() and the deletions`, async () => {
-    const { storage, disk, root } = fresh();
-    for (const key of ["c-2/b", "c-2/a", "c-10/x/y", "top"]) await storage.writeFile(key, [bytes(key)]);
-    await (await disk.create(path.join(root, "c-2", ".a.00ff.tmp"))).close();
-    assert.deepEqual(
-      (await storage.list("")).map((entry) => entry.key),
-      ["c-10/x/y", "c-2/a", "c-2/b", "top"],
-    );
-    assert.deepEqual(
-      (await storage.list("c-2/")).map((entry) => entry.key),
-      ["c-2/a", "c-2/b"],
-    );
-    assert.deepEqual(await storage.folders(""), ["c-10", "c-2"]);
-    await storage.delete(["c-2/a", "c-2/b", "c-2/none"]);
-    await storage.removeFolder("c-2/");
-    assert.deepEqual(await storage.folders(""), ["c-10", "c-2"], "an unfinished write holds its folder");
-    assert.equal(await storage.removeUnfinished("c-2/", (target) => target === "c-2/b"), 0);
-    assert.equal(await storage.removeUnfinished("c-2/", (target) => target === "c-2/a"), 1);
-    await storage.removeFolder("c-2/");
-    await storage.removeFolder("c-2/");
-    assert.deepEqual(await storage.folders(""), ["c-10"]);
-  });
-
-  test(`${name}: keys that leave the root, or name an unfinished write, are refused`, async () => {
-    const { storage } = fresh();
-    for (const key of [
-      "../x",
-      "a/../../x",
-      "/etc/passwd",
-      "a//b",
-      "",
-      ".",
-      "a/.",
-      ".hidden",
-      "a\0b",
-      "a\\..\\b",
-      "x".repeat(300),
-      "a/".repeat(20),
-    ]) {
-      await assert.rejects(
-        storage.writeFile(key, [bytes("1")]),
-        refuses("ARGUMENT_INVALID", /Cannot use key/),
-        JSON.stringify(key),
-      );
-      await assert.rejects(
-        storage.readFile(key, 1),
-        refuses("ARGUMENT_INVALID", /Cannot use key/),
-        JSON.stringify(key),
-      );
-    }
-    await assert.rejects(storage.list("../"), refuses("ARGUMENT_INVALID", /Cannot use key/));
-  });
 }
 
-test("openStorage() takes file:// and bare paths, relative or absolute, and nothing else", async () => {
+test("openStorage() takes file:// and bare paths, relative or absolute, and no unknown scheme", async () => {
   const root = path.join(scratch, "opened");
   for (const uri of [`file://${root}`, `file://${root}//`, root, `file://${path.relative(".", root)}`]) {
     const storage = openStorage(uri);
@@ -162,8 +55,12 @@ test("openStorage() takes file:// and bare paths, relative or absolute, and noth
     assert.ok(!storage.uri.endsWith("/"));
   }
   assert.deepEqual(readdirSync(root), ["x"]);
-  for (const uri of ["s3://bucket", "http://host/x", "file://", "", "a\0b"]) {
-    assert.throws(() => openStorage(uri), refuses("ARGUMENT_INVALID", /want file:\/\/PATH/), uri);
+  for (const uri of ["gs://bucket/x", "http://host/x", "file://", "", "a\0b"]) {
+    assert.throws(
+      () => openStorage(uri),
+      refuses("ARGUMENT_INVALID", /want file:\/\/PATH or s3:\/\/BUCKET\/PREFIX$/),
+      uri,
+    );
   }
 });
 
