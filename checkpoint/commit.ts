@@ -55,7 +55,8 @@ interface FoundWriter {
 
 /**
  * Waits for every writer's manifest, checks that they cover every element exactly once, and creates the commit record:
- * one agent calls it, without the controller. Failing leaves nothing visible. Repeating it is harmless.
+ * one agent calls it, without the controller. Failing leaves nothing visible, or all of it where only the last look at the
+ * files failed. Repeating it is harmless.
  *
  * A step that another generation has committed before keeps that record; ours becomes `manifest-g<generation>.json`
  * beside it and, being of a higher generation, is the one that readers take. A lower generation than one committed is

@@ -153,17 +153,29 @@ class StepFolder {
   async sweep(): Promise<number> {
     const committed = await this.#committedGenerations();
     const files = await this.#storage.list(this.#prefix);
-    return this.#remove(files, (generation) => !committed.has(generation) && this.#isOlder(generation));
+    return this.#remove(
+      files,
+      (generation) => !committed.has(generation) && this.#isOlder(generation),
+      // Of a committed save only its attempts that failed are unfinished.
+      (generation) => this.#isOlder(generation),
+    );
   }
 
-  async #remove(files: readonly StorageEntry[], choose: (generation: string) => boolean): Promise<number> {
-    const chosen = (key: string): boolean => {
+  async #remove(
+    files: readonly StorageEntry[],
+    choose: (generation: string) => boolean,
+    chooseUnfinished = choose,
+  ): Promise<number> {
+    const by = (choice: (generation: string) => boolean) => (key: string) => {
       const generation = fileGeneration(this.#name(key));
-      return generation !== null && choose(generation);
+      return generation !== null && choice(generation);
     };
-    const doomed = files.filter(({ key }) => chosen(key));
+    const doomed = files.filter(({ key }) => by(choose)(key));
     await this.#storage.delete(doomed.map(({ key }) => key));
-    await this.#storage.removeUnfinished(this.#prefix, chosen);
+    await this.#storage.removeUnfinished(this.#prefix, by(chooseUnfinished));
+    // An unfinished commit record names no generation. Without any data beside it there is nothing that it could commit.
+    if ((await this.#storage.list(this.#prefix)).length === 0)
+      await this.#storage.removeUnfinished(this.#prefix, (key) => isCommitName(this.#name(key)));
     await this.#storage.removeFolder(this.#prefix);
     return doomed.reduce((sum, { bytes }) => sum + bytes, 0);
   }

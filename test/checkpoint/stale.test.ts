@@ -4,7 +4,6 @@ import { test } from "node:test";
 import { listCheckpoints, openCheckpoint } from "../../checkpoint/load.js";
 import { prune } from "../../checkpoint/retention.js";
 import { type StateName, stateKey } from "../../checkpoint/state.js";
-import type { DiskFile } from "../../checkpoint/storage/disk.js";
 import { FileStorage } from "../../checkpoint/storage/file.js";
 import { GokuError } from "../../job/errors.js";
 import { Layout } from "../../job/layout.js";
@@ -19,48 +18,11 @@ import {
   state,
 } from "./fixtures.js";
 import { LoggedDisk } from "./logged_disk.js";
+import { SlowView } from "./watched_disk.js";
 
 const scratch = scratchFolder();
 const layout = Layout.parse("1x2x1");
 const SMALL = modelOf({ "patch_embed.weight": [5, 3], "blocks.0.norm2.weight": [33] });
-const OPERATIONS = new Set(["write", "read", "sync", "create", "openRead", "rename", "link", "unlink"]);
-for (const name of ["makeFolder", "removeFolder", "listFolder", "stat", "syncFolder"]) OPERATIONS.add(name);
-
-/** A disk as a slow process sees it: its operation number `at` (none: null) begins only when `open` is called. */
-class SlowView {
-  count = 0;
-  open = () => {};
-  #arrive = () => {};
-  readonly #opened = new Promise<void>((resolve) => {
-    this.open = resolve;
-  });
-  readonly stands = new Promise<void>((resolve) => {
-    this.#arrive = resolve;
-  });
-  readonly #at: number | null;
-
-  constructor(at: number | null) {
-    this.#at = at;
-  }
-
-  of<T extends object>(target: T): T {
-    return new Proxy(target, {
-      get: (object, key) => {
-        const value: unknown = Reflect.get(object, key, object);
-        if (typeof value !== "function") return value;
-        if (!OPERATIONS.has(String(key))) return value.bind(object);
-        return async (...args: unknown[]) => {
-          if (this.count++ === this.#at) {
-            this.#arrive();
-            await this.#opened;
-          }
-          const result: unknown = await value.apply(object, args);
-          return key === "create" || key === "openRead" ? this.of(result as DiskFile) : result;
-        };
-      },
-    });
-  }
-}
 
 function setup(name: StateName, more: Partial<SaveSetup> = {}): SaveSetup {
   const slots = path.join(scratch, stateKey(name));
