@@ -278,10 +278,20 @@ async function createRecord(
     if (await createOrUndo(storage, key, bytes)) return { key };
     const rival = await findCommitted(storage, record);
     if (rival !== null) return { rival };
+    if (name === COMMIT_NAME) await requireReadable(storage, folder);
   }
   throw new GokuError(
     "CONFLICT",
     `Cannot commit ${folder} under ${storage.uri}: its commit records keep changing, look for a second job with this checkpoint.uri`,
+  );
+}
+
+/** Readers see no record of a folder without `manifest.json`: one beside it must not be taken for a commit. */
+async function requireReadable(storage: Storage, folder: string): Promise<void> {
+  if ((await storage.stat(`${folder}/${COMMIT_NAME}`)) !== null) return;
+  throw new GokuError(
+    "STORAGE_FAILED",
+    `Cannot create ${COMMIT_NAME} of ${folder} under ${storage.uri}: what has that name is no file, remove it`,
   );
 }
 

@@ -110,7 +110,9 @@ export async function prune(options: PruneOptions & { generation: string }): Pro
     const folder = new StepFolder(storage, step, options.generation);
     const choice = doomed.get(step);
     if (choice !== undefined) {
-      removedBytes += await folder.removeCommitted();
+      const freed = await folder.removeCommitted(plan.entries.map(({ state }) => state));
+      if (freed === null) continue;
+      removedBytes += freed;
       removed.push(choice);
     } else {
       const freed = await folder.sweep();
@@ -137,14 +139,17 @@ class StepFolder {
 
   /**
    * First the records beside `manifest.json`, then that, then the data, each durably gone before the next: a reader sees
-   * a checkpoint whole or not at all, and no record stays that could come back to life. Returns the bytes freed.
+   * a checkpoint whole or not at all, and no record stays that could come back to life. Returns the bytes freed; null,
+   * nothing is touched: a state was committed here that the plan did not know, by a generation that came to this step again.
    */
-  async removeCommitted(): Promise<number> {
-    const committed = await this.#committedGenerations();
+  async removeCommitted(planned: readonly StateName[]): Promise<number | null> {
+    const records = (await readCommitRecords(this.#storage, this.#step)).map(({ record }) => record);
+    if (records.some(({ meta }) => !planned.some((state) => sameState(state, meta.state)))) return null;
+    const committed = new Set(records.map(({ generation }) => generation));
     const files = await this.#storage.list(this.#prefix);
-    const records = files.map(({ key }) => key).filter((key) => isCommitName(this.#name(key)));
+    const names = files.map(({ key }) => key).filter((key) => isCommitName(this.#name(key)));
     const first = `${this.#prefix}${COMMIT_NAME}`;
-    await this.#storage.delete(records.filter((key) => key !== first));
+    await this.#storage.delete(names.filter((key) => key !== first));
     await this.#storage.delete([first]);
     return this.#remove(files, (generation) => committed.has(generation) || this.#isOlder(generation));
   }

@@ -168,3 +168,26 @@ test("prune() leaves a checkpoint whose commit record is damaged", async () => {
     before,
   );
 });
+
+test("prune() spares a step that a newer generation commits anew after the plan was made", async () => {
+  const { storage } = memoryStorage();
+  for (const step of [10, 20, 30]) await saveAndCommit(setup(storage, state(1, step)));
+  let listings = 0;
+  // The plan lists the folders first; a pruner that stood still goes on with the second listing.
+  const slow = new Proxy(storage, {
+    get: (target, key) => {
+      const value: unknown = Reflect.get(target, key, target);
+      if (key !== "folders") return typeof value === "function" ? value.bind(target) : value;
+      return async (prefix: string) => {
+        if (++listings === 2) await saveAndCommit(setup(storage, state(2, 20), state(1, 10)));
+        return target.folders(prefix);
+      };
+    },
+  });
+  const { removed } = await prune({ uri: slow, keepLast: 1, generation: "1" });
+  assert.deepEqual(
+    removed.map(({ step }) => step),
+    [10],
+  );
+  await requireState(await openCheckpoint(storage), AWKWARD, state(2, 20));
+});

@@ -166,6 +166,21 @@ test("a step committed by a higher generation refuses a lower one, before and du
   await requireState(await openCheckpoint(storage), AWKWARD, state(5, 40));
 });
 
+test("commitCheckpoint() refuses a folder where the name of its record is taken by what is no file, and says so", async () => {
+  const { storage, disk } = memoryStorage();
+  const save = setup({ storage });
+  await saveAll(save);
+  disk.apply({ op: "makeFolder", path: "/run/checkpoint-40/manifest.json" });
+  await assert.rejects(
+    commitOf(save),
+    refuses("STORAGE_FAILED", /manifest\.json of checkpoint-40 .*: what has that name is no file, remove it/),
+  );
+  assert.deepEqual(await listCheckpoints(storage), []);
+  disk.apply({ op: "removeFolder", path: "/run/checkpoint-40/manifest.json" });
+  await commitOf(save);
+  await requireState(await openCheckpoint(storage), AWKWARD, state(3, 40));
+});
+
 test("two committers of one state: one creates the record, both succeed", async () => {
   const save = setup();
   await saveAll(save);
