@@ -291,7 +291,7 @@ async function requireReadable(storage: Storage, folder: string): Promise<void> 
   if ((await storage.stat(`${folder}/${COMMIT_NAME}`)) !== null) return;
   throw new GokuError(
     "STORAGE_FAILED",
-    `Cannot create ${COMMIT_NAME} of ${folder} under ${storage.uri}: what has that name is no file, remove it`,
+    `Cannot create ${COMMIT_NAME} of ${folder} under ${storage.uri}: the name is taken and no file has it, remove what has it and try again`,
   );
 }
 

@@ -11,12 +11,14 @@ import { GokuError } from "../../job/errors.js";
 import { Layout } from "../../job/layout.js";
 import {
   AWKWARD,
+  commitOf,
   memoryStorage,
   metaOf,
   modelOf,
   Random,
   refuses,
   requireState,
+  saveAll,
   saveAndCommit,
   scratchFolder,
   state,
@@ -117,17 +119,77 @@ test("an intact checkpoint verifies with nothing bad, and progress reaches its e
   assert.deepEqual(report.state, state(2, 8));
 });
 
-test("a file that is missing, cut short or too long is named", async () => {
+test("a byte flipped anywhere in a safetensors header is named as the header's, and its tensors are not loaded", async () => {
+  const disk = await savedDisk(AWKWARD, "1x2x1");
+  const file = `${FOLDER}g2-w0.safetensors`;
+  const headerBytes = 8 + Number(Buffer.from(disk.files().get(file)!).readBigUInt64LE());
+  const random = new Random(31);
+  const places = Array.from({ length: 40 }, (_, i) => (i < 8 ? i : random.below(headerBytes)));
+  for (const at of [...places, headerBytes - 1]) {
+    const flipped = copyOf(disk);
+    flipped.damage(file, (content) => content.with(at, content[at]! ^ (1 << random.below(8))));
+    const { bad } = await verifyCheckpoint(memoryStorage(flipped).storage);
+    assert.deepEqual(
+      bad.map((each) => [each.file, each.tensor]),
+      [["g2-w0.safetensors", null]],
+      `byte ${at}`,
+    );
+    assert.match(bad[0]!.reason, /its header differs from its digest/);
+    await assert.rejects(readAll(flipped, AWKWARD), refuses("CHECKPOINT_CORRUPT", /its header differs/));
+  }
+});
+
+test("what was damaged between a save and its commit is refused there, or named by every reader", async () => {
+  const layout = Layout.parse("1x2x1");
+  const meta = metaOf(state(2, 8), layout);
+  const random = new Random(12);
+  for (const name of ["g2-w0.json", "g2-w1.safetensors"]) {
+    for (const change of ["flip", "cut", "empty", "remove"] as const) {
+      const { storage, disk } = memoryStorage();
+      const save = { storage, model: AWKWARD, layout, meta, slots: path.join(scratch, "between") };
+      await saveAndCommit({ ...save, meta: metaOf(state(2, 4), layout) });
+      await saveAll(save);
+      const file = `${FOLDER}${name}`;
+      const at = random.below(disk.files().get(file)!.byteLength);
+      if (change === "remove") disk.apply({ op: "unlink", path: file });
+      else
+        disk.damage(file, (bytes) => {
+          if (change === "flip") return bytes.with(at, bytes[at]! ^ 1);
+          return bytes.slice(0, change === "cut" ? at : 0);
+        });
+      const where = `${change} ${name}`;
+      if (change === "flip" && name.endsWith(".safetensors")) {
+        // Reading all of it again would double a save's time; the digests tell when it is read.
+        await commitOf(save);
+        await assert.rejects(readAll(disk, AWKWARD), refuses("CHECKPOINT_CORRUPT", new RegExp(name)));
+      } else {
+        await assert.rejects(
+          commitOf(save),
+          (error) =>
+            error instanceof GokuError && ["CHECKPOINT_CORRUPT", "STORAGE_FAILED"].includes(error.code),
+          where,
+        );
+        assert.deepEqual(await storage.stat("checkpoint-8/manifest.json"), null, where);
+        await requireState(await openCheckpoint(storage), AWKWARD, state(2, 4));
+        await saveAndCommit(save);
+        await readAll(disk, AWKWARD);
+      }
+    }
+  }
+});
+
+test("a file that is missing, empty, cut short or too long is named", async () => {
   const disk = await savedDisk(AWKWARD, "1x2x1");
   for (const file of disk.files().keys()) {
     const name = file.slice(FOLDER.length);
-    for (const change of ["remove", "cut", "extend"]) {
+    for (const change of ["remove", "empty", "cut", "extend"]) {
       const harmed = copyOf(disk);
       if (change === "remove") harmed.apply({ op: "unlink", path: file });
       else
-        harmed.damage(file, (bytes) =>
-          change === "cut" ? bytes.slice(0, -1) : Buffer.concat([bytes, Buffer.from("x")]),
-        );
+        harmed.damage(file, (bytes) => {
+          if (change === "extend") return Buffer.concat([bytes, Buffer.from("x")]);
+          return bytes.slice(0, change === "cut" ? -1 : 0);
+        });
       if (change === "remove" && name === "manifest.json") {
         await assert.rejects(
           verifyCheckpoint(memoryStorage(harmed).storage),

@@ -173,7 +173,10 @@ test("commitCheckpoint() refuses a folder where the name of its record is taken 
   disk.apply({ op: "makeFolder", path: "/run/checkpoint-40/manifest.json" });
   await assert.rejects(
     commitOf(save),
-    refuses("STORAGE_FAILED", /manifest\.json of checkpoint-40 .*: what has that name is no file, remove it/),
+    refuses(
+      "STORAGE_FAILED",
+      /manifest\.json of checkpoint-40 .*: the name is taken and no file has it, remove what has it/,
+    ),
   );
   assert.deepEqual(await listCheckpoints(storage), []);
   disk.apply({ op: "removeFolder", path: "/run/checkpoint-40/manifest.json" });

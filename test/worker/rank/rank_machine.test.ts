@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { after, test } from "node:test";
+import { readSnapshotHeader, verifySnapshot } from "../../../checkpoint/snapshot.js";
 import { jobSchema, modelConfig } from "../../../job/job.js";
 import type { PackSource } from "../../../worker/data/pack_batch.js";
 import { loadNative } from "../../../worker/engine/load_native.js";
@@ -138,6 +139,43 @@ test("RankMachine opens the data that the restored state names, whichever are th
 
   const stranger = await restoreAt(rankSeeing("second", []), "4");
   assert.equal(stranger.kind === "failed" && stranger.code, "DATA_CHANGED");
+});
+
+test("RankMachine restores nothing from a snapshot in which a bit flipped, gives it up, and takes the next source", async () => {
+  const trainer = new Rank({ openSource: async () => sourceOf("data") });
+  const set = path.join(folder, "flipped");
+  await trainer.prepare("1", set);
+  await trainer.connect("1");
+  await trainer.ask({ kind: "restore", generation: "1", source: { kind: "initial" } }, "restored");
+  const saved = await trainer.ask({ kind: "run", generation: "1" }, "save");
+  assert.equal(saved.kind, "save");
+  const { slotPath } = saved as Extract<FromRank, { kind: "save" }>;
+  const whole = readFileSync(slotPath);
+  const { entries } = readSnapshotHeader(slotPath)!;
+  let generation = 2;
+  // In the set that the rank takes over, and in another, which it would copy.
+  for (const own of [true, false]) {
+    for (const { byteOffset, bytes } of [entries[0]!, entries.at(-1)!]) {
+      const flipped = Buffer.from(whole);
+      flipped[byteOffset + bytes - 1]! ^= 64;
+      writeFileSync(slotPath, flipped);
+      const rank = new Rank({ openSource: async () => sourceOf("data") });
+      const restore = async (source: Extract<ToRank, { kind: "restore" }>["source"]) => {
+        const name = `${generation++}`;
+        await rank.prepare(name, own ? set : path.join(folder, "other"));
+        await rank.connect(name);
+        return rank.ask({ kind: "restore", generation: name, source }, "restored");
+      };
+      const source = { kind: "snapshot", state: { generation: "1", step: 1 }, path: slotPath } as const;
+      const refused = await restore(source);
+      assert.equal(refused.kind === "failed" && refused.code, "SNAPSHOT_MISSING");
+      assert.match(refused.kind === "failed" ? refused.message : "", /checksum \d+ of \d+ .* differs/);
+      assert.notEqual(await verifySnapshot(slotPath), null, "nobody takes it for whole any more");
+      assert.equal((await restore({ kind: "initial" })).kind, "restored");
+      writeFileSync(slotPath, whole);
+      assert.equal((await restore(source)).kind, "restored", "it was the bit alone");
+    }
+  }
 });
 
 function sourceOf(digest: string): PackSource {
