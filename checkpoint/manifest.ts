@@ -3,6 +3,7 @@ import type { ParameterSpec } from "../job/parameters.js";
 import { canonicalJson } from "./canonical_json.js";
 import { CHUNK_BYTES, chunkCount, digestOf } from "./digest.js";
 import { Fields } from "./fields.js";
+import { HEADER_BYTES_MAX } from "./safetensors.js";
 import { decodeSealedJson, encodeSealedJson } from "./sealed_json.js";
 import { STATE_KINDS, type StateKind, type StateMeta, type StateName } from "./state.js";
 import { GENERATION, readStateMeta, readStateName } from "./state_json.js";
@@ -117,7 +118,8 @@ function readDataFile(fields: Fields): DataFile {
   return {
     name: fields.string("name", /^g\d{1,20}-w\d{1,10}\.safetensors$/),
     bytes,
-    headerBytes: fields.integer("headerBytes", { max: bytes }),
+    // Read at once, so bounded: what a safetensors file may have, with the length in front of it.
+    headerBytes: fields.integer("headerBytes", { max: Math.min(bytes, 8 + HEADER_BYTES_MAX) }),
     headerDigest: fields.string("headerDigest", SHA256),
   };
 }
