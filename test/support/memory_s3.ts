@@ -70,6 +70,7 @@ export class MemoryS3 {
     [];
   readonly #server: Server;
   #uploadCount = 0;
+  #death: { requests: number; kind: "drop" | "dropAfter" } | null = null;
 
   private constructor() {
     this.#server = createServer((request, response) => void this.#serve(request, response));
@@ -88,6 +89,15 @@ export class MemoryS3 {
   /** The next `times` requests of that kind (and key, unless null) fail. */
   fail(operation: S3Operation, failure: S3Failure, { times = 1, key = null as string | null } = {}): void {
     this.#failures.push({ operation, key, failure, times });
+  }
+
+  /** So many more requests are answered; from then on every one fails, until `revive`. */
+  dieAfter(requests: number, kind: "drop" | "dropAfter"): void {
+    this.#death = { requests, kind };
+  }
+
+  revive(): void {
+    this.#death = null;
   }
 
   forgetFailures(): void {
@@ -122,7 +132,8 @@ export class MemoryS3 {
       headers: incoming.headers,
       body: Buffer.concat(chunks),
     };
-    const failure = this.#takeFailure(request);
+    const dead = this.#death !== null && --this.#death.requests < 0 ? this.#death : null;
+    const failure: S3Failure | null = dead ?? this.#takeFailure(request);
     if (failure?.kind === "drop") return void incoming.socket.destroy();
     if (failure?.kind === "silent") return;
     const answer =
