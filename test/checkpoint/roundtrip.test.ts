@@ -53,10 +53,14 @@ function unitBits(model: TestModel): Map<string, Uint32Array> {
   return found;
 }
 
-test("a state saved in any layout loads bit-equal in any other", async () => {
+test("a state saved in any layout loads bit-equal in any other (320 random pairs)", async () => {
   const random = new Random(11);
   let pairs = 0;
+  // What makes a pair hard; each must be met often, or the test proves less than it says.
   let emptyShards = 0;
+  let smallTensors = 0;
+  let replicated = 0;
+  let unevenShards = 0;
   for (let round = 0; round < 40; round++) {
     const model = randomModel(random);
     const layout = randomLayout(random);
@@ -73,6 +77,10 @@ test("a state saved in any layout loads bit-equal in any other", async () => {
     const bits = unitBits(model);
     for (let i = 0; i < 8; i++, pairs++) {
       const target = randomLayout(random);
+      const worldMin = Math.min(layout.worldSize, target.worldSize);
+      if (model.specs.some(({ count }) => count < worldMin)) smallTensors++;
+      if (layout.dpReplicate > 1 && target.dpReplicate > 1) replicated++;
+      if (model.units.some(({ count }) => count % target.shardGroupSize > 0)) unevenShards++;
       for (let rank = 0; rank < target.worldSize; rank++) {
         for (const kind of STATE_KINDS) {
           for (const unit of model.units) {
@@ -96,6 +104,8 @@ test("a state saved in any layout loads bit-equal in any other", async () => {
   }
   assert.equal(pairs, 320);
   assert.ok(emptyShards > 100, `${emptyShards} empty shards were met`);
+  for (const met of [smallTensors, replicated, unevenShards])
+    assert.ok(met > 80, `met in pairs: ${JSON.stringify({ smallTensors, replicated, unevenShards })}`);
 });
 
 test("a tensor of several MiB, cut in its middle, loads in parts and whole", async () => {
