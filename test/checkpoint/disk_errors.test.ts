@@ -69,8 +69,8 @@ for (const [code, wanted] of [
   ["EROFS", "STORAGE_FAILED"],
 ] as const) {
   for (const lasting of [false, true]) {
-    const when = lasting ? "from any operation of a save on" : "at any one operation of a save";
-    test(`${code} ${when}: ${wanted}, the older checkpoint stays, nothing is torn, and the repeated save succeeds`, async () => {
+    const when = lasting ? "from any operation on" : "at any one operation";
+    test(`a save whose disk answers ${code} ${when}: ${wanted}, the older checkpoint stays, nothing is torn, and the repeated save succeeds`, async () => {
       const { count: operations } = await faultySave(code, Number.POSITIVE_INFINITY, false);
       let failed = 0;
       let visible = 0;
