@@ -22,9 +22,10 @@ constexpr size_t kSegmentBytes = size_t{256} << 20;
 size_t roundUp(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
 
 /// Maps the whole file, which grows to `bytes`, from an address on where a huge page may begin: matrix
-/// kernels gain from fewer address translations. Null where the system gives no more.
+/// kernels gain from fewer address translations. -1: memory that nobody can be lent. Null where the system
+/// gives no more.
 std::byte* mapAligned(int file, size_t bytes) {
-  if (ftruncate(file, static_cast<off_t>(bytes)) != 0) return nullptr;
+  if (file >= 0 && ftruncate(file, static_cast<off_t>(bytes)) != 0) return nullptr;
   void* room =
       mmap(nullptr, bytes + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (room == MAP_FAILED) return nullptr;
@@ -33,7 +34,8 @@ std::byte* mapAligned(int file, size_t bytes) {
   std::byte* start = raw + skip;
   if (skip > 0) munmap(raw, skip);
   if (skip < kHugePage) munmap(start + bytes, kHugePage - skip);
-  if (mmap(start, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED) {
+  const int kind = file >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  if (mmap(start, bytes, PROT_READ | PROT_WRITE, kind | MAP_FIXED, file, 0) == MAP_FAILED) {
     munmap(start, bytes);
     return nullptr;
   }
@@ -114,7 +116,10 @@ std::optional<SharedPlace> Allocator::placeOf(const std::byte* address) const {
   if (const auto next = segments_.upper_bound(address); next != segments_.begin()) {
     const auto& [start, segment] = *std::prev(next);
     const auto offset = static_cast<size_t>(address - start);
-    if (offset < segment.bytes) return SharedPlace{segment.file.get(), segment.number, offset};
+    if (offset < segment.bytes) {
+      if (!segment.file) return std::nullopt;
+      return SharedPlace{segment.file.get(), segment.number, offset};
+    }
   }
   if (const auto next = announced_.upper_bound(address); next != announced_.begin()) {
     const auto& [start, announced] = *std::prev(next);
@@ -153,6 +158,7 @@ void Allocator::resetPeak() {
 
 void Allocator::addSegment(size_t wanted) {
   const size_t bytes = roundUp(std::max(wanted, kSegmentBytes), kHugePage);
+  // Without a descriptor (too many are open) it is memory all the same: payloads are copied then.
   UniqueFd file(memfd_create("goku-tensors", MFD_CLOEXEC));
   std::byte* start = bytes < wanted ? nullptr : mapAligned(file.get(), bytes);
   if (start == nullptr && bytes >= wanted) {
@@ -188,6 +194,7 @@ void Allocator::dropFreeSegments() noexcept {
 void Allocator::unmap(const Segments::value_type& entry) noexcept {
   const auto& [start, segment] = entry;
   munmap(start, segment.bytes);
+  if (!segment.file) return;
   // Neighbours keep their mappings, which would keep the pages.
   fallocate(segment.file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
             static_cast<off_t>(segment.bytes));

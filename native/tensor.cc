@@ -28,8 +28,10 @@ TensorId TensorTable::view(TensorId base, int64_t offset, int64_t count) {
 
 TensorId TensorTable::ofPage(std::shared_ptr<Page> page, size_t offset, DType dtype, int64_t count) {
   std::byte* data = page->data() + offset;
-  allocator_->announce(data, static_cast<size_t>(count) * dtypeBytes(dtype),
-                       {page->fd(), page->number(), offset});
+  const size_t bytes = static_cast<size_t>(count) * dtypeBytes(dtype);
+  // One without bytes at the page's end would stand where another mapping begins.
+  if (bytes == 0) return place(Tensor{StorageRef(page, data), data, count, dtype});
+  allocator_->announce(data, bytes, {page->fd(), page->number(), offset});
   StorageRef storage(data, [page = std::move(page), allocator = allocator_](std::byte* start) {
     allocator->takeBack(start);
   });

@@ -18,7 +18,7 @@ export const FAILPOINT_NAMES = [
   "collective.entered", // rank: a collective was started and is not waited for yet
   "vote.before", // rank: gradients are reduced, the vote is not cast
   "optimizer.before", // rank: voted, no weight changed
-  "optimizer.after", // rank: weights changed, snapshot not begun
+  "optimizer.after", // rank: the new state is written, and not sealed
   "snapshot.write", // rank: half of the new state is written into its slot
   "save.write", // agent: before a chunk of a durable save is written
   "save.commit", // agent: everything is written but the commit record

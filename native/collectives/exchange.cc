@@ -12,11 +12,7 @@ void Exchange::run(const Terms& terms, std::vector<std::unique_ptr<Transfer>>& t
   enter(terms);
   move(transfers);
 } catch (const LinkBroken& broken) {
-  withdraw();
-  mesh_.explainBroken(broken.member);
-} catch (...) {
-  withdraw();
-  throw;
+  mesh_.explainBroken(broken);
 }
 
 void Exchange::move(std::vector<std::unique_ptr<Transfer>>& transfers) {
@@ -38,11 +34,6 @@ void Exchange::move(std::vector<std::unique_ptr<Transfer>>& transfers) {
     }
     if (!lines_.waiter->sleep(seen, data_)) throwTimeout(transfers);
   }
-}
-
-/// The caller may use its memory again: no neighbour is to believe what it still reads of it.
-void Exchange::withdraw() {
-  if (lines_.segment) lines_.segment->withdraw(lines_.self);
 }
 
 void Exchange::enter(const Terms& terms) {

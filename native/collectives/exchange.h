@@ -63,7 +63,6 @@ class Exchange {
  private:
   void move(std::vector<std::unique_ptr<Transfer>>& transfers);
   void enter(const Terms& terms);
-  void withdraw();
   bool stepAll(std::vector<std::unique_ptr<Transfer>>& transfers, bool* done);
   void checkLeft() const;
   [[noreturn]] void throwTimeout(const std::vector<std::unique_ptr<Transfer>>& transfers);

@@ -120,6 +120,8 @@ void Group::run(Lines& lines, Operation& operation) {
     if (schedule.finish) schedule.finish();
   } catch (const FaultError& error) {
     fail(error.fault());
+    // After the others were told why, and before the caller uses its memory for something else.
+    if (lines.segment) lines.segment->withdraw(lines.self);
     return operation.finish(errorOf(operation.kind, *fault_));
   }
   progress_->complete(options_.progressPage.get(), options_.generation, number);

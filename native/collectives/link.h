@@ -10,9 +10,11 @@
 #include <cstddef>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "native/collectives/segment.h"
+#include "native/error.h"
 
 namespace goku::collectives {
 
@@ -45,6 +47,10 @@ class Link {
 /// The data connection to `member` broke: its reason is on the control connection.
 struct LinkBroken {
   int member;
+  /// What is told where the control connection gives no reason: that the member died, or, with another code,
+  /// what could not be done with it.
+  std::string how = "its data connection broke";
+  ErrorCode code = ErrorCode::kPeerDied;
 };
 
 }  // namespace goku::collectives

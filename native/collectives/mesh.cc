@@ -85,7 +85,8 @@ void Mesh::appendPollFds(std::vector<pollfd>& fds) const {
   }
 }
 
-void Mesh::explainBroken(int member) {
+void Mesh::explainBroken(const LinkBroken& broken) {
+  const int member = broken.member;
   const auto deadline = std::chrono::steady_clock::now() + kExplainTime;
   do {
     pump();
@@ -94,7 +95,8 @@ void Mesh::explainBroken(int member) {
     ::poll(&control, 1, 5);
   } while (std::chrono::steady_clock::now() < deadline);
   if (peers_[member].left) throwDied(member, "it has closed the group");
-  throwDied(member, "its data connection broke");
+  if (broken.code == ErrorCode::kPeerDied) throwDied(member, broken.how.c_str());
+  throw FaultError(broken.code, -1, broken.how);
 }
 
 void Mesh::requestAbort() {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "native/collectives/fault.h"
+#include "native/collectives/link.h"
 #include "native/collectives/options.h"
 #include "native/collectives/wire.h"
 #include "native/unique_fd.h"
@@ -52,8 +53,8 @@ class Mesh {
   void pump();
   /// Adds what to poll: wake-up event, control connections, process handles.
   void appendPollFds(std::vector<pollfd>& fds) const;
-  /// The data connection to `member` has broken: finds out why and throws it.
-  [[noreturn]] void explainBroken(int member);
+  /// The line to a member has broken: finds out why and throws it.
+  [[noreturn]] void explainBroken(const LinkBroken& broken);
 
   /// From any thread: the group's waits end with COMM_ABORTED.
   void requestAbort();

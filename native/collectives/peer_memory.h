@@ -17,8 +17,8 @@ class PeerMemory {
   PeerMemory(const PeerMemory&) = delete;
   PeerMemory& operator=(const PeerMemory&) = delete;
   /// The bytes at that place. The first view of a segment maps all of it, for as long as this lives: also
-  /// when the process has died. Throws LinkBroken where it has died before, FaultError where it cannot be
-  /// mapped.
+  /// when the process has died. Throws LinkBroken where that cannot be done: the member may have died or
+  /// given up meanwhile.
   std::span<const std::byte> view(const SharedPlace& place, size_t bytes);
 
  private:

@@ -93,7 +93,10 @@ size_t ShmLink::take(RingReader& ring, std::byte* into, size_t bytes, bool aroun
 
 void ShmLink::giveBack(RingReader& ring, size_t bytes) {
   // A neighbour that gave up may have used its memory for something else while it was read here.
-  if (ring.lent() && segment_.withdrawn(peer_)) throw LinkBroken{member_};
+  if (ring.lent() && segment_.withdrawn(peer_)) {
+    throw LinkBroken{member_, concat("rank ", options_.members[member_].rank, " gave up"),
+                     ErrorCode::kAborted};
+  }
   if (ring.consume(bytes)) waiter_.ring(peer_);
 }
 

@@ -24,7 +24,7 @@ static_assert(std::endian::native == std::endian::little, "the wire format is co
 enum class Channel : uint16_t { kControl = 0, kData = 1 };
 
 inline constexpr uint32_t kHelloMagic = 0x554B4F47;  // "GOKU"
-inline constexpr uint16_t kWireVersion = 1;
+inline constexpr uint16_t kWireVersion = 2;
 inline constexpr size_t kNameBytesMax = 255;
 
 struct HelloFixed {

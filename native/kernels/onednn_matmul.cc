@@ -227,7 +227,7 @@ void OnednnMatmul::State::execute(const std::vector<Job>& jobs, Allocator& alloc
     try {
       execute(jobs[static_cast<size_t>(i)],
               memory.data() + static_cast<size_t>(omp_get_thread_num()) * scratchpad);
-    } catch (const dnnl::error&) {
+    } catch (...) {
       failed = true;  // no exception may leave a parallel region
     }
   }
@@ -285,7 +285,7 @@ bool OnednnMatmul::State::multiplyRows(const Gemm& g, Allocator& allocator) {
 /// The depth is tokens, A is transposed. oneDNN has no fast way to read such an A: it gets a copy. The depth
 /// that no unit fills is a product of its own, of copies that end in zeros.
 bool OnednnMatmul::State::multiplyDepth(const Gemm& g, Allocator& allocator) {
-  if (g.a.dtype != DType::kBf16 || g.b.columnStride != 1) return false;
+  if (g.a.dtype != DType::kBf16 || g.a.columnStride != g.M || g.b.columnStride != 1) return false;
   const int64_t full = g.K / kUnit * kUnit, padded = roundUp(g.K, kUnit);
   const auto elements = [&](int64_t count) {
     return Scratch(allocator, static_cast<size_t>(count) * sizeof(bf16));

@@ -148,6 +148,9 @@ void adamwStep(const AdamwState& from, const AdamwState& to, const Tensor& grad,
   const Segments decay(segments, count);
   const Runs source(from), target(to);
   const bool inPlace = source.master == target.master;
+  GOKU_CHECK((source.m == target.m) == inPlace && (source.v == target.v) == inPlace &&
+                 (source.ema == target.ema) == inPlace,
+             "adamwStep: some tensors are changed in place and others not, want all or none");
   const bool around = count * 4 * static_cast<int64_t>(sizeof(float)) >= kAroundBytes;
   visitFloat(weights == nullptr ? DType::kF32 : weights->dtype, "adamwStep: weights", [&](auto tag) {
     using W = decltype(tag);

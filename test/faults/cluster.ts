@@ -141,6 +141,14 @@ export class TestCluster {
     return Math.min(...pages.map((page) => Number(page.step)));
   }
 
+  /** The node that holds a rank of the running generation: whichever joined in time got it. */
+  async nodeOf(rank: number): Promise<string> {
+    const { nodes } = await this.client.call("listNodes", {});
+    const node = nodes.find(({ ranks }) => ranks.some((page) => page.rank === rank && page.phase !== "idle"));
+    if (node === undefined) throw new Error(`no node holds rank ${rank}`);
+    return node.nodeId;
+  }
+
   /** Ends a member for good (SIGKILL) and waits until it has gone. */
   async kill(member: string): Promise<void> {
     const pid = this.local.pid(member);

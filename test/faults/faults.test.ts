@@ -254,12 +254,13 @@ test(
   "faults: SIGTERM of an agent: the voted step is durable, it exits with 0, a spare goes on from there: same losses",
   LIMIT,
   async () => {
-    let exit: number | string = "";
+    let [exit, node]: [number | string, string] = ["", ""];
     const options = { nodes: 3, restart: false, overrides: ["checkpoint.keep_last=9"] };
     const found = await run(options, async (cluster) => {
       await cluster.follow((record) => record.losses.has(12));
-      process.kill(cluster.local.pid("node-b"), "SIGTERM");
-      exit = await cluster.local.ended("node-b");
+      node = await cluster.nodeOf(3);
+      process.kill(cluster.local.pid(node), "SIGTERM");
+      exit = await cluster.local.ended(node);
     });
     assert.equal(exit, 0, found.cluster.logs);
     const [first, second] = [...stepsOf(found.record).values()];
@@ -268,11 +269,11 @@ test(
     const saved = await openCheckpoint(found.job.checkpoint.uri, { generation: "1", step: voted });
     assert.equal(saved.meta.state.step, voted);
     const [incident] = found.incidents;
-    assert.deepEqual(
-      [incident?.code, incident?.nodeId, incident?.stepsLost],
-      ["NODE_PREEMPTED", "node-b", 0n],
+    assert.deepEqual([incident?.code, incident?.nodeId, incident?.stepsLost], ["NODE_PREEMPTED", node, 0n]);
+    assert.ok(
+      incident!.decision.includes(`${node} is given up (it leaves: SIGTERM): others take over`),
+      incident!.decision,
     );
-    assert.match(incident!.decision, /node-b is given up \(it leaves: SIGTERM\): others take over/);
     await assertSameRun(found);
   },
 );
@@ -296,8 +297,9 @@ test(
     };
     const found = await run(options, async (cluster) => {
       await hung(cluster);
-      process.kill(cluster.local.pid("node-b"), "SIGTERM");
-      exit = await cluster.local.ended("node-b");
+      const node = await cluster.nodeOf(3);
+      process.kill(cluster.local.pid(node), "SIGTERM");
+      exit = await cluster.local.ended(node);
     });
     assert.equal(exit, 0, found.cluster.logs);
     const [first, second] = [...stepsOf(found.record).values()];
@@ -317,10 +319,11 @@ test(
     const options = { failpoints: "vote.before@14/3:stop", overrides: ["recovery.stall_seconds=60"] };
     const found = await run(options, async (cluster) => {
       await hung(cluster);
-      const ended = cluster.local.ended("node-b");
-      const pid = cluster.local.pid("node-b");
+      const node = await cluster.nodeOf(3);
+      const ended = cluster.local.ended(node);
+      const pid = cluster.local.pid(node);
       process.kill(pid, "SIGTERM");
-      await cluster.follow(({ events }) => events.some(({ message }) => message.includes("node-b leaves")));
+      await cluster.follow(({ events }) => events.some(({ message }) => message.includes(`${node} leaves`)));
       process.kill(pid, "SIGTERM");
       exit = await ended;
     });

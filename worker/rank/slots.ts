@@ -1,4 +1,5 @@
 import { type StateName, stateKey } from "../../checkpoint/state.js";
+import { compareGenerations } from "../../checkpoint/state_json.js";
 
 /** One slot file of a rank: a whole snapshot of `state`, or nothing whole. */
 export interface Slot {
@@ -8,7 +9,7 @@ export interface Slot {
   pins: number;
 }
 
-/** Two alternate; two more are there while saves pin some. */
+/** Two are needed; two more are there while saves pin some, and keep older states meanwhile. */
 export const SLOT_COUNT = 4;
 
 /**
@@ -77,8 +78,10 @@ export class SlotBook {
     this.live = slot;
   }
 
-  /** The live slot was sealed. */
+  /** The live slot was sealed. A slot of the same name, of another restore, must not be taken for it. */
   written(state: StateName): void {
+    const same = this.find(state);
+    if (same !== null && same !== this.live) same.state = null;
     this.live!.state = state;
     this.last = stateKey(state);
     this.lastWhole = true;
@@ -123,17 +126,20 @@ export class SlotBook {
 
   /** Of those that do not hold the agreed state. */
   private oldest(): Slot {
-    const others = this.slots.filter((slot) => !this.holds(slot, this.agreed));
-    return others.reduce((a, b) => ((b.state?.step ?? 0) < (a.state?.step ?? 0) ? b : a));
+    return this.slots.filter((slot) => !this.holds(slot, this.agreed)).sort(byAge)[0]!;
   }
 
   private holds(slot: Slot, key: string | null): boolean {
     return slot.state !== null && stateKey(slot.state) === key;
   }
 
-  /** Not pinned and not holding `kept`. Those once filled come first: their memory is there already. */
+  /** Not pinned and not holding `kept`; empty ones first, then the oldest, since any state may yet be restored from. */
   private freeSlots(kept: string | null): Slot[] {
-    const free = this.slots.filter((slot) => slot.pins === 0 && !this.holds(slot, kept));
-    return [...free.filter((slot) => slot.state !== null), ...free.filter((slot) => slot.state === null)];
+    return this.slots.filter((slot) => slot.pins === 0 && !this.holds(slot, kept)).sort(byAge);
   }
+}
+
+function byAge(a: Slot, b: Slot): number {
+  if (a.state === null || b.state === null) return Number(a.state !== null) - Number(b.state !== null);
+  return compareGenerations(a.state.generation, b.state.generation) || a.state.step - b.state.step;
 }

@@ -161,7 +161,10 @@ export class TrainLoop {
   /** A restored state that is not whole yet (initial values, a checkpoint, another process's snapshot) is sealed. */
   private firstSnapshot(): void {
     const { book, pages, run } = this.options;
-    if (book.find(run.state) !== null) return;
+    const found = book.find(run.state);
+    if (found !== null && found === book.live) return;
+    // One of that name in another slot is of another restore, and may differ in its meta.
+    if (found !== null) pages.spoil(pages.slotPath(found.index));
     pages.sum(book.live!.index);
     this.seal();
   }

@@ -3,84 +3,14 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { after, test } from "node:test";
 import { readSnapshotHeader, verifySnapshot } from "../../../checkpoint/snapshot.js";
-import { jobSchema, modelConfig } from "../../../job/job.js";
-import type { PackSource } from "../../../worker/data/pack_batch.js";
-import { loadNative } from "../../../worker/engine/load_native.js";
-import { RankMachine, type RankMachineOptions } from "../../../worker/rank/rank_machine.js";
 import { SLOT_COUNT } from "../../../worker/rank/slots.js";
 import type { FromRank, ToRank } from "../../../worker/rank_messages.js";
-import { syntheticPack, syntheticPlan } from "../parallel/synthetic_packs.js";
+import { native, Rank, smallJob, sourceOf } from "./rank_harness.js";
 
 const folder = mkdtempSync("/dev/shm/goku-test-machine-");
 after(() => rmSync(folder, { recursive: true }));
 
-const job = jobSchema.parse({
-  name: "machine",
-  model: { preset: "goku-nano", depth: 1, width: 8, heads: 2, text_width: 8, frequency_width: 8 },
-  data: { media: "unused" },
-  train: { steps: 1, packs_per_step: 1 },
-  checkpoint: { uri: "file:///unused" },
-});
-const native = loadNative();
-
-/** A rank process as its agent sees it: commands in, answers out. */
-class Rank {
-  private readonly machine: RankMachine;
-  private readonly answers: FromRank[] = [];
-  private arrived = () => {};
-
-  constructor(options: Partial<RankMachineOptions>) {
-    const send = (message: FromRank) => {
-      this.answers.push(message);
-      this.arrived();
-    };
-    const openSource = () => assert.fail("no data is asked for");
-    this.machine = new RankMachine({ native, version: "0", openSource, ...options, send });
-  }
-
-  tell(message: ToRank): void {
-    this.machine.receive(message);
-  }
-
-  /** Sends a command, and waits for the answer of that kind, or for a failure. */
-  async ask<Kind extends FromRank["kind"]>(message: ToRank, kind: Kind) {
-    this.answers.length = 0;
-    this.tell(message);
-    for (;;) {
-      const found = this.answers.find((answer) => answer.kind === kind || answer.kind === "failed");
-      if (found) return found as Extract<FromRank, { kind: Kind | "failed" }>;
-      await new Promise<void>((resolve) => {
-        this.arrived = resolve;
-      });
-    }
-  }
-
-  connect(generation: string) {
-    const members = [{ rank: 0, nodeId: "n", host: "127.0.0.1", port: 1, pid: process.pid }];
-    return this.ask({ kind: "connect", generation, members }, "connected");
-  }
-
-  prepare(generation: string, snapshotDir: string) {
-    const message: ToRank = {
-      kind: "prepare",
-      generation,
-      jobId: "j",
-      job,
-      layout: { dp_replicate: 1, dp_shard: 1, sp: 1 },
-      rank: 0,
-      localRank: 0,
-      localWorldSize: 1,
-      nodeId: "n",
-      host: "127.0.0.1",
-      controlPage: path.join(folder, "control"),
-      progressPage: path.join(folder, "progress"),
-      snapshotDir,
-      pinned: [],
-      threads: 1,
-    };
-    return this.ask(message, "ready");
-  }
-}
+const job = smallJob();
 
 test("RankMachine whose place cannot be had keeps no mapping", async () => {
   let mapped = 0;
@@ -96,7 +26,7 @@ test("RankMachine whose place cannot be had keeps no mapping", async () => {
       native.pageUnmap(page);
     },
   };
-  const rank = new Rank({ native: counting });
+  const rank = new Rank({ job, folder, native: counting });
   writeFileSync(path.join(folder, "taken"), "a file where the set should be");
   assert.equal((await rank.prepare("1", path.join(folder, "taken", "set"))).kind, "failed");
   assert.equal(mapped, 0);
@@ -108,9 +38,11 @@ test("RankMachine opens the data that the restored state names, whichever are th
   const asked: (string | null)[] = [];
   const rankSeeing = (now: string, pinned: string[]) =>
     new Rank({
+      job,
+      folder,
       openSource: async (_, digest) => {
         asked.push(digest);
-        return sourceOf(digest !== null && pinned.includes(digest) ? digest : now);
+        return sourceOf(job, digest !== null && pinned.includes(digest) ? digest : now);
       },
     });
   const set = path.join(folder, "pinned");
@@ -142,7 +74,7 @@ test("RankMachine opens the data that the restored state names, whichever are th
 });
 
 test("RankMachine restores nothing from a snapshot in which a bit flipped, gives it up, and takes the next source", async () => {
-  const trainer = new Rank({ openSource: async () => sourceOf("data") });
+  const trainer = new Rank({ job, folder, openSource: async () => sourceOf(job, "data") });
   const set = path.join(folder, "flipped");
   await trainer.prepare("1", set);
   await trainer.connect("1");
@@ -159,7 +91,7 @@ test("RankMachine restores nothing from a snapshot in which a bit flipped, gives
       const flipped = Buffer.from(whole);
       flipped[byteOffset + bytes - 1]! ^= 64;
       writeFileSync(slotPath, flipped);
-      const rank = new Rank({ openSource: async () => sourceOf("data") });
+      const rank = new Rank({ job, folder, openSource: async () => sourceOf(job, "data") });
       const restore = async (source: Extract<ToRank, { kind: "restore" }>["source"]) => {
         const name = `${generation++}`;
         await rank.prepare(name, own ? set : path.join(folder, "other"));
@@ -177,18 +109,3 @@ test("RankMachine restores nothing from a snapshot in which a bit flipped, gives
     }
   }
 });
-
-function sourceOf(digest: string): PackSource {
-  const pack = (step: number) => syntheticPack(modelConfig(job), step - 1, 1);
-  return {
-    digest,
-    codec: null,
-    plan: (step) => syntheticPlan(step, [pack(step)]),
-    pack: async (step) => pack(step),
-    exclusions: [],
-    exclude: () => {},
-    restoreExclusions: () => {},
-    announce: () => {},
-    close: async () => {},
-  };
-}

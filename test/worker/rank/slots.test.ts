@@ -14,51 +14,78 @@ function advance(book: SlotBook, step: number): void {
   book.written(state(step));
 }
 
-test("SlotBook alternates between two slots while nothing is pinned", () => {
+test("SlotBook goes through the slots, empty ones first, then the oldest, while nothing is pinned", () => {
   const book = empty();
   book.restoredTo(state(0));
   book.take();
   book.written(state(0));
-  for (let step = 1; step <= 6; step++) advance(book, step);
-  assert.deepEqual(
-    held(book)
-      .filter((step) => step !== null)
-      .sort(),
-    [5, 6],
+  for (let step = 1; step <= 6; step++) {
+    advance(book, step);
+    const wanted = Array.from({ length: Math.min(4, step + 1) }, (_, i) => step - i);
+    assert.deepEqual(
+      held(book)
+        .filter((one) => one !== null)
+        .sort((x, y) => y - x),
+      wanted,
+    );
+  }
+});
+
+test("SlotBook gives a restore an empty slot, then that of the oldest state of the oldest generation", () => {
+  const book = new SlotBook([state(30, "2"), state(45, "1"), null, state(20, "10")]);
+  assert.equal(book.take().index, 2);
+  book.written(state(5, "11"));
+  book.adopt(book.slots[0]!);
+  book.restoredTo(state(5, "11"));
+  assert.equal(book.slots[1]!.state?.step, 45);
+  book.pin(state(5, "11"));
+  assert.equal(
+    new SlotBook([state(30, "2"), state(45, "1"), state(20, "10"), state(9, "2")]).take().index,
+    1,
   );
 });
 
-test("SlotBook overwrites the state before the last only after the vote that agrees on the last", () => {
+test("SlotBook forgets a slot of the name that is sealed in another one", () => {
+  const book = new SlotBook([state(0), null, null, null]);
+  const slot = book.take();
+  assert.equal(slot.index, 1);
+  book.written(state(0));
+  assert.equal(book.find(state(0)), slot);
+  assert.equal(book.slots[0]!.state, null);
+});
+
+/** Steps 0 to 3 are done, and saves pin 0 and 1: two slots are left to alternate. */
+function narrow(): SlotBook {
   const book = empty();
-  book.restoredTo(state(4));
+  book.restoredTo(state(0));
   book.take();
-  book.written(state(4));
+  book.written(state(0));
+  book.pin(state(0));
+  advance(book, 1);
+  book.pin(state(1));
+  for (const step of [2, 3]) advance(book, step);
+  return book;
+}
+
+test("SlotBook overwrites the state before the last only after the vote that agrees on the last", () => {
+  const book = narrow();
+  assert.ok(book.find(state(2)), "before the vote both are there");
   book.voted(true);
   book.take();
-  book.written(state(5));
-  assert.ok(book.find(state(4)), "before the vote both are there");
-  book.voted(true);
-  book.take();
-  assert.equal(book.find(state(4)), null);
-  assert.ok(book.find(state(5)));
+  assert.equal(book.find(state(2)), null);
+  assert.ok(book.find(state(3)));
 });
 
 test("SlotBook keeps the agreed state when a vote finds that some rank's copy failed", () => {
-  const book = empty();
-  book.restoredTo(state(4));
-  book.take();
-  book.written(state(4));
-  book.voted(true);
-  book.take();
-  book.written(state(5));
+  const book = narrow();
   book.voted(false);
   book.take();
-  book.written(state(6));
+  book.written(state(4));
+  assert.ok(book.find(state(2)));
   assert.ok(book.find(state(4)));
-  assert.ok(book.find(state(6)));
   book.voted(true);
   book.take();
-  assert.equal(book.find(state(4)), null);
+  assert.equal(book.find(state(2)), null);
 });
 
 test("SlotBook says in the vote that its own copy failed, once", () => {
@@ -117,7 +144,6 @@ test("SlotBook changes the live state in place while it is no snapshot, and keep
   book.written(state(4));
   book.voted(true);
   assert.notEqual(book.take(), slot, "state 4 is agreed now");
-  assert.equal(book.find(state(0)), null, "and its predecessor is overwritten");
 });
 
 test("SlotBook keeps the agreed state and lets the oldest save fail where a former process's saves pin the rest", () => {

@@ -1,0 +1,173 @@
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { after, test } from "node:test";
+import { readSnapshotHeader, verifySnapshot } from "../../../checkpoint/snapshot.js";
+import { type StateName, stateKey } from "../../../checkpoint/state.js";
+import type { PackBatch } from "../../../worker/data/pack_batch.js";
+import type { FromRank } from "../../../worker/rank_messages.js";
+import { Rank, smallJob, sourceOf } from "./rank_harness.js";
+
+/**
+ * A rank on its own with real slots: whatever is saved, skipped, voted down or restored, a slot that is whole holds the very
+ * bytes of the state whose name it bears.
+ */
+const STEPS = 9;
+const VOTED_DOWN = 4;
+
+const base = mkdtempSync("/dev/shm/goku-test-slots-");
+after(() => rmSync(base, { recursive: true }));
+let folders = 0;
+function newFolder(): string {
+  const folder = path.join(base, String(folders++));
+  mkdirSync(folder);
+  return folder;
+}
+
+/** Whole slots of a set: step of the state, and a digest of its bytes and of Adam's step. */
+function wholeSlots(set: string): Map<number, string> {
+  const found = new Map<number, string>();
+  for (const name of readdirSync(set)) {
+    const file = path.join(set, name);
+    const header = readSnapshotHeader(file);
+    if (header === null) continue;
+    const bytes = readFileSync(file);
+    const hash = createHash("sha256");
+    for (const { byteOffset, bytes: length } of header.entries)
+      hash.update(bytes.subarray(byteOffset, byteOffset + length));
+    found.set(header.meta.state.step, `${hash.digest("hex")} ${header.meta.adamStep}`);
+  }
+  return found;
+}
+
+const broken = (pack: PackBatch, step: number): PackBatch =>
+  step === VOTED_DOWN ? { ...pack, data: pack.data.map(() => Number.NaN) } : pack;
+
+interface Run {
+  precision: "fp32" | "bf16";
+  every: number;
+  /** Steps whose saves stay under way until the end. */
+  held: readonly number[];
+}
+
+/** Trains to the end, in a new set; `look` sees the set after every step. */
+async function train(
+  run: Run,
+  look: (set: string, step: number) => void,
+): Promise<{ set: string; sealed: number[] }> {
+  const folder = newFolder();
+  const set = path.join(folder, "set");
+  const checkpoint = { every_steps: 2, snapshot_every_steps: run.every };
+  const job = smallJob({ precision: run.precision, steps: STEPS, checkpoint });
+  const sealed: number[] = [];
+  const heldBack: StateName[] = [];
+  const onAnswer = (answer: FromRank) => {
+    if (answer.kind === "step") look(set, answer.metrics.step);
+    if (answer.kind !== "save") return;
+    sealed.push(answer.state.step);
+    if (run.held.includes(answer.state.step)) heldBack.push(answer.state);
+    else rank.tell({ kind: "unpin", state: answer.state, error: null });
+  };
+  const rank: Rank = new Rank({
+    job,
+    folder,
+    onAnswer,
+    openSource: async () => sourceOf(job, "data", broken),
+  });
+  await start(rank, "1", set);
+  const finished = await rank.ask({ kind: "run", generation: "1" }, "finished");
+  assert.equal(finished.kind, "finished");
+  for (const state of heldBack) rank.tell({ kind: "unpin", state, error: null });
+  return { set, sealed };
+}
+
+async function start(rank: Rank, generation: string, set: string, slot?: string, state?: StateName) {
+  assert.equal((await rank.prepare(generation, set)).kind, "ready");
+  assert.equal((await rank.connect(generation)).kind, "connected");
+  const source =
+    slot === undefined
+      ? { kind: "initial" as const }
+      : { kind: "snapshot" as const, state: state!, path: slot };
+  return rank.ask({ kind: "restore", generation, source }, "restored");
+}
+
+for (const precision of ["fp32", "bf16"] as const) {
+  test(`a whole slot holds the bytes of the state it names, whatever is skipped, saved or voted down: ${precision}`, async () => {
+    const states = new Map<number, string>();
+    await train({ precision, every: 1, held: [] }, (set) => {
+      for (const [step, digest] of wholeSlots(set)) {
+        assert.equal(states.get(step) ?? digest, digest, `step ${step} changed its bytes`);
+        states.set(step, digest);
+      }
+    });
+    assert.deepEqual(
+      [...states.keys()].sort(),
+      Array.from({ length: STEPS + 1 }, (_, i) => i),
+    );
+    assert.equal(states.get(VOTED_DOWN), states.get(VOTED_DOWN - 1), "a step voted down changes nothing");
+    assert.equal(new Set(states.values()).size, STEPS, "every other step does");
+
+    for (const every of [1, 2, 3, 5]) {
+      for (const held of [[], [2], [2, 4], [2, 4, 6]]) {
+        const what = `snapshots every ${every} steps, saves of ${held.join(", ") || "none"} held`;
+        const check = (set: string) => {
+          for (const [step, digest] of wholeSlots(set))
+            assert.equal(digest, states.get(step), `${what}: the slot that names step ${step}`);
+        };
+        const { set, sealed } = await train({ precision, every, held }, check);
+        check(set);
+        assert.ok(wholeSlots(set).has(STEPS), `${what}: the last state is whole`);
+        for (const step of held)
+          if (sealed.includes(step))
+            assert.ok(wholeSlots(set).has(step), `${what}: step ${step} is kept for its save`);
+        for (const name of readdirSync(set)) {
+          const file = path.join(set, name);
+          if (readSnapshotHeader(file) !== null)
+            assert.equal(await verifySnapshot(file), null, `${what}: ${name}`);
+        }
+      }
+    }
+  });
+}
+
+test("a restore from a slot goes on in it to the same states; one with a flipped bit is refused and given up", async () => {
+  const states = new Map<number, string>();
+  const { set } = await train({ precision: "fp32", every: 1, held: [] }, (where) => {
+    for (const [step, digest] of wholeSlots(where)) states.set(step, digest);
+  });
+  const slotOf = (step: number) => {
+    const name = readdirSync(set).find(
+      (one) => readSnapshotHeader(path.join(set, one))?.meta.state.step === step,
+    );
+    assert.ok(name, `step ${step} is in a slot`);
+    return path.join(set, name);
+  };
+  const job = smallJob({ steps: STEPS, checkpoint: { every_steps: 100 } });
+  const folder = newFolder();
+  const onAnswer = (answer: FromRank) => {
+    if (answer.kind === "save") rank.tell({ kind: "unpin", state: answer.state, error: null });
+  };
+  const rank: Rank = new Rank({
+    job,
+    folder,
+    onAnswer,
+    openSource: async () => sourceOf(job, "data", broken),
+  });
+  const state = { generation: "1", step: STEPS - 1 };
+
+  const damaged = slotOf(STEPS);
+  const bytes = readFileSync(damaged);
+  bytes[readSnapshotHeader(damaged)!.entries[0]!.byteOffset + 5]! ^= 1;
+  writeFileSync(damaged, bytes);
+  const refused = await start(rank, "2", set, damaged, { generation: "1", step: STEPS });
+  assert.equal(refused.kind === "failed" && refused.code, "SNAPSHOT_MISSING");
+  assert.equal(readSnapshotHeader(damaged), null, "nobody takes it for whole any more");
+
+  const restored = await start(rank, "3", set, slotOf(STEPS - 1), state);
+  assert.equal(restored.kind === "restored" && stateKey(restored.state), stateKey(state));
+  await rank.ask({ kind: "run", generation: "3" }, "finished");
+  const last = wholeSlots(set);
+  assert.equal(last.get(STEPS), states.get(STEPS));
+  assert.equal(last.get(STEPS - 1), states.get(STEPS - 1), "the state restored from is untouched");
+});
