@@ -4,11 +4,10 @@
  * parameters on 8,192 ranks. Where torch cannot be imported its columns say skipped.
  * Run alone: node dist/bench/checkpoint.js [--rounds N] [--mib N] [--folder DIR]
  */
-import { type ChildProcess, fork, spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, fork, spawnSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { type ModelConfig, modelConfigSchema } from "../job/model_config.js";
@@ -17,7 +16,7 @@ import type { FromCheckpointRank, ToCheckpointRank } from "./checkpoint_rank.js"
 import { judge, median } from "./figures.js";
 import { nextMessage } from "./next_message.js";
 import { planFigures } from "./plan_figures.js";
-import { sourcePath } from "./torch_peer.js";
+import { TorchRanks } from "./torch_ranks.js";
 
 const SAVED = { layout: "1x4x1", ranks: 4 };
 const LOADED = { layout: "1x3x1", ranks: 3 };
@@ -49,53 +48,6 @@ class OurProcesses {
 
   close(): void {
     for (const child of this.children) child.kill("SIGKILL");
-  }
-}
-
-/** Processes of checkpoint_dcp.py; null where torch cannot be imported. */
-class DcpProcesses {
-  private readonly children: ChildProcess[];
-  private readonly lines: AsyncIterator<string>[];
-
-  private constructor(children: ChildProcess[]) {
-    this.children = children;
-    this.lines = children.map((child) => createInterface({ input: child.stdout! })[Symbol.asyncIterator]());
-  }
-
-  static async start(folder: string, count: number, parameters: string): Promise<DcpProcesses | null> {
-    if (spawnSync("python3", ["-c", "import torch"], { stdio: "ignore" }).status !== 0) return null;
-    const script = sourcePath("bench/peers/checkpoint_dcp.py");
-    const meeting = path.join(folder, `dcp-${count}`);
-    const all = new DcpProcesses(
-      Array.from({ length: count }, (_, rank) =>
-        spawn("python3", [script, String(rank), String(count), meeting, parameters], {
-          stdio: ["pipe", "pipe", "inherit"],
-          env: { ...process.env, OMP_NUM_THREADS: "1", PYTHONWARNINGS: "ignore" },
-        }),
-      ),
-    );
-    await all.read();
-    return all;
-  }
-
-  /** Seconds of the slowest. */
-  async measure(command: string): Promise<number> {
-    for (const child of this.children) child.stdin?.write(`${command}\n`);
-    return Math.max(...(await this.read()).map(Number));
-  }
-
-  close(): void {
-    for (const child of this.children) child.kill("SIGKILL");
-  }
-
-  private read(): Promise<string[]> {
-    return Promise.all(
-      this.lines.map(async (lines) => {
-        const { value, done } = await lines.next();
-        if (done) throw new Error("Cannot measure: a DCP process ended early");
-        return value as string;
-      }),
-    );
   }
 }
 
@@ -135,9 +87,11 @@ async function measureAll(options: { rounds: number; bytes: number; folder: stri
   const loaders = new OurProcesses(LOADED.ranks);
   const parameters = path.join(folder, "parameters.json");
   writeFileSync(parameters, JSON.stringify(parameterSpecs(model).map(({ name, shape }) => [name, shape])));
+  const dcpRanks = (count: number) =>
+    TorchRanks.start("checkpoint_dcp.py", count, [path.join(folder, `dcp-${count}`), parameters]);
   const dcp = {
-    save: await DcpProcesses.start(folder, SAVED.ranks, parameters),
-    load: await DcpProcesses.start(folder, LOADED.ranks, parameters),
+    save: await dcpRanks(SAVED.ranks),
+    load: await dcpRanks(LOADED.ranks),
   };
   const found: Figures = {
     bytes: 0,

@@ -6,11 +6,10 @@
  * Bus bandwidth, as NCCL's tests define it (S bytes, n ranks, t seconds): all-gather, reduce-scatter and all-to-all
  * S/t * (n-1)/n, all-reduce S/t * 2(n-1)/n, broadcast S/t.
  */
-import { type ChildProcess, fork, spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, fork } from "node:child_process";
 import { mkdtempSync, realpathSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import type { CommEndpoint } from "../worker/engine/native.js";
@@ -23,7 +22,7 @@ import {
 } from "./collectives_rank.js";
 import { judge, median } from "./figures.js";
 import { nextMessage } from "./next_message.js";
-import { sourcePath } from "./torch_peer.js";
+import { TorchRanks } from "./torch_ranks.js";
 
 /** Median seconds; gloo: null where torch cannot be imported. */
 export interface CollectiveTimes {
@@ -48,7 +47,10 @@ export async function benchCollectives(
 ): Promise<CollectiveTimes[]> {
   const folder = mkdtempSync(path.join(os.tmpdir(), "goku-bench-"));
   const ours = await OurRanks.start(folder, ranks, bytes);
-  const gloo = await GlooRanks.start(folder, ranks, bytes);
+  const gloo = await TorchRanks.start("collectives_gloo.py", ranks, [
+    path.join(folder, "gloo"),
+    String(bytes),
+  ]);
   try {
     const sides: [keyof Omit<CollectiveTimes, "operation">, Side][] = TRANSPORTS.map((transport) => [
       transport,
@@ -113,55 +115,6 @@ class OurRanks {
     const answers = Promise.all(this.children.map((child) => nextMessage<FromRank>(child)));
     for (const [rank, child] of this.children.entries()) child.send(message(rank));
     return answers;
-  }
-}
-
-class GlooRanks implements Side {
-  private readonly children: ChildProcess[];
-  private readonly lines: AsyncIterator<string>[];
-
-  private constructor(children: ChildProcess[]) {
-    this.children = children;
-    this.lines = children.map((child) => {
-      if (child.stdout === null) throw new Error("Cannot measure: a gloo process has no output");
-      return createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-    });
-  }
-
-  /** null where torch cannot be imported. */
-  static async start(folder: string, count: number, bytes: number): Promise<GlooRanks | null> {
-    if (spawnSync("python3", ["-c", "import torch"], { stdio: "ignore" }).status !== 0) return null;
-    const script = sourcePath("bench/peers/collectives_gloo.py");
-    const meeting = path.join(folder, "gloo");
-    const ranks = new GlooRanks(
-      Array.from({ length: count }, (_, rank) =>
-        spawn("python3", [script, String(rank), String(count), meeting, String(bytes)], {
-          stdio: ["pipe", "pipe", "inherit"],
-          env: { ...process.env, OMP_NUM_THREADS: "1", PYTHONWARNINGS: "ignore" },
-        }),
-      ),
-    );
-    await ranks.read();
-    return ranks;
-  }
-
-  async measure(operation: OperationName): Promise<number> {
-    for (const child of this.children) child.stdin?.write(`${operation}\n`);
-    return Math.max(...(await this.read()).map(Number));
-  }
-
-  close(): void {
-    for (const child of this.children) child.kill("SIGKILL");
-  }
-
-  private read(): Promise<string[]> {
-    return Promise.all(
-      this.lines.map(async (lines) => {
-        const { value, done } = await lines.next();
-        if (done) throw new Error("Cannot measure: a gloo process ended early");
-        return value as string;
-      }),
-    );
   }
 }
 
