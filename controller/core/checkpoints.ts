@@ -57,15 +57,21 @@ export function onSaveFailed(
   });
 }
 
-/** The newest keep_last that can be restored, and whatever stands between them. */
+/** Checkpoints kept for their step alone that a job remembers, newest kept: its record is written at every save. */
+const EVERY_COUNT_MAX = 100;
+
+/** The newest keep_last that can be restored, whatever stands between them, and older ones that retention keeps. */
 function retain(job: JobState): JobState["checkpoints"] {
+  const { keep_last, keep_every } = job.record.job.checkpoint;
   let usable = 0;
   let first = job.checkpoints.length;
-  while (first > 0 && usable < job.record.job.checkpoint.keep_last) {
+  while (first > 0 && usable < keep_last) {
     first -= 1;
     if (job.checkpoints[first]!.unusable === null) usable += 1;
   }
-  return job.checkpoints.slice(first);
+  const older = job.checkpoints.slice(0, first);
+  const kept = older.filter(({ state }) => keep_every !== null && state.step % keep_every === 0);
+  return [...kept.slice(-EVERY_COUNT_MAX), ...job.checkpoints.slice(first)];
 }
 
 export function checkpointsWrite(job: JobState): DurableWrite {

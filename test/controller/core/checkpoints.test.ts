@@ -1,0 +1,27 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { CoreHarness, jobOf } from "./harness.js";
+
+function stepsAfterSaves(checkpoint: object, steps: readonly number[]): number[] {
+  const core = new CoreHarness();
+  core.lead();
+  core.hello("n0", { slots: 1 });
+  const job = jobOf({ layout: { dp_replicate: 1, dp_shard: 1, sp: 1 } });
+  core.submit({ ...job, checkpoint: { ...job.checkpoint, ...checkpoint } });
+  core.form();
+  for (const step of steps) core.saved("n0", { generation: 1, step });
+  return core.job.checkpoints.map(({ state }) => state.step);
+}
+
+test("a job falls back on the checkpoints that retention keeps: the newest few, and those of round steps", () => {
+  const steps = [10, 20, 30, 40, 50, 60, 70];
+  assert.deepEqual(stepsAfterSaves({ keep_last: 2 }, steps), [60, 70]);
+  assert.deepEqual(stepsAfterSaves({ keep_last: 2, keep_every: 30 }, steps), [30, 60, 70]);
+  assert.deepEqual(stepsAfterSaves({ keep_last: 1, keep_every: 20 }, steps), [20, 40, 60, 70]);
+});
+
+test("a job remembers a hundred checkpoints of round steps, the newest", () => {
+  const steps = Array.from({ length: 250 }, (_, i) => 10 * (i + 1));
+  const found = stepsAfterSaves({ keep_last: 1, keep_every: 10 }, steps);
+  assert.deepEqual(found, steps.slice(-101));
+});
