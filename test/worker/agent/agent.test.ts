@@ -5,6 +5,7 @@ import path from "node:path";
 import { after, test } from "node:test";
 import { pino } from "pino";
 import { openCheckpoint } from "../../../checkpoint/load.js";
+import { readSnapshotHeader } from "../../../checkpoint/snapshot.js";
 import type { Job } from "../../../job/job.js";
 import { startTicks } from "../../../worker/agent/process_records.js";
 import { type AgentOptions, type RunningAgent, runAgent } from "../../../worker/agent/run_agent.js";
@@ -293,16 +294,27 @@ test("agent: asked to end while a rank hangs: the last finished step is saved fr
   }
 });
 
-/** The newest step that both ranks hold in memory, once their heartbeats show that they have stopped training. */
+/**
+ * The newest step that both ranks hold whole in memory, once their heartbeats show that they have stopped training. Not the
+ * step that they report: a rank may stand between the end of a step and the seal of its snapshot.
+ */
 async function stillStep(controller: ScriptedController, node: string): Promise<number> {
   for (let before = ""; ; ) {
     const { ranks } = await controller.next(node, "heartbeat");
     const now = ranks.map(({ step, collectiveEntered }) => `${step} ${collectiveEntered}`).join();
     const still = now === before && ranks.length === 2;
-    if (still && ranks.every(({ step, unchangedMs }) => step >= 3n && unchangedMs > 300n))
-      return Math.min(...ranks.map(({ step }) => Number(step)));
+    if (still && ranks.every(({ step, unchangedMs }) => step >= 3n && unchangedMs > 300n)) break;
     before = now;
   }
+  const [first, second] = [0, 1].map((rank) => heldSteps(node, rank));
+  return Math.max(...first!.filter((step) => second!.includes(step)));
+}
+
+function heldSteps(node: string, rank: number): number[] {
+  return readdirSync(path.join(memory, node), { recursive: true, encoding: "utf8" })
+    .filter((name) => path.basename(name).startsWith("slot-"))
+    .map((name) => readSnapshotHeader(path.join(memory, node, name)))
+    .flatMap((header) => (header?.rank === rank ? [header.meta.state.step] : []));
 }
 
 test("agent: an alarm about a save that failed while no controller was there is told to the next one", async () => {
