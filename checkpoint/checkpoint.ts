@@ -8,7 +8,6 @@ import type { Extents } from "./extents.js";
 import type { CommitRecord } from "./manifest.js";
 import { mapLimit, READS_AT_ONCE } from "./map_limit.js";
 import { checkpointFolder } from "./names.js";
-import { readPlan } from "./plan.js";
 import type { Interval, StateKind, StateMeta } from "./state.js";
 import type { Storage } from "./storage/storage.js";
 
@@ -112,8 +111,8 @@ export class Checkpoint {
    */
   async cut(tensor: string, bytesMax: number): Promise<Interval[]> {
     const step = Math.floor(bytesMax / CHUNK_BYTES) * (CHUNK_BYTES / 4);
-    const extents = await this.#extents.of({ tensor, start: 0, length: this.#extents.countOf(tensor) });
-    return extents.flatMap(({ start, length }) =>
+    const whole = { tensor, start: 0, length: this.#extents.countOf(tensor) };
+    return (await this.#extents.plan(whole)).flatMap(({ targetOffset: start, length }) =>
       Array.from({ length: Math.ceil(length / step) }, (_, i) => ({
         tensor,
         start: start + i * step,
@@ -129,8 +128,8 @@ export class Checkpoint {
   ): Promise<Float32Array> {
     const tasks: ChunkTask[] = [];
     for (const { interval, offset } of wanted) {
-      const steps = readPlan(interval, await this.#extents.of(interval))!; // which hold all of it
-      for (const step of steps) tasks.push(...chunkTasks(step.extent, step, offset));
+      for (const step of await this.#extents.plan(interval))
+        tasks.push(...chunkTasks(step.extent, step, offset));
     }
     // Sizes claimed by a manifest are believed, and memory taken, only once the files are seen to have them.
     await mapLimit([...new Set(tasks.map((task) => task.extent.file))], READS_AT_ONCE, (file) =>

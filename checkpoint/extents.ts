@@ -5,7 +5,7 @@ import { indexExtents, type StoredExtent } from "./content.js";
 import type { CommitRecord, WriterManifest } from "./manifest.js";
 import { mapLimit, READS_AT_ONCE } from "./map_limit.js";
 import { checkpointFolder } from "./names.js";
-import { planDigest, readPlan, WriterIndex } from "./plan.js";
+import { planDigest, type ReadStep, readPlan, WriterIndex } from "./plan.js";
 import { readCommittedWriter } from "./records.js";
 import type { Interval } from "./state.js";
 import type { Storage } from "./storage/storage.js";
@@ -52,15 +52,15 @@ export class Extents {
   }
 
   /**
-   * Extents that hold the wanted elements, sorted by start. Throws CHECKPOINT_CORRUPT where a manifest is not what was
-   * committed, RangeError for elements that the tensor does not have.
+   * Which parts of which extents make up the wanted elements, in order. Throws CHECKPOINT_CORRUPT where a manifest is not
+   * what was committed, RangeError for elements that the tensor does not have.
    */
-  async of(wanted: Interval): Promise<readonly StoredExtent[]> {
+  async plan(wanted: Interval): Promise<ReadStep<StoredExtent>[]> {
     const { tensor, start, length } = wanted;
     if (start + length > this.countOf(tensor))
       throw new RangeError(`Extents: ${tensor} has no elements ${start} to ${start + length}`);
-    const extents = this.#all?.get(tensor) ?? (await this.#find(wanted));
-    if (readPlan(wanted, extents) !== null) return extents;
+    const steps = readPlan(wanted, this.#all?.get(tensor) ?? (await this.#find(wanted)));
+    if (steps !== null) return steps;
     throw new GokuError(
       "CHECKPOINT_CORRUPT",
       `Cannot read ${this.#folder}: its writers do not hold elements ${start} to ${start + length} of ${tensor}`,

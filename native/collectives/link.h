@@ -44,7 +44,7 @@ class Link {
   virtual void round() = 0;
 };
 
-/// The data connection to `member` broke: its reason is on the control connection.
+/// The line to `member`, a connection or its memory, broke: its reason is on the control connection.
 struct LinkBroken {
   int member;
   /// What is told where the control connection gives no reason: that the member died, or, with another code,

@@ -10,10 +10,10 @@ import {
   commitOf,
   memoryStorage,
   metaOf,
-  modelOf,
   Random,
   requireState,
   type SaveSetup,
+  SMALL,
   saveAll,
   saveAndCommit,
   scratchFolder,
@@ -24,7 +24,6 @@ import { type CrashMode, LoggedDisk } from "./logged_disk.js";
 const scratch = scratchFolder();
 const layout = Layout.parse("1x2x1");
 const MODES: CrashMode[] = ["keepAll", "loseUnsynced", "keepSome", "keepSome", "keepSome"];
-const SMALL = modelOf({ "patch_embed.weight": [5, 3], "blocks.0.norm2.weight": [33] });
 
 function setup(disk: LoggedDisk, name: StateName, more: Partial<SaveSetup> = {}): SaveSetup {
   const { storage } = memoryStorage(disk);

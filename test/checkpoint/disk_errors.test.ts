@@ -10,10 +10,10 @@ import {
   layoutOf,
   memoryStorage,
   metaOf,
-  modelOf,
   Random,
   requireState,
   type SaveSetup,
+  SMALL,
   saveAndCommit,
   scratchFolder,
   state,
@@ -23,7 +23,6 @@ import { watched } from "./watched_disk.js";
 
 const scratch = scratchFolder();
 const layout = layoutOf("1x2x1");
-const SMALL = modelOf({ "patch_embed.weight": [5, 3], "blocks.0.norm2.weight": [33] });
 
 function setup(disk: LoggedDisk, step: number): SaveSetup {
   const meta = metaOf(state(1, step), layout);

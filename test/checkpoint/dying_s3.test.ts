@@ -10,9 +10,9 @@ import { testSettings } from "../support/s3_servers.js";
 import {
   layoutOf,
   metaOf,
-  modelOf,
   requireState,
   type SaveSetup,
+  SMALL,
   saveAndCommit,
   scratchFolder,
   state,
@@ -20,7 +20,6 @@ import {
 
 const scratch = scratchFolder();
 const layout = layoutOf("1x2x1");
-const SMALL = modelOf({ "patch_embed.weight": [5, 3], "blocks.0.norm2.weight": [33] });
 
 test("an S3 server that dies at any request of a save, before or after it did it: a typed error, the older checkpoint stays, the repeated save succeeds", async () => {
   const server = await MemoryS3.start();

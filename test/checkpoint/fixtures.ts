@@ -57,6 +57,9 @@ export function modelOf(shapes: Record<string, number[]>): TestModel {
   return { specs, units: flatUnits(specs) };
 }
 
+/** Two tensors, one of them below a shard. */
+export const SMALL = modelOf({ "patch_embed.weight": [5, 3], "blocks.0.norm2.weight": [33] });
+
 /** Small, and awkward: a tensor of one element, tensors smaller than the world, sizes that no grain divides. */
 export const AWKWARD = modelOf({
   "patch_embed.weight": [7, 5],

@@ -10,9 +10,9 @@ import { Layout } from "../../job/layout.js";
 import {
   memoryStorage,
   metaOf,
-  modelOf,
   requireState,
   type SaveSetup,
+  SMALL,
   saveAndCommit,
   scratchFolder,
   state,
@@ -22,7 +22,6 @@ import { SlowView } from "./watched_disk.js";
 
 const scratch = scratchFolder();
 const layout = Layout.parse("1x2x1");
-const SMALL = modelOf({ "patch_embed.weight": [5, 3], "blocks.0.norm2.weight": [33] });
 
 function setup(name: StateName, more: Partial<SaveSetup> = {}): SaveSetup {
   const slots = path.join(scratch, stateKey(name));

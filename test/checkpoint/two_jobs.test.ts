@@ -15,8 +15,8 @@ import {
   layoutOf,
   memoryStorage,
   metaOf,
-  modelOf,
   requireState,
+  SMALL,
   saveAndCommit,
   scratchFolder,
   sealOf,
@@ -29,7 +29,6 @@ import { SlowView } from "./watched_disk.js";
 const scratch = scratchFolder();
 const layout = layoutOf("1x2x1");
 const TENSOR = "patch_embed.weight";
-const SMALL = modelOf({ [TENSOR]: [5, 3], "blocks.0.norm2.weight": [33] });
 
 /**
  * Saves and commits state 1-20 of one of two jobs that two controllers run: its name is that of the other's, its elements

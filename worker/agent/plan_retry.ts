@@ -18,7 +18,7 @@ export type RetryPlan = { kind: "again"; waitMs: number } | { kind: "giveUp"; re
 
 /**
  * What follows a failed try of a durable save. Its slot stays pinned meanwhile, which training can spare until the next
- * save is due: that one needs the third slot, and its state is the better one. The save that ends a run has no next one.
+ * save is due: that one needs a slot, too, and its state is the better one. The save that ends a run has no next one.
  * Pure.
  */
 export function planRetry(failure: {

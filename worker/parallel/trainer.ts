@@ -18,14 +18,13 @@ import { emaDecay, learningRate } from "./learning_rate.js";
 import { ShardedUnit, type ShardUnit, type StateTensors } from "./sharded_unit.js";
 import { StepRun } from "./step_run.js";
 import type { ApplyResult, StepFigures, StepGradients, StepInput } from "./step_types.js";
+import { CHECKSUM_ORDER, sumState } from "./sum_state.js";
 import { Ulysses } from "./ulysses.js";
 import { castVote, type VoteFlags, type VoteResult } from "./vote.js";
 
 export type { ShardUnit, StateTensors } from "./sharded_unit.js";
 export type { ApplyResult, StepFigures, StepGradients, StepInput } from "./step_types.js";
 
-/** Of a unit. */
-const CHECKSUM_ORDER = ["model", "ema", "adam_m", "adam_v"] as const satisfies (keyof StateTensors)[];
 const NO_CHECKSUMS = new Uint32Array(0);
 
 export interface TrainerOptions {
@@ -277,13 +276,10 @@ export class Trainer {
     const { native } = this.options;
     for (const [i, unit] of this.units.entries()) {
       const to = tensors[i]!;
-      for (const [k, kind] of CHECKSUM_ORDER.entries()) {
-        if (unit.range.length === 0) continue;
-        if (to[kind] !== unit[kind]) native.tensorCast(to[kind].id, unit[kind].id);
-        const count = checksums[i]!.length / CHECKSUM_ORDER.length;
-        if (count > 0)
-          native.tensorChecksums(to[kind].id, checksums[i]!.subarray(k * count, (k + 1) * count));
+      for (const kind of CHECKSUM_ORDER) {
+        if (unit.range.length > 0 && to[kind] !== unit[kind]) native.tensorCast(to[kind].id, unit[kind].id);
       }
+      sumState(native, to, checksums[i]!);
       unit.use(to);
     }
   }

@@ -11,6 +11,7 @@ import { STATE_KINDS, type StateMeta, type StateName } from "../../checkpoint/st
 import { toGokuError } from "../../job/errors.js";
 import type { Native } from "../engine/native.js";
 import { Arena } from "../engine/tensor.js";
+import { sumState } from "../parallel/sum_state.js";
 import type { StateTarget, StateTensors } from "../parallel/trainer.js";
 import { SLOT_COUNT } from "./slots.js";
 
@@ -84,11 +85,7 @@ export class SnapshotPages {
   /** Makes the checksums of what lies in a slot, in the order of the file. */
   sum(index: number): Uint32Array {
     const { tensors, checksums } = this.targets[index]!;
-    for (const [i, unit] of tensors.entries()) {
-      const count = checksums[i]!.length / STATE_KINDS.length;
-      for (const [k, kind] of STATE_KINDS.entries())
-        this.native.tensorChecksums(unit[kind].id, checksums[i]!.subarray(k * count, (k + 1) * count));
-    }
+    for (const [i, unit] of tensors.entries()) sumState(this.native, unit, checksums[i]!);
     return inFileOrder(checksums);
   }
 
