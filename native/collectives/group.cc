@@ -65,9 +65,13 @@ void Group::main() {
   Lines lines;
   const bool formed = form(lines);
   while (const std::shared_ptr<Operation> operation = formed ? next() : nullptr) {
-    run(lines, *operation);
-    const std::lock_guard lock(mutex_);
-    --unfinished_;
+    std::optional<NativeError> error = run(lines, *operation);
+    {
+      // Before the caller hears of the end: one that closes at once must not abort those still at work.
+      const std::lock_guard lock(mutex_);
+      --unfinished_;
+    }
+    operation->finish(std::move(error));
   }
   const std::lock_guard lock(mutex_);
   waiter_ = nullptr;
@@ -109,8 +113,8 @@ std::shared_ptr<Operation> Group::next() {
   return nullptr;
 }
 
-void Group::run(Lines& lines, Operation& operation) {
-  if (fault_) return operation.finish(errorOf(operation.kind, *fault_));
+std::optional<NativeError> Group::run(Lines& lines, Operation& operation) {
+  if (fault_) return errorOf(operation.kind, *fault_);
   Exchange exchange(options_, mesh_, lines);
   Schedule schedule = makeSchedule(options_, exchange, operation, ++sequence_);
   const uint64_t number = progress_->enter(options_.progressPage.get(), options_.generation, operation.kind,
@@ -122,10 +126,10 @@ void Group::run(Lines& lines, Operation& operation) {
     fail(error.fault());
     // After the others were told why, and before the caller uses its memory for something else.
     if (lines.segment) lines.segment->withdraw(lines.self);
-    return operation.finish(errorOf(operation.kind, *fault_));
+    return errorOf(operation.kind, *fault_);
   }
   progress_->complete(options_.progressPage.get(), options_.generation, number);
-  operation.finish(std::nullopt);
+  return std::nullopt;
 }
 
 void Group::fail(const Fault& fault) {

@@ -43,7 +43,8 @@ class Group {
  private:
   void main();
   bool form(Lines& lines);
-  void run(Lines& lines, Operation& operation);
+  /// Why the operation failed, if it did.
+  std::optional<NativeError> run(Lines& lines, Operation& operation);
   /// Ends the group: tells the peers, keeps the first fault.
   void fail(const Fault& fault);
   NativeError errorOf(Kind kind, const Fault& fault) const;
@@ -61,7 +62,7 @@ class Group {
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::deque<std::shared_ptr<Operation>> queue_;
-  size_t unfinished_ = 0;  // queued or running
+  size_t unfinished_ = 0;  // queued or running, less those whose caller is about to be told
   bool closing_ = false;
   bool aborting_ = false;
   Waiter* waiter_ = nullptr;  // while lines exist, for waking the thread

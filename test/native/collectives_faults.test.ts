@@ -205,6 +205,21 @@ describe("the end of a group", () => {
     }
   });
 
+  it("aborts nobody when a rank closes as soon as its own last wait is over", async () => {
+    for (const nodes of Object.values(ARRANGEMENTS)) {
+      for (let round = 0; round < 25; round++) {
+        const group = groupOf(nodes);
+        await ranks.form(group);
+        const errors = group.members.map(async (rank): Promise<RankError | null> => {
+          const rankProcess = ranks.ranks[rank]!;
+          return (await rankProcess.tell({ kind: "runAndClose", group: group.name, operations: [SMALL] }))
+            .error;
+        });
+        assert.deepEqual(await Promise.all(errors), [null, null, null, null]);
+      }
+    }
+  });
+
   it("is told to those who go on without it", async () => {
     for (const nodes of Object.values(ARRANGEMENTS)) {
       const group = groupOf(nodes);

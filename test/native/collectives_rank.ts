@@ -50,6 +50,7 @@ export type Command =
   | { kind: "stats" }
   | { kind: "create"; group: string; options: CreateSpec }
   | { kind: "run"; group: string; operations: OperationSpec[] }
+  | { kind: "runAndClose"; group: string; operations: OperationSpec[] } // commClose right after the last wait
   | { kind: "abortThenRun"; group: string; operation: OperationSpec } // commAbort while the operation runs
   | { kind: "closeWhileRunning"; group: string; operation: OperationSpec }
   | { kind: "waitTwice"; group: string }
@@ -301,6 +302,12 @@ async function execute(command: Command): Promise<unknown> {
     }
     case "run":
       return run(groupOf(command.group), command.operations);
+    case "runAndClose": {
+      const group = groupOf(command.group);
+      const digest = run(group, command.operations);
+      native.commClose(group.comm);
+      return digest;
+    }
     case "abortThenRun": {
       const group = groupOf(command.group);
       const started = startOperation(group, command.operation);

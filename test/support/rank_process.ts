@@ -3,6 +3,7 @@
  * The child module calls `serveRank`; the parent calls `runRanks`.
  */
 import { type ChildProcess, fork } from "node:child_process";
+import { setTimeout as sleep } from "node:timers/promises";
 import { loadNative } from "../../worker/engine/load_native.js";
 import type { CommEndpoint, Native } from "../../worker/engine/native.js";
 
@@ -12,7 +13,10 @@ type FromRank<Result> =
   | { kind: "result"; result: Result }
   | { kind: "failed"; message: string };
 
-/** Runs the same task on `count` processes; rejects with the first rank's failure and leaves no process behind. */
+/** How long the other ranks have to say why they failed, after the first has: the first told is seldom the cause. */
+const EXPLAIN_MS = 2_000;
+
+/** Runs the same task on `count` processes; rejects with what every rank said and leaves no process behind. */
 export async function runRanks<Task, Result>(module: URL, count: number, task: Task): Promise<Result[]> {
   // As agents start ranks: threads that wait leave the core to other ranks.
   const env = { ...process.env, OMP_WAIT_POLICY: "passive" };
@@ -21,10 +25,20 @@ export async function runRanks<Task, Result>(module: URL, count: number, task: T
     const ranks = children.map((child, rank) => follow<Task, Result>(child, rank, task));
     const members = await Promise.all(ranks.map(({ ready }) => ready));
     for (const child of children) child.send({ kind: "connect", members } satisfies ToRank<Task>);
-    return await Promise.all(ranks.map(({ result }) => result));
+    const results = ranks.map(({ result }) => result);
+    return await Promise.all(results).catch(async () => {
+      throw new Error((await failures(results)).join("\n"));
+    });
   } finally {
     for (const child of children) child.kill("SIGKILL");
   }
+}
+
+async function failures(results: readonly Promise<unknown>[]): Promise<string[]> {
+  const messages: string[] = [];
+  const told = results.map((result) => result.catch((error: Error) => messages.push(error.message)));
+  await Promise.race([Promise.all(told), sleep(EXPLAIN_MS)]);
+  return messages;
 }
 
 function follow<Task, Result>(child: ChildProcess, rank: number, task: Task) {
