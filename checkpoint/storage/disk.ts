@@ -1,4 +1,5 @@
 import { type FileHandle, link, mkdir, open, readdir, rename, rmdir, stat, unlink } from "node:fs/promises";
+import { Turns } from "./turns.js";
 
 /** An open file. Positions are bytes. */
 export interface DiskFile {
@@ -38,6 +39,13 @@ export interface Disk {
   stat(path: string): Promise<DiskStat | null>;
   syncFolder(path: string): Promise<void>;
 }
+
+/**
+ * A sync keeps its thread until the disk has taken all, and reads and writes wait for one of the same four of libuv's:
+ * were every rank's file synced at once, nothing would be left to fill the next blocks.
+ */
+const SYNCS_AT_ONCE = 2;
+const syncTurns = new Turns(SYNCS_AT_ONCE);
 
 /** The machine's own file system. */
 export const nodeDisk: Disk = {
@@ -94,7 +102,7 @@ function diskFile(handle: FileHandle): DiskFile {
       }
       return done;
     },
-    sync: () => handle.sync(),
+    sync: () => syncTurns.take(() => handle.sync()),
     close: () => handle.close(),
   };
 }
