@@ -1,4 +1,3 @@
-import { createHash } from "node:crypto";
 import { GokuError } from "../job/errors.js";
 import type { Layout } from "../job/layout.js";
 import type { FlatUnit } from "../job/sharding.js";
@@ -15,11 +14,16 @@ import {
 } from "./manifest.js";
 import { checkpointFolder, dataName, writerManifestName } from "./names.js";
 import { type PlannedInterval, writePlan } from "./plan.js";
+import { readAhead } from "./read_ahead.js";
 import { readCommitRecords } from "./records.js";
 import { encodeSafetensorsHeader } from "./safetensors.js";
+import { ShardBlock, type ShardChunk } from "./shard_block.js";
 import type { StateMeta, StateName } from "./state.js";
 import { sameState } from "./state_json.js";
 import type { Storage } from "./storage/storage.js";
+
+/** MiB of a writer under way: one that is filled, one that is written, and one whose hashing is late. */
+const BLOCK_COUNT = 3;
 
 /** Where the elements of a writer come from: a rank's snapshot, another checkpoint, imported weights. */
 export interface ShardSource {
@@ -196,48 +200,67 @@ export class ShardWriter {
     );
   }
 
-  /** The file's bytes in blocks of 1 MiB; digests are made while the bytes pass. */
+  /** The file's bytes in blocks: while one is written, the next is filled and those before are hashed. */
   async *#blocks(header: Uint8Array, intervals: readonly StoredInterval[]): AsyncGenerator<Uint8Array> {
-    const block = new Uint8Array(CHUNK_BYTES);
-    let filled = 0;
+    const ring = Array.from({ length: BLOCK_COUNT }, () => new ShardBlock());
     let written = 0;
-    for await (const part of this.#parts(header, intervals)) {
-      for (let at = 0; at < part.byteLength; ) {
-        const take = Math.min(part.byteLength - at, CHUNK_BYTES - filled);
-        block.set(part.subarray(at, at + take), filled);
-        at += take;
-        filled += take;
-        if (filled < CHUNK_BYTES) continue;
+    try {
+      for await (const block of readAhead(this.#fill(ring, header, intervals))) {
         await this.#announce(written);
-        yield block;
-        written += filled;
-        filled = 0;
+        yield block.bytes;
+        written += block.bytes.byteLength;
       }
+    } finally {
+      await Promise.all(ring.map((block) => block.hashed));
     }
-    if (filled === 0) return;
-    await this.#announce(written);
-    yield block.subarray(0, filled);
   }
 
-  async *#parts(header: Uint8Array, intervals: readonly StoredInterval[]): AsyncGenerator<Uint8Array> {
-    yield header;
-    for (const [i, interval] of intervals.entries()) {
-      let hash = createHash("sha256");
-      let hashed = 0; // bytes of the MiB that the hash is of
-      for await (const part of this.#source.read(this.#planned[i]!)) {
-        for (let at = 0; at < part.byteLength; ) {
-          const piece = part.subarray(at, at + CHUNK_BYTES - hashed);
-          hash.update(piece);
-          at += piece.byteLength;
-          hashed += piece.byteLength;
-          if (hashed < CHUNK_BYTES) continue;
-          interval.digests.push(hash.digest("hex"));
-          hash = createHash("sha256");
-          hashed = 0;
+  /** Blocks take turns. One is filled again once the next but one is asked for: its bytes are written by then. */
+  async *#fill(
+    ring: readonly ShardBlock[],
+    header: Uint8Array,
+    intervals: readonly StoredInterval[],
+  ): AsyncGenerator<ShardBlock, void> {
+    let turn = 0;
+    let block = ring[turn]!;
+    for await (const { bytes, chunk } of this.#pieces(header, intervals)) {
+      if (chunk !== null) {
+        if (!block.hasRoom(chunk.bytes)) {
+          yield block.seal();
+          block = await ring[++turn % ring.length]!.empty();
         }
-        yield part;
+        block.begin(chunk);
       }
-      if (hashed > 0) interval.digests.push(hash.digest("hex"));
+      block.append(bytes);
+    }
+    yield block.seal();
+  }
+
+  /** The file's bytes in order; a piece that begins a chunk says so, and none goes beyond its chunk. */
+  async *#pieces(
+    header: Uint8Array,
+    intervals: readonly StoredInterval[],
+  ): AsyncGenerator<{ bytes: Uint8Array; chunk: ShardChunk | null }, void> {
+    for (let at = 0; at < header.byteLength; at += CHUNK_BYTES) {
+      const bytes = header.subarray(at, at + CHUNK_BYTES);
+      yield { bytes, chunk: { bytes: bytes.byteLength, digests: null } };
+    }
+    for (const [i, { tensor, bytes: wanted, digests }] of intervals.entries()) {
+      let left = wanted;
+      let leftOfChunk = 0;
+      for await (const part of this.#source.read(this.#planned[i]!)) {
+        if (part.byteLength > left)
+          throw new GokuError("INTERNAL", `Cannot save ${tensor}: read more than ${wanted} bytes of it`);
+        for (let at = 0; at < part.byteLength; ) {
+          const begins = leftOfChunk === 0;
+          if (begins) leftOfChunk = Math.min(CHUNK_BYTES, left);
+          const bytes = part.subarray(at, at + leftOfChunk);
+          yield { bytes, chunk: begins ? { bytes: leftOfChunk, digests } : null };
+          at += bytes.byteLength;
+          left -= bytes.byteLength;
+          leftOfChunk -= bytes.byteLength;
+        }
+      }
     }
   }
 
