@@ -17,10 +17,17 @@ import { judge, median } from "./figures.js";
 import { nextMessage } from "./next_message.js";
 import { planFigures } from "./plan_figures.js";
 import { TorchRanks } from "./torch_ranks.js";
+import { snapshotStepSeconds } from "./train_step.js";
 
 const SAVED = { layout: "1x4x1", ranks: 4 };
 const LOADED = { layout: "1x3x1", ranks: 3 };
-const LIMITS = { stallSeconds: 0.02, saveOverDisk: 1.25, saveOverDcp: 0.4, loadOverDcp: 0.6 };
+const LIMITS = {
+  stallSeconds: 0.02,
+  saveOverDisk: 1.25,
+  saveOverDcp: 0.4,
+  loadOverDcp: 0.6,
+  snapshotStep: 1.03,
+};
 
 /** A model of about so much state: 16 bytes a parameter, blocks of width 512. */
 function modelOf(stateBytes: number): ModelConfig {
@@ -170,6 +177,23 @@ function report(found: Figures): void {
   ratio("load over DCP's time", found.load, found.dcpLoad, LIMITS.loadOverDcp);
 }
 
+/** What a snapshot after every step costs training, on the model of the train_step bench. */
+async function reportSteps(rounds: number): Promise<void> {
+  const folder = mkdtempSync("/dev/shm/goku-bench-");
+  try {
+    const threads = os.availableParallelism();
+    const { plain, snapshot } = await snapshotStepSeconds({ rounds, threads, folder });
+    const ratio = snapshot / plain;
+    const limit = `limit ${LIMITS.snapshotStep}  ${judge(ratio, LIMITS.snapshotStep)}`;
+    console.log(
+      `${"training step that leaves a snapshot".padEnd(46)}${`${snapshot.toFixed(3)} s`.padStart(24)}`,
+    );
+    console.log(`${"  over one that leaves none".padEnd(46)}${ratio.toFixed(3).padStart(24)}  ${limit}`);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
 async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
@@ -185,6 +209,7 @@ async function main(): Promise<void> {
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
+  await reportSteps(Number(values.rounds));
   for (const { name, value, unit, limit } of planFigures()) {
     const verdict = limit === null ? "" : `limit ${limit} ${unit}  ${judge(value, limit)}`;
     console.log(`${name.padEnd(46)}${`${value.toFixed(3)} ${unit}`.padStart(24)}  ${verdict}`);

@@ -3,7 +3,7 @@ import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 import { GokuError } from "../job/errors.js";
 import type { Layout } from "../job/layout.js";
 import { type FlatUnit, type ShardPiece, shardPieces, shardRange } from "../job/sharding.js";
-import { chunkCount } from "./digest.js";
+import { CHUNK_BYTES, chunkCount } from "./digest.js";
 import { Fields } from "./fields.js";
 import { STATE_KINDS, type StateKind, type StateMeta } from "./state.js";
 import { readStateMeta } from "./state_json.js";
@@ -162,6 +162,10 @@ export interface SnapshotHeader {
 
 /** Null: there is no such file, or it is not whole (never sealed, being written, cut short, of another format). */
 export function readSnapshotHeader(path: string): SnapshotHeader | null {
+  return withFile(path, (file) => readOpenHeader(path, file));
+}
+
+function withFile<T>(path: string, read: (file: number) => T): T | null {
   let file: number;
   try {
     file = openSync(path, "r");
@@ -172,29 +176,57 @@ export function readSnapshotHeader(path: string): SnapshotHeader | null {
     });
   }
   try {
-    return readOpenHeader(path, file);
+    return read(file);
   } finally {
     closeSync(file);
   }
 }
 
 function readOpenHeader(path: string, file: number): SnapshotHeader | null {
+  const head = readOpenHead(file);
+  const header = head === null ? null : parseSnapshotHead(path, head);
+  return header !== null && fstatSync(file).size === header.bytes ? header : null;
+}
+
+/** Null where it is not whole, as far as the control block tells. */
+function readOpenHead(file: number): Buffer | null {
   const block = readAt(file, 0, CONTROL_BYTES);
-  if (block === null || block.readBigUInt64LE(0) !== MAGIC || block.readUInt32LE(AT.format) !== FORMAT)
-    return null;
-  const sequence = block.readBigUInt64LE(AT.begun);
-  if (block.readUInt32LE(AT.flag) !== WHOLE || block.readBigUInt64LE(AT.sealed) !== sequence) return null;
-  const bytes = Number(block.readBigUInt64LE(AT.bytes));
-  const jsonBytes = block.readUInt32LE(AT.json);
-  const checksumCount = block.readUInt32LE(AT.checksums);
-  if (jsonBytes > TABLE_OFFSET - JSON_OFFSET || 4 * checksumCount > SNAPSHOT_DATA_OFFSET - TABLE_OFFSET)
-    return null;
-  const json = readAt(file, JSON_OFFSET, jsonBytes);
-  const table = readAt(file, TABLE_OFFSET, 4 * checksumCount);
-  if (json === null || table === null || fstatSync(file).size !== bytes) return null;
-  if (!block.subarray(AT.digest, AT.digest + 32).equals(headerDigest(block, json, table))) return null;
+  const sizes = block === null ? null : headSizes(block);
+  if (block === null || sizes === null) return null;
+  const json = readAt(file, JSON_OFFSET, sizes.json);
+  const table = readAt(file, TABLE_OFFSET, sizes.table);
   // Its rank may have begun to overwrite it while it was read.
-  if (readAt(file, 0, CONTROL_BYTES)?.equals(block) !== true) return null;
+  if (json === null || table === null || readAt(file, 0, CONTROL_BYTES)?.equals(block) !== true) return null;
+  return Buffer.concat([block, json, table]);
+}
+
+function headSizes(block: Buffer): { json: number; table: number } | null {
+  if (block.length < CONTROL_BYTES || block.readBigUInt64LE(0) !== MAGIC) return null;
+  if (block.readUInt32LE(AT.format) !== FORMAT || block.readUInt32LE(AT.flag) !== WHOLE) return null;
+  if (block.readBigUInt64LE(AT.sealed) !== block.readBigUInt64LE(AT.begun)) return null;
+  const json = block.readUInt32LE(AT.json);
+  const table = 4 * block.readUInt32LE(AT.checksums);
+  return json > TABLE_OFFSET - JSON_OFFSET || table > SNAPSHOT_DATA_OFFSET - TABLE_OFFSET
+    ? null
+    : { json, table };
+}
+
+/** A whole snapshot but for its data, as it travels to another node: control block, JSON, table. Null as readSnapshotHeader. */
+export function readSnapshotHead(path: string): Buffer | null {
+  return withFile(path, readOpenHead);
+}
+
+/** What a head says that was read here or came from elsewhere; null: it is of no whole snapshot. `path`: for messages. */
+export function parseSnapshotHead(path: string, head: Uint8Array): SnapshotHeader | null {
+  const block = Buffer.from(head.buffer, head.byteOffset, Math.min(head.byteLength, CONTROL_BYTES));
+  const sizes = headSizes(block);
+  if (sizes === null || head.byteLength !== CONTROL_BYTES + sizes.json + sizes.table) return null;
+  const all = Buffer.from(head.buffer, head.byteOffset, head.byteLength);
+  const json = all.subarray(CONTROL_BYTES, CONTROL_BYTES + sizes.json);
+  const table = all.subarray(CONTROL_BYTES + sizes.json);
+  if (!block.subarray(AT.digest, AT.digest + 32).equals(headerDigest(block, json, table))) return null;
+  const bytes = Number(block.readBigUInt64LE(AT.bytes));
+  const checksumCount = sizes.table / 4;
   const content = parseContent(path, json);
   if (content === null || !fits(content.entries, { bytes, checksumCount })) return null;
   return {
@@ -202,9 +234,35 @@ function readOpenHeader(path: string, file: number): SnapshotHeader | null {
     ...content,
     rank: block.readUInt32LE(AT.rank),
     bytes,
-    sequence,
+    sequence: block.readBigUInt64LE(AT.begun),
     checksums: Uint32Array.from({ length: checksumCount }, (_, i) => table.readUInt32LE(4 * i)),
   };
+}
+
+/** Whether two heads are of equal snapshots; one that was sealed again has another sequence number. */
+export function sameSnapshot(a: Uint8Array, b: Uint8Array): boolean {
+  return Buffer.compare(a.subarray(CONTROL_BYTES), b.subarray(CONTROL_BYTES)) === 0;
+}
+
+/** The parts of a head and where a file has them, the one with the flag last: whoever reads before it sees nothing whole. */
+export function headParts(head: Uint8Array): { position: number; bytes: Uint8Array }[] {
+  const view = new DataView(head.buffer, head.byteOffset, head.byteLength);
+  const json = CONTROL_BYTES + view.getUint32(AT.json, true);
+  return [
+    { position: JSON_OFFSET, bytes: head.subarray(CONTROL_BYTES, json) },
+    { position: TABLE_OFFSET, bytes: head.subarray(json) },
+    { position: 0, bytes: head.subarray(0, CONTROL_BYTES) },
+  ];
+}
+
+/** What each checksum of a snapshot covers, in the order of its table. */
+export function snapshotChunks({ entries }: Pick<SnapshotHeader, "entries">): SnapshotExtent[] {
+  return entries.flatMap(({ byteOffset, bytes }) =>
+    Array.from({ length: chunkCount(bytes) }, (_, i) => ({
+      byteOffset: byteOffset + i * CHUNK_BYTES,
+      bytes: Math.min(CHUNK_BYTES, bytes - i * CHUNK_BYTES),
+    })),
+  );
 }
 
 /** Null where a field lacks that we need: it was sealed by another version of the product. */

@@ -1,8 +1,13 @@
 import { type FileHandle, open } from "node:fs/promises";
 import { crc32 } from "node:zlib";
 import { GokuError } from "../job/errors.js";
-import { CHUNK_BYTES, chunkCount } from "./digest.js";
-import { readSnapshotHeader, type SnapshotExtent, type SnapshotHeader } from "./snapshot_page.js";
+import { CHUNK_BYTES } from "./digest.js";
+import {
+  readSnapshotHeader,
+  type SnapshotExtent,
+  type SnapshotHeader,
+  snapshotChunks,
+} from "./snapshot_page.js";
 
 /**
  * Reads a whole snapshot MiB by MiB, each checked against its checksum before any of it is handed on. Made for reading
@@ -21,7 +26,7 @@ export class SnapshotReader {
   private constructor(header: SnapshotHeader, file: FileHandle) {
     this.header = header;
     this.#file = file;
-    this.#chunks = header.entries.flatMap(chunksOf);
+    this.#chunks = snapshotChunks(header);
   }
 
   /** SNAPSHOT_MISSING when there is no whole snapshot at `path`. */
@@ -45,6 +50,15 @@ export class SnapshotReader {
       const until = Math.min(end, chunk.byteOffset + chunk.bytes);
       yield (await this.#load(index)).subarray(at - chunk.byteOffset, until - chunk.byteOffset);
       at = until;
+    }
+  }
+
+  /** Whole chunks, by their place in the table of checksums. One is overwritten once another is asked for. */
+  async *chunks(indexes: Iterable<number>): AsyncGenerator<{ index: number; bytes: Uint8Array }> {
+    for (const index of indexes) {
+      if (this.#chunks[index] === undefined)
+        throw new RangeError(`chunks: ${index} of ${this.#chunks.length}`);
+      yield { index, bytes: await this.#load(index) };
     }
   }
 
@@ -134,11 +148,4 @@ export async function verifySnapshot(path: string): Promise<string | null> {
   } finally {
     await reader?.close();
   }
-}
-
-function chunksOf({ byteOffset, bytes }: SnapshotExtent): SnapshotExtent[] {
-  return Array.from({ length: chunkCount(bytes) }, (_, i) => ({
-    byteOffset: byteOffset + i * CHUNK_BYTES,
-    bytes: Math.min(CHUNK_BYTES, bytes - i * CHUNK_BYTES),
-  }));
 }

@@ -52,6 +52,8 @@ export function jobDetail(job: JobStatus): string {
     ["generation", String(job.generation)],
     ["ranks", nodes],
     ["checkpoint", job.checkpointUri],
+    ["replicated", job.replicatedStep === undefined ? "-" : `step ${job.replicatedStep}`],
+    ["protection", job.protection],
     ["incidents", job.incidents === 0 ? "none" : `${job.incidents} (gokuctl why)`],
     ["error", job.error ? `${job.error.code}: ${job.error.message}` : null],
   ]);

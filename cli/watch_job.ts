@@ -39,7 +39,8 @@ export async function watchJob(
     if (output.json) process.stdout.write(`${JSON.stringify(eventJson(event))}\n`);
     else if (!event.step) screen.print(eventLine(event));
     if (event.step && event.step.step > job.step) {
-      job = { ...job, step: event.step.step, loss: event.step.loss };
+      const { step, loss, replicatedStep } = event.step;
+      job = { ...job, step, loss, replicatedStep: replicatedStep > 0n ? replicatedStep : job.replicatedStep };
       screen.draw(job);
     }
     if (nowMs() - askedMs < ASK_MS) continue;
@@ -70,7 +71,8 @@ class ProgressLine {
 
   draw(job: JobStatus): void {
     if (this.#silent) return;
-    const text = `${phaseName(job.phase)}  ${progressLine(job)}  loss ${number(job.loss)}`;
+    const replicated = job.replicatedStep === undefined ? "" : `  replicated ${job.replicatedStep}`;
+    const text = `${phaseName(job.phase)}  ${progressLine(job)}  loss ${number(job.loss)}${replicated}`;
     if (this.#live) {
       process.stdout.write(`\r\x1b[2K${text.slice(0, (process.stdout.columns ?? 120) - 1)}`);
       this.#shown = true;

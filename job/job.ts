@@ -99,6 +99,10 @@ export const jobSchema = z
       /** Checkpoints whose step is a multiple of it stay for ever, besides the newest; null: only the newest stay. */
       keep_every: count.nullable().default(null),
       snapshot_every_steps: count.default(1),
+      /** Copies of a rank's state in the memory of other nodes, in other failure domains. */
+      replicas: wholeFrom(0).max(1, { error: "0 or 1" }).default(1),
+      /** What each node sends of them at most. */
+      replica_mib_per_second: positive.default(64),
     }),
     recovery: z
       .strictObject({

@@ -49,6 +49,21 @@ export function shardIndexes(options: {
   return Array.from({ length: Math.floor((options.end - 1) / perPart) - first + 1 }, (_, i) => first + i);
 }
 
+/** Shards of layout `from` that hold any element of shard `index` of layout `to`, ascending. */
+export function overlappingShards(
+  units: readonly FlatUnit[],
+  { from, to, index }: { from: Layout; to: Layout; index: number },
+): number[] {
+  const shards = new Set<number>();
+  for (const { count } of units) {
+    const { start, length } = shardRange({ count, parts: to.shardGroupSize, index });
+    if (length === 0) continue;
+    const held = { count, parts: from.shardGroupSize, start, end: start + length };
+    for (const shard of shardIndexes(held)) shards.add(shard);
+  }
+  return [...shards].sort((a, b) => a - b);
+}
+
 function elementsPerPart({ count, parts }: { count: number; parts: number }): number {
   return Math.ceil(Math.ceil(count / SHARD_GRAIN) / parts) * SHARD_GRAIN;
 }

@@ -1,3 +1,4 @@
+import type { RestoredPart } from "../checkpoint/read_memory.js";
 import type { StateName } from "../checkpoint/state.js";
 import type { ErrorCode } from "../job/errors.js";
 import type { Job } from "../job/job.js";
@@ -27,6 +28,10 @@ export type ToRank =
       snapshotDir: string;
       /** All states in that set whose durable write is under way; `unpin` follows once for each, and for no other. */
       pinned: StateName[];
+      /** Some rank of the world copies its state to another node: all of them keep the state that is being copied. */
+      replicate: boolean;
+      /** The newest state that all ranks had in two places, as far as this node knows; kept until there is a newer one. */
+      kept: StateName | null;
       threads: number;
     }
   /** To a spare: a place in this job, which trains on the data with this digest, is likely to be its next one. */
@@ -42,13 +47,27 @@ export type ToRank =
    * The durable write of this state is over (either way): one answer to each `save`, and to each entry of `pinned`.
    * That of a final save comes when the checkpoint is committed, or with what makes that impossible.
    */
-  | { kind: "unpin"; state: StateName; error: { code: ErrorCode; message: string } | null };
+  | { kind: "unpin"; state: StateName; error: { code: ErrorCode; message: string } | null }
+  /** Answer to `replicate`; `whole`: another node has the state, or this rank needs no copy. Else it cannot be made. */
+  | { kind: "replicated"; state: StateName; whole: boolean };
 
 export type RestoreSource =
   | { kind: "initial" }
-  /** `path`: the slot file that holds the state, in this rank's own set or in another one of its node. */
-  | { kind: "snapshot"; state: StateName; path: string }
+  | ({ kind: "snapshot" } & MemorySource)
   | { kind: "checkpoint"; uri: string; state: StateName };
+
+/** A state that lies in the memory of the job's nodes. */
+export interface MemorySource {
+  state: StateName;
+  /** That it was computed with. */
+  layout: LayoutSize;
+  /** Slot files of it on this node; that of the rank's own set, if there is one, first. */
+  files: { rank: number; path: string }[];
+  /** Nodes that hold what this one lacks; several for one rank are tried in order. */
+  places: { rank: number; nodeId: string; host: string; port: number }[];
+  /** The same state in durable storage, for what is damaged in memory. */
+  durable: { uri: string; state: StateName } | null;
+}
 
 export type FromRank =
   | { kind: "hello"; pid: number }
@@ -61,6 +80,8 @@ export type FromRank =
       rank: number;
       state: StateName;
       dataDigest: string;
+      /** Where the bytes came from. */
+      parts: RestoredPart[];
       seconds: number;
     }
   | { kind: "step"; generation: string; rank: number; metrics: StepMetrics }
@@ -72,6 +93,18 @@ export type FromRank =
       state: StateName;
       slotPath: string;
       reason: "periodic" | "request" | "final";
+    }
+  /**
+   * The vote chose this state to be copied to another node; its slot stays until another one is there everywhere. `kept`:
+   * the newest that is, which the other node must not give up for it.
+   */
+  | {
+      kind: "replicate";
+      generation: string;
+      rank: number;
+      state: StateName;
+      kept: StateName | null;
+      slotPath: string;
     }
   /** The state could not be copied into a slot; training goes on without. Once, until a copy succeeds again. */
   | {
@@ -110,4 +143,5 @@ export interface StepMetrics {
   memoryPeakBytes: number;
   packFill: number; // 0..1
   unreadable: number; // samples with weight 0 in this step
+  replicatedStep: number; // newest step of this generation that every rank has in two places; 0: none
 }

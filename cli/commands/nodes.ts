@@ -38,6 +38,7 @@ function nodesText(nodes: NodeStatus[]): string {
     `${node.connected ? "connected" : "unreachable"}${node.unusable === "" ? "" : `, ${node.unusable}`}`,
     node.slots,
     node.device,
+    node.failureDomain || "-",
     node.job || "-",
     node.ranks.map((rank) => `${rank.rank}:${rank.phase}@${rank.step}`).join(" ") || "-",
     `${duration(node.silentSeconds)} ago`,
@@ -45,7 +46,10 @@ function nodesText(nodes: NodeStatus[]): string {
       ? "-"
       : `step ${Math.max(...node.heldStates.map((held) => Number(held.state?.step ?? 0n)))}`,
   ]);
-  const text = table(["NODE", "STATE", "SLOTS", "DEVICE", "JOB", "RANKS", "HEARD", "SNAPSHOTS"], rows);
+  const text = table(
+    ["NODE", "STATE", "SLOTS", "DEVICE", "DOMAIN", "JOB", "RANKS", "HEARD", "SNAPSHOTS"],
+    rows,
+  );
   const bad = nodes.find((node) => node.quarantined);
   if (bad === undefined) return text;
   return `${text}\nA quarantined node is used again after: gokuctl nodes release ${bad.nodeId}`;

@@ -53,6 +53,11 @@ export function addServerCommands(program: Command): void {
     .requiredOption("--node <name>", "stable name of this node", process.env.NODE_NAME)
     .option("--slots <count>", "ranks this node can hold", "1")
     .option("--host <address>", "address at which other nodes reach this one", "127.0.0.1")
+    .option(
+      "--failure-domain <name>",
+      "what fails together with this node, such as its rack: copies of its state go elsewhere (default: the node itself)",
+      process.env.GOKU_FAILURE_DOMAIN ?? "",
+    )
     .option("--state-dir <dir>", "shared-memory folder of snapshots and pages", "/dev/shm/goku")
     .option("--log-dir <dir>", "folder of the ranks' logs", "./runs/logs")
     .option(
@@ -62,7 +67,10 @@ export function addServerCommands(program: Command): void {
     )
     .action(
       async (
-        options: Record<"node" | "slots" | "host" | "stateDir" | "logDir" | "grace", string>,
+        options: Record<
+          "node" | "slots" | "host" | "failureDomain" | "stateDir" | "logDir" | "grace",
+          string
+        >,
         command: Command,
       ) => {
         const { runAgent } = await import("../../worker/agent/run_agent.js");
@@ -71,6 +79,7 @@ export function addServerCommands(program: Command): void {
           node: options.node,
           slots: wholeNumber("--slots", options.slots, { least: 1 }),
           host: options.host,
+          failureDomain: options.failureDomain,
           stateDir: path.resolve(options.stateDir),
           logDir: path.resolve(options.logDir),
           graceMs: 1000 * wholeNumber("--grace", options.grace, { most: 86_400 }),

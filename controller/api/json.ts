@@ -44,6 +44,8 @@ export function jobJson(job: JobStatus): z.infer<typeof jobStatusSchema> {
     rank_nodes: job.rankNodes,
     checkpoint:
       job.checkpointUri === "" ? null : { uri: job.checkpointUri, step: Number(job.checkpointStep) },
+    protection: job.protection === "" ? null : job.protection,
+    replicated_step: job.replicatedStep === undefined ? null : Number(job.replicatedStep),
     incidents: job.incidents,
     error: job.error ? { code: job.error.code, message: job.error.message } : null,
     submitted_at: job.submittedAt?.toISOString() ?? null,
@@ -59,6 +61,7 @@ export function nodeJson(node: NodeStatus): z.infer<typeof nodeSchema> {
     device: node.device,
     unusable: node.unusable === "" ? null : node.unusable,
     quarantined: node.quarantined,
+    failure_domain: node.failureDomain === "" ? null : node.failureDomain,
     version: node.version,
     job: node.job === "" ? null : node.job,
     silent_seconds: node.silentSeconds,
@@ -134,6 +137,7 @@ function stepJson(step: StepCompleted): z.infer<typeof stepSchema> {
     memory_peak_bytes: Number(step.memoryPeakBytes),
     pack_fill: step.packFill,
     unreadable: step.unreadable,
+    replicated_step: step.replicatedStep === 0n ? null : Number(step.replicatedStep),
   };
 }
 

@@ -23,6 +23,7 @@ export const stepSchema = z
     memory_peak_bytes: z.number().int(),
     pack_fill: z.number().describe("tokens over capacity of the step's packs, 0 to 1"),
     unreadable: z.number().int().describe("samples that could not be read; they weigh 0"),
+    replicated_step: z.number().int().nullable().describe("newest step in two places for every rank"),
   })
   .meta({ id: "Step" });
 
@@ -54,6 +55,14 @@ export const jobStatusSchema = z
     layout,
     rank_nodes: z.array(z.string()).describe("node of every rank, in rank order"),
     checkpoint: z.object({ uri: z.string(), step: z.number().int() }).nullable(),
+    protection: z.string().nullable().describe("how far its state in memory survives the loss of nodes"),
+    replicated_step: z
+      .number()
+      .int()
+      .nullable()
+      .describe(
+        "newest step of this generation in two places for every rank; null: none, or nothing is sent",
+      ),
     incidents: z.number().int(),
     error: z.object({ code: z.string(), message: z.string() }).nullable(),
     submitted_at: z.string().nullable(),
@@ -69,6 +78,7 @@ export const nodeSchema = z
     device: z.string(),
     unusable: z.string().nullable().describe("why no job is given this node; null: it is used"),
     quarantined: z.boolean().describe("until a person releases it"),
+    failure_domain: z.string().nullable().describe("what fails together with it; its own id: nothing else"),
     version: z.string(),
     job: z.string().nullable(),
     silent_seconds: z.number(),

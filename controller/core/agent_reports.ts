@@ -136,7 +136,7 @@ function onGenerationReport(turn: Turn, node: NodeState, report: GenerationRepor
     onRankConnected(turn, job, report.rank);
     return;
   }
-  onRankRestored(turn, job, report.rank, report.state);
+  onRankRestored(turn, job, report);
   return;
 }
 

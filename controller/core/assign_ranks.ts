@@ -6,6 +6,8 @@ import type { HeldState } from "./wire.js";
 export interface AssignableNode {
   nodeId: string;
   slots: number;
+  /** Its agent can be reached by the others: they may read what it holds. */
+  serves: boolean;
   /** Whole snapshots of this job in the node's memory; those of other layouts are passed over. */
   held: readonly HeldState[];
 }
@@ -13,7 +15,8 @@ export interface AssignableNode {
 /**
  * Node of every rank, in rank order. Pure and deterministic (ties go to the lower node id).
  *
- * 1. A state that every rank could restore from memory decides, if there is one: each rank goes where its part lies.
+ * 1. The newest state that every rank could restore where its part lies decides, if there is one and none that is newer
+ *    could be read from others: each rank goes there.
  * 2. Else a rank stays where it was, or goes where its newest snapshot is.
  * 3. The rest is filled by whole sequence groups, onto nodes in use first, so that `sp` stays inside a node where it
  *    can and as few nodes as possible are taken.
@@ -80,7 +83,8 @@ function newestHolders(holders: readonly Holders[], rank: number): string[] {
 
 /**
  * Places by the newest state that all ranks hold. Inventories lag by a heartbeat, so a state of an older generation
- * than some rank's present node already holds does not move anybody.
+ * than some rank's present node already holds does not move anybody; nor does one that is older than what can be read
+ * from the nodes in use (replicas, twins), which stay in use.
  */
 function placeByState(
   layout: Layout,
@@ -89,8 +93,12 @@ function placeByState(
   prior: readonly string[] | null,
 ): string[] | null {
   const generationNewest = holders[0]?.state.generation ?? 0;
+  const readable = prior !== null && nodes.every(({ serves }) => serves);
   for (const { state, byRank } of holders) {
-    if (byRank.size < layout.worldSize) continue;
+    if (byRank.size < layout.worldSize) {
+      if (readable && holdsAllShards(layout, byRank)) return null;
+      continue;
+    }
     if (prior !== null && state.generation < generationNewest) return null;
     const places = new Places(nodes, layout.worldSize);
     let placed = 0;
@@ -102,8 +110,14 @@ function placeByState(
       if (ordered.some((nodeId) => places.tryPlace(rank, nodeId))) placed += 1;
     }
     if (placed === layout.worldSize) return places.rankNodes as string[];
+    if (readable) return null;
   }
   return null;
+}
+
+function holdsAllShards(layout: Layout, byRank: ReadonlyMap<number, unknown>): boolean {
+  const shards = new Set([...byRank.keys()].map((rank) => rank % layout.shardGroupSize));
+  return shards.size === layout.shardGroupSize;
 }
 
 /** Puts the unplaced ranks of one sequence group onto one node, or onto as few as possible. */

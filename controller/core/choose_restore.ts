@@ -1,41 +1,63 @@
+import type { Layout } from "../../job/layout.js";
 import type { CheckpointEntry, CheckpointSource, StateName } from "./contract.js";
-import { compareStates, stateKey, stateText } from "./state_name.js";
+import { isWhole, type MemoryNode, type MemoryState, memoryStates } from "./memory_states.js";
+import { ranksText } from "./ranks_text.js";
+import { compareStates, sameState, stateKey, stateText } from "./state_name.js";
+
+/** Nodes that ranks read from, named in a reason; the rest is counted. */
+const SOURCES_COUNT_MAX = 4;
 
 export type RestoreChoice =
-  | { kind: "snapshot"; state: StateName; reason: string }
+  | {
+      kind: "snapshot";
+      state: StateName;
+      /** Who holds what of it. */
+      memory: MemoryState;
+      /** The same state in durable storage; null: it is not there. */
+      durable: CheckpointSource | null;
+      reason: string;
+    }
   | { kind: "checkpoint"; source: CheckpointSource; reason: string }
   | { kind: "initial"; reason: string }
   /** Something was committed and nothing of it can be read: starting over would throw it away silently. */
   | { kind: "none"; reason: string };
 
-/**
- * The newest state that can be had whole. A snapshot counts only when *every* rank of the new assignment holds it on its
- * node in this layout, so states of different names never combine; a durable checkpoint serves any layout. The newer of
- * the two wins (generation, then step), the snapshot when equal: it is nearer. Then the checkpoint that the job was
- * submitted with, then initial values, which are right only for a job that never committed anything.
- */
-export function chooseRestore(options: {
-  /** Whole snapshots of each rank at its new place, by rank. */
-  rankStates: readonly (readonly StateName[])[];
+export interface RestoreInput {
+  layout: Layout;
+  /** Node of every rank, in rank order. */
+  rankNodes: readonly string[];
+  /** Every member, once. */
+  nodes: readonly MemoryNode[];
   checkpoints: readonly CheckpointEntry[];
   source: CheckpointSource | null;
   /** Keys of snapshots that failed to restore. */
   excludedSnapshots: ReadonlySet<string>;
   /** Addresses of checkpoints that failed to restore. */
   excludedCheckpoints: ReadonlySet<string>;
-}): RestoreChoice {
-  const { rankStates, source, excludedCheckpoints } = options;
-  const snapshot = newestCommon(rankStates, options.excludedSnapshots);
-  const durable = newestCheckpoint(options.checkpoints, excludedCheckpoints);
-  if (snapshot !== null && (durable === null || compareStates(snapshot, durable.state) >= 0)) {
-    const all = rankStates.length === 1 ? "its rank holds" : `all ${rankStates.length} ranks hold`;
+}
+
+/**
+ * The newest state that can be had whole. In memory that is one of which every shard is held by some member, by any
+ * rank that holds equal bits and in any *one* layout, so states of different names never combine; a durable checkpoint
+ * serves any layout, too. The newer of the two wins (generation, then step), memory when equal: it is nearer. Then the
+ * checkpoint that the job was submitted with, then initial values, which are right only for a job that never committed
+ * anything.
+ */
+export function chooseRestore(input: RestoreInput): RestoreChoice {
+  const { source, excludedCheckpoints } = input;
+  const memory = newestInMemory(input);
+  const durable = newestCheckpoint(input.checkpoints, excludedCheckpoints);
+  if (memory !== null && (durable === null || compareStates(memory.state, durable.state) >= 0)) {
+    const { state } = memory;
     return {
       kind: "snapshot",
-      state: snapshot,
-      reason: `from memory, ${stateText(snapshot)}: the newest state that ${all}`,
+      state,
+      memory,
+      durable: durableOf(input, state),
+      reason: memoryText(input, memory),
     };
   }
-  const without = missingText(rankStates, snapshot);
+  const without = missingText(input, memory);
   if (durable !== null) {
     return {
       kind: "checkpoint",
@@ -50,13 +72,62 @@ export function chooseRestore(options: {
       reason: `from the checkpoint to resume, ${source.uri} (${stateText(source.state)})`,
     };
   }
-  if (source === null && options.checkpoints.length === 0) {
+  if (source === null && input.checkpoints.length === 0) {
     return { kind: "initial", reason: `initial values: ${without} and nothing has been made durable` };
   }
   return {
     kind: "none",
-    reason: `Cannot restore any state: ${without}, and none of ${options.checkpoints.length + (source === null ? 0 : 1)} checkpoints can be read; repair one, or submit the job anew`,
+    reason: `Cannot restore any state: ${without}, and none of ${input.checkpoints.length + (source === null ? 0 : 1)} checkpoints can be read; repair one, or submit the job anew`,
   };
+}
+
+function newestInMemory({ layout, rankNodes, nodes, excludedSnapshots }: RestoreInput): MemoryState | null {
+  const all = nodes.map(({ nodeId }) => nodeId);
+  const ranksOf = (shard: number) => layout.replicaGroup(shard).map((rank) => rankNodes[rank]!);
+  for (const memory of memoryStates(nodes, layout)) {
+    if (excludedSnapshots.has(stateKey(memory.state))) continue;
+    if (isWhole(memory, memory.layout === layout ? ranksOf : () => all)) return memory;
+  }
+  return null;
+}
+
+/** What is damaged in memory may be read from there. */
+function durableOf(input: RestoreInput, state: StateName): CheckpointSource | null {
+  const { checkpoints, source, excludedCheckpoints } = input;
+  const usable = checkpoints.filter(({ unusable }) => unusable === null);
+  const found = [...usable, ...(source === null ? [] : [source])].find(
+    (entry) => sameState(entry.state, state) && !excludedCheckpoints.has(entry.uri),
+  );
+  return found === undefined ? null : { uri: found.uri, state: found.state };
+}
+
+function memoryText({ layout, rankNodes, nodes }: RestoreInput, memory: MemoryState): string {
+  const { state, holders } = memory;
+  if (memory.layout !== layout) {
+    const from = nodes.length === 1 ? "1 node" : `${nodes.length} nodes`;
+    return `${stateText(state)}, re-partitioned from memory of ${from}, layout ${memory.layout}`;
+  }
+  const readers = new Map<string, number[]>();
+  for (const [rank, nodeId] of rankNodes.entries()) {
+    const list = holders.get(rank % layout.shardGroupSize)!;
+    if (list.some((holder) => holder.nodeId === nodeId)) continue;
+    const holder = list.find((each) => each.serves)!;
+    const from = `${holder.rank === rank ? "replicas" : "twins"} on ${holder.nodeId}`;
+    const ranks = readers.get(from);
+    if (ranks) ranks.push(rank);
+    else readers.set(from, [rank]);
+  }
+  const from = `from memory, ${stateText(state)}`;
+  if (readers.size === 0) {
+    const all = rankNodes.length === 1 ? "its rank holds" : `all ${rankNodes.length} ranks hold`;
+    return `${from}: the newest state that ${all}`;
+  }
+  const named = [...readers]
+    .slice(0, SOURCES_COUNT_MAX)
+    .map(([where, ranks]) => `${ranksText(ranks)} from ${where}`);
+  const more =
+    readers.size > named.length ? ` and others from ${readers.size - named.length} more places` : "";
+  return `${from}: ${named.join(", ")}${more}`;
 }
 
 /** The newest state that every rank holds; null: none. */
@@ -93,14 +164,15 @@ export function newestCheckpoint(
   return newest;
 }
 
-function missingText(rankStates: readonly (readonly StateName[])[], common: StateName | null): string {
-  if (common !== null) return `memory holds only ${stateText(common)} on all ranks`;
-  const empty = rankStates.flatMap((states, rank) => (states.length === 0 ? [rank] : []));
-  if (empty.length === rankStates.length) return "no rank holds a snapshot";
-  if (empty.length > 0) {
-    const shown = empty.slice(0, 4).join(", ");
-    const more = empty.length > 4 ? ` and ${empty.length - 4} more` : "";
-    return `${empty.length === 1 ? "rank" : "ranks"} ${shown}${more} of ${rankStates.length} ${empty.length === 1 ? "holds" : "hold"} no snapshot`;
+/** Why memory does not serve; `whole`: the newest state in it that does, older than the durable one. */
+function missingText({ layout, rankNodes, nodes }: RestoreInput, whole: MemoryState | null): string {
+  if (whole !== null) return `memory holds only ${stateText(whole.state)} whole`;
+  const shards = new Set<number>();
+  for (const { layout: own, holders } of memoryStates(nodes, layout)) {
+    if (own === layout) for (const shard of holders.keys()) shards.add(shard);
   }
-  return "no snapshot is held by all ranks";
+  const empty = rankNodes.flatMap((_, rank) => (shards.has(rank % layout.shardGroupSize) ? [] : [rank]));
+  if (empty.length === rankNodes.length) return "no rank holds a snapshot";
+  if (empty.length === 0) return "memory holds no state whole";
+  return `${ranksText(empty)} of ${rankNodes.length} ${empty.length === 1 ? "has" : "have"} no snapshot in memory`;
 }

@@ -106,7 +106,7 @@ export type Reply = { ok: true; jobId: string } | { ok: false; code: ErrorCode; 
 
 export interface LogEntry {
   level: "info" | "warning" | "alarm";
-  type: "phase" | "incident" | "checkpoint" | "node" | "alarm";
+  type: "phase" | "incident" | "checkpoint" | "replica" | "node" | "alarm";
   jobId: string | null;
   nodeId: string | null;
   text: string;
@@ -293,6 +293,8 @@ export interface CoreLimits {
   restoreMs: number;
   /** How long evidence of one fault is collected before it is judged. */
   settleMs: number;
+  /** How long it is collected where all of it is echoes, and whoever saw the cause can still be heard. */
+  causeMs: number;
   /** How long ranks may take to answer an abort before the silent ones are killed. */
   answerMs: number;
   /** How long a killed process may take to be reaped before its node counts as bad. */
@@ -319,6 +321,7 @@ export const DEFAULT_LIMITS: CoreLimits = {
   connectMs: 30_000,
   restoreMs: 900_000,
   settleMs: 50,
+  causeMs: 1_000,
   answerMs: 3_000,
   reapMs: 10_000,
   rehomeMs: 10_000,

@@ -1,30 +1,32 @@
-import { chooseRestore } from "./choose_restore.js";
 import type { DurableWrite, StateName } from "./contract.js";
 import { durableKeys } from "./contract.js";
 import { persist } from "./durable.js";
-import { decide, incidentWrite, mark } from "./incident.js";
+import { addEvidence, decide, incidentWrite, mark } from "./incident.js";
 import { endJob } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
 import { phaseCommand, stateOf } from "./phase_commands.js";
 import type { MembersPlan } from "./plan_members.js";
+import { planRestore } from "./plan_restore.js";
+import { protect } from "./protect.js";
 import { reportFaults } from "./recover.js";
 import { releaseNode } from "./release.js";
 import { startRunning } from "./run.js";
 import { createGeneration, type GenerationState, type JobState, type NodeState } from "./state.js";
-import { sameState, stateText } from "./state_name.js";
+import { compareStates, sameState, stateText } from "./state_name.js";
 import {
   arm,
   disarm,
   enter,
   hasHeard,
   jobTimers,
+  log,
   observe,
   sendAll,
   silenceMs,
   type Turn,
   tell,
 } from "./turn.js";
-import type { Report } from "./wire.js";
+import type { Report, RestoredPart } from "./wire.js";
 
 /**
  * Forming a generation: PREPARE -> all ready -> CONNECT -> all connected -> RESTORE -> all restored -> RUN.
@@ -58,6 +60,7 @@ export function startGeneration(
   disarm(turn, jobTimers.stall(job));
   disarm(turn, jobTimers.leave(job));
   enter(turn, job, "forming", `forming generation ${number} as ${layout}: ${plan.reason}`);
+  protect(turn, job);
   persist(turn, writes, { kind: "prepare", jobId: job.record.jobId, generation: number });
 }
 
@@ -80,8 +83,16 @@ export function sendPhase(turn: Turn, job: JobState, node: NodeState | undefined
   if (node === undefined) return;
   const generation = job.generation!;
   if (generation.stage === "prepare") node.heldJobId = job.record.jobId;
-  const command = phaseCommand(job, generation, node.nodeId);
+  const command = phaseCommand(turn.state.nodes, job, node.nodeId);
   if (command !== null) tell(turn, generation, node.nodeId, command);
+}
+
+/** A keeper is found at another address than its senders have been told, since its agent restarted: tells them anew. */
+export function repeatToSenders(turn: Turn, job: JobState, keeper: NodeState): void {
+  const { stage, keepers, rankNodes } = job.generation!;
+  if (stage !== "prepare" || keepers === null) return;
+  const senders = new Set((keepers.kept.get(keeper.nodeId) ?? []).map((rank) => rankNodes[rank]!));
+  for (const nodeId of senders) sendPhase(turn, job, turn.state.nodes.get(nodeId));
 }
 
 export function onRankReady(
@@ -106,26 +117,20 @@ export function onRankConnected(turn: Turn, job: JobState, rank: number): void {
   const generation = job.generation!;
   if (generation.stage !== "connect" || !reach(generation, rank)) return;
   mark(turn, job, "connected");
-  const choice = chooseRestore({
-    rankStates: generation.states,
-    checkpoints: job.checkpoints,
-    source: job.record.source,
-    excludedSnapshots: job.excludedSnapshots,
-    excludedCheckpoints: job.excludedCheckpoints,
-  });
+  const choice = planRestore(turn, job);
   if (choice.kind === "none") {
     endJob(turn, job, { phase: "FAILED", code: "CHECKPOINT_CORRUPT", reason: choice.reason });
     return;
   }
-  generation.restore = choice;
   decide(turn, job, `restore ${choice.reason}`);
   enter(turn, job, "forming", `generation ${generation.number} restores ${choice.reason}`);
   enterPhase(turn, job, "restore", turn.state.config.limits.restoreMs);
   sendPhaseAll(turn, job);
 }
 
-export function onRankRestored(turn: Turn, job: JobState, rank: number, state: StateName): void {
+export function onRankRestored(turn: Turn, job: JobState, report: Report & { kind: "restored" }): void {
   const generation = job.generation!;
+  const { rank, state, parts } = report;
   if (generation.stage !== "restore") return;
   const wanted = stateOf(generation.restore!);
   if (!sameState(state, wanted)) {
@@ -136,14 +141,27 @@ export function onRankRestored(turn: Turn, job: JobState, rank: number, state: S
     ]);
     return;
   }
+  if (generation.reached[rank] === 0) tellSources(turn, job, rank, parts); // a repeat says nothing new
   if (!reach(generation, rank)) return;
   mark(turn, job, "restored");
   generation.step = wanted.step;
+  if (job.replicated !== null && compareStates(wanted, job.replicated) < 0) job.replicated = null;
   if (job.incident !== null) job.incident.stepsLost = Math.max(0, job.incident.stepBefore - wanted.step);
   startRunning(turn, job);
   persist(turn, [generationWrite(turn, job)]);
   sendPhaseAll(turn, job);
   if (mustStop(job)) requestStop(turn, generation);
+}
+
+/** Sources that did not serve, damaged or gone: what was restored is whole, and people should know why. */
+function tellSources(turn: Turn, job: JobState, rank: number, parts: readonly RestoredPart[]): void {
+  const nodeId = job.generation!.rankNodes[rank]!;
+  for (const { source, bytes, insteadOf } of parts) {
+    if (insteadOf === "") continue;
+    const text = `rank ${rank} on ${nodeId} restored ${bytes} bytes from ${source}, since others did not serve: ${insteadOf}`;
+    if (job.incident !== null) addEvidence(job.incident, turn.nowMs, text);
+    log(turn, { level: "warning", type: "checkpoint", jobId: job.record.jobId, nodeId, text });
+  }
 }
 
 /** A person wants the job to stop, or a member leaves: this generation ends at its next vote. */

@@ -66,6 +66,23 @@ function failedDistance(code: ErrorCode): number {
   return 3;
 }
 
+/**
+ * Whether all that was reported follows from a cause that somebody saw and has not told yet: survivors of an abort, and
+ * peers that miss a rank whose agent is there (`isHeard`, by node) to say how it ended. On busy nodes echoes come first.
+ */
+export function awaitsCause(
+  faults: readonly Fault[],
+  nodeOfRank: (rank: number) => string | null,
+  isHeard: (nodeId: string) => boolean,
+): boolean {
+  return faults.every(({ source, code, peer }) => {
+    if (source !== "failed") return false;
+    if (code === "COMM_ABORTED") return true;
+    const nodeId = peer === null ? null : nodeOfRank(peer);
+    return code === "COMM_PEER_DIED" && nodeId !== null && isHeard(nodeId);
+  });
+}
+
 /** A fault with the usual values for whatever is not given. */
 export function faultOf(fault: Pick<Fault, "atMs" | "source" | "code" | "text"> & Partial<Fault>): Fault {
   return {

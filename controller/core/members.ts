@@ -14,7 +14,8 @@ export function membersInput(turn: Turn, job: JobState): MembersInput {
   for (const node of state.nodes.values()) {
     if (!isFit(turn, job, node)) continue;
     if (isOffered(job, node)) {
-      nodes.push({ nodeId: node.nodeId, slots: node.slots, held: heldFor(job, node) });
+      const { nodeId, slots, peerPort } = node;
+      nodes.push({ nodeId, slots, serves: peerPort > 0, held: heldFor(job, node) });
     } else {
       busySlots += node.slots;
     }
@@ -34,6 +35,9 @@ export function membersInput(turn: Turn, job: JobState): MembersInput {
     job: job.record.job,
     nodes,
     prior: job.prior,
+    aborted: job.generation?.abortSent ?? false,
+    replicated: replicatedState(job),
+    excludedSnapshots: job.excludedSnapshots,
     givenUp,
     avoid,
     waitSinceMs: job.waitSinceMs,
@@ -59,6 +63,13 @@ function isOffered(job: JobState, node: NodeState): boolean {
   );
 }
 
-function heldFor(job: JobState, node: NodeState): AssignableNode["held"] {
+/** What an older generation has replicated says nothing once nothing is sent any more. */
+function replicatedState({ generation, replicated }: JobState): MembersInput["replicated"] {
+  const sends = (generation?.keepers?.kept.size ?? 0) > 0;
+  return sends ? replicated : null;
+}
+
+/** What the node's memory holds of the job. */
+export function heldFor(job: JobState, node: NodeState): AssignableNode["held"] {
   return node.heldJobId === job.record.jobId ? node.held : [];
 }

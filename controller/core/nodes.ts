@@ -2,17 +2,18 @@ import { admitNode } from "./admit_node.js";
 import { adoptMember, adoptRunning, isTraining } from "./adopt.js";
 import type { Event, Session } from "./contract.js";
 import { forgetNodes } from "./forget.js";
-import { mustStop, requestStop, sendPhase } from "./form.js";
+import { mustStop, repeatToSenders, requestStop, sendPhase } from "./form.js";
 import { decide } from "./incident.js";
 import { isOver, reconsider } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
 import { onLeaving, onLeft } from "./leave.js";
+import { protect } from "./protect.js";
 import { dropKill, sendKill } from "./reap.js";
 import { reportFaults } from "./recover.js";
 import { releaseNode } from "./release.js";
 import { onPages } from "./run.js";
 import type { GenerationState, JobState, NodeState } from "./state.js";
-import { log, observe, send, silenceMs, type Turn } from "./turn.js";
+import { arm, log, observe, RECONSIDER_TIMER, send, silenceMs, type Turn } from "./turn.js";
 import type { NodeHello, Report } from "./wire.js";
 
 /** An agent introduces itself: admit it, then bring what it says and what we want of it together. */
@@ -51,6 +52,9 @@ export function onHello(turn: Turn, from: Session, hello: NodeHello): void {
   countConnected(turn);
   if (hello.leaving !== null) onLeaving(turn, node, hello.leaving);
   settleNode(turn, node, hello);
+  const moved = known !== null && (known.host !== node.host || known.peerPort !== node.peerPort);
+  const job = moved ? memberOf(turn, node.nodeId) : null;
+  if (job !== null) repeatToSenders(turn, job, node);
   reconsider(turn);
 }
 
@@ -73,6 +77,8 @@ function nodeFrom(turn: Turn, from: Session, hello: NodeHello): NodeState {
     jobId: memberOf(turn, hello.nodeId)?.record.jobId ?? null,
     releasing: false,
     leaving: null,
+    failureDomain: hello.failureDomain,
+    peerPort: hello.peerPort,
   };
 }
 
@@ -108,6 +114,7 @@ function settleStranger(turn: Turn, node: NodeState, heldJobId: string): void {
 
 function settleMember(turn: Turn, job: JobState, node: NodeState, hello: NodeHello): void {
   const generation = job.generation!;
+  protect(turn, job);
   onPages(turn, job, node, hello.generation === generation.number ? hello.pages : []);
   switch (job.stage) {
     case "forming":
@@ -246,6 +253,14 @@ export function onHeartbeat(turn: Turn, node: NodeState, report: Report & { kind
   const job = node.jobId === null ? undefined : turn.state.jobs.get(node.jobId);
   if (job === undefined || job.generation === null || isOver(job)) return;
   if (job.generation.number === report.generation) onPages(turn, job, node, report.pages);
+  if (job.stage === "waiting" && report.held !== null) lookAgainSoon(turn);
+}
+
+/** What the others hold decides whether a lost node is waited for. They all tell it at about the same time: looks once. */
+function lookAgainSoon(turn: Turn): void {
+  const soonMs = turn.nowMs + turn.state.config.limits.heartbeatMs / 4;
+  const armedMs = turn.state.timers.get(RECONSIDER_TIMER);
+  if (armedMs === undefined || armedMs > soonMs) arm(turn, RECONSIDER_TIMER, soonMs);
 }
 
 /** Any message proves the node reachable; after a silence, jobs that wait look again. */

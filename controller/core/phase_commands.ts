@@ -1,31 +1,33 @@
-import type { RankEndpoint, Restore } from "../../gen/goku/v1/agent.pb.js";
-import type { StateName as WireState } from "../../gen/goku/v1/common.pb.js";
+import type {
+  Prepare,
+  RankEndpoint,
+  Restore,
+  SnapshotPlace,
+  CheckpointSource as WireCheckpoint,
+} from "../../gen/goku/v1/agent.pb.js";
+import type { Layout as WireLayout, StateName as WireState } from "../../gen/goku/v1/common.pb.js";
+import type { Layout } from "../../job/layout.js";
 import type { RestoreChoice } from "./choose_restore.js";
-import type { Command, StateName } from "./contract.js";
-import type { GenerationState, JobState } from "./state.js";
+import type { CheckpointSource, Command, StateName } from "./contract.js";
+import type { RestorePlace } from "./restore_places.js";
+import type { GenerationState, JobState, NodeState } from "./state.js";
 
-/** What the present phase of a generation asks of one node; null: nothing yet. */
-export function phaseCommand(job: JobState, generation: GenerationState, nodeId: string): Command | null {
+type Nodes = ReadonlyMap<string, NodeState>;
+
+/** What the present phase of the job's generation asks of one node; null: nothing yet. @param nodes all its members */
+export function phaseCommand(nodes: Nodes, job: JobState, nodeId: string): Command | null {
+  const generation = job.generation!;
   const number = BigInt(generation.number);
   switch (generation.stage) {
-    case "prepare": {
-      const { dpReplicate, dpShard, sp } = generation.layout;
-      const value = {
-        generation: number,
-        jobId: job.record.jobId,
-        job: job.record.job,
-        layout: { dpReplicate, dpShard, sp },
-        ranks: generation.nodeRanks.get(nodeId)!,
-      };
-      return { $case: "prepare", value };
-    }
+    case "prepare":
+      return { $case: "prepare", value: prepareOf(nodes, job, generation, nodeId) };
     case "connect":
       return {
         $case: "connect",
         value: { generation: number, members: generation.endpoints as RankEndpoint[] },
       };
     case "restore":
-      return { $case: "restore", value: { generation: number, source: wireSource(generation.restore!) } };
+      return { $case: "restore", value: { generation: number, source: sourceOf(nodes, generation, nodeId) } };
     case "run":
       return { $case: "run", value: { generation: number } };
     case "persisting":
@@ -34,20 +36,60 @@ export function phaseCommand(job: JobState, generation: GenerationState, nodeId:
   }
 }
 
+function prepareOf(nodes: Nodes, job: JobState, generation: GenerationState, nodeId: string): Prepare {
+  const { keepers, kept } = generation.keepers!;
+  const ranks = generation.nodeRanks.get(nodeId)!;
+  const replicas = ranks.flatMap((rank) => {
+    const keeper = keepers[rank];
+    return keeper == null ? [] : [wirePlace(nodes, { rank, nodeId: keeper })];
+  });
+  return {
+    generation: BigInt(generation.number),
+    jobId: job.record.jobId,
+    job: job.record.job,
+    layout: wireLayout(generation.layout),
+    ranks,
+    replicate: kept.size > 0,
+    replicas,
+    keeps: [...(kept.get(nodeId) ?? [])],
+  };
+}
+
 type SomeChoice = Exclude<RestoreChoice, { kind: "none" }>;
 
-function wireSource(choice: SomeChoice): Restore["source"] {
+function sourceOf(nodes: Nodes, generation: GenerationState, nodeId: string): Restore["source"] {
+  const choice = generation.restore!;
   switch (choice.kind) {
     case "initial":
       return { $case: "initial", value: true };
-    case "snapshot":
-      return { $case: "snapshot", value: wireState(choice.state) };
-    case "checkpoint":
+    case "snapshot": {
+      const places = generation.places.get(nodeId) ?? [];
       return {
-        $case: "checkpoint",
-        value: { uri: choice.source.uri, state: wireState(choice.source.state) },
+        $case: "snapshot",
+        value: {
+          state: wireState(choice.state),
+          layout: wireLayout(choice.memory.layout),
+          places: places.map((place) => wirePlace(nodes, place)),
+          durable: choice.durable === null ? undefined : wireCheckpoint(choice.durable),
+        },
       };
+    }
+    case "checkpoint":
+      return { $case: "checkpoint", value: wireCheckpoint(choice.source) };
   }
+}
+
+function wirePlace(nodes: Nodes, { rank, nodeId }: RestorePlace): SnapshotPlace {
+  const { host, peerPort } = nodes.get(nodeId)!;
+  return { rank, nodeId, host, port: peerPort };
+}
+
+function wireCheckpoint({ uri, state }: CheckpointSource): WireCheckpoint {
+  return { uri, state: wireState(state) };
+}
+
+function wireLayout({ dpReplicate, dpShard, sp }: Layout): WireLayout {
+  return { dpReplicate, dpShard, sp };
 }
 
 function wireState(state: StateName): WireState {

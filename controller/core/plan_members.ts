@@ -3,6 +3,10 @@ import { type ErrorCode, GokuError } from "../../job/errors.js";
 import type { Job } from "../../job/job.js";
 import { Layout, type LayoutSize } from "../../job/layout.js";
 import { type AssignableNode, assignRanks } from "./assign_ranks.js";
+import type { StateName } from "./contract.js";
+import { isWhole, memoryStates } from "./memory_states.js";
+import { ranksText } from "./ranks_text.js";
+import { compareStates, stateKey, stateText } from "./state_name.js";
 
 /** Nodes named in a reason; the rest is counted. */
 const NAMES_COUNT_MAX = 4;
@@ -17,6 +21,12 @@ export interface MembersInput {
   nodes: readonly AssignableNode[];
   /** Last generation; null: none yet. */
   prior: { layout: LayoutSize; rankNodes: readonly string[] } | null;
+  /** Some member was told of the last generation's abort: it cannot be training unseen. */
+  aborted: boolean;
+  /** Newest state known to be in two places for every rank; null: not known. */
+  replicated: StateName | null;
+  /** Keys of snapshots that failed to restore. */
+  excludedSnapshots: ReadonlySet<string>;
   /** Prior nodes that will not come back or must not be used, with why. */
   givenUp: ReadonlyMap<string, string>;
   /** Prior nodes to be avoided where others can take their ranks, with why. */
@@ -38,7 +48,12 @@ export type MembersPlan =
   /** The grace for lost nodes is over and the rest is not enough. */
   | { kind: "exhausted"; code: ErrorCode; reason: string };
 
-/** Which nodes form the next generation of a job, in which layout; or why it waits. Pure. */
+/**
+ * Which nodes form the next generation of a job, in which layout; or why it waits. Pure.
+ *
+ * A lost node is waited for while the state in its memory is the newest; not where the others hold what was replicated
+ * last and have the slots to go on from it. Where nobody could be told of the abort, it may still be training.
+ */
 export function planMembers(input: MembersInput): MembersPlan {
   return input.prior === null ? planFirst(input) : planNext(input, input.prior);
 }
@@ -84,8 +99,14 @@ function planNext(
   const graceMs = 1000 * input.job.recovery.node_grace_seconds;
   const graceEndMs = input.waitSinceMs + graceMs;
   if (waited.length > 0 && input.nowMs < graceEndMs) {
-    const names = waited.slice(0, NAMES_COUNT_MAX).map((id) => `${id} (${ranksText(prior.rankNodes, id)})`);
-    const reason = `waits for ${listText(names, waited.length)}, at most ${input.job.recovery.node_grace_seconds} s: the state in its memory is the newest`;
+    const names = listText(namesWithRanks(waited, prior.rankNodes), waited.length);
+    const mayTakeOver = input.aborted && slots >= layout.worldSize;
+    const kept = mayTakeOver ? keptElsewhere(input, layout, prior.rankNodes) : null;
+    if (kept !== null) {
+      const why = `${names} cannot be reached, ${stateText(kept)} is whole in the memory of the others`;
+      return form(layout, input.nodes, prior.rankNodes, `${why}: they take over at once`);
+    }
+    const reason = `waits for ${names}, at most ${input.job.recovery.node_grace_seconds} s: the state in its memory is the newest`;
     return { kind: "wait", reason, retryAtMs: graceEndMs };
   }
   const why = lostText({ missing, waited, givenUp: input.givenUp, graceMs });
@@ -96,6 +117,27 @@ function planNext(
     return { kind: "wait", reason: `${why}; ${shortageText(layout, input)}`, retryAtMs: graceEndMs };
   }
   return { kind: "exhausted", code: "NODE_LOST", reason: `${why}; ${shortageText(layout, input)}` };
+}
+
+/**
+ * A state that the members left hold whole between them, in the layout that it stays in, and that is what the job would
+ * go back to without the lost ones: no older than what was last known to be replicated or, where that is not known
+ * (replicas off, twins, a new leader), of the newest generation that memory knows of. Null: there is none.
+ */
+function keptElsewhere(input: MembersInput, layout: Layout, rankNodes: readonly string[]): StateName | null {
+  const members = new Set(rankNodes);
+  const states = memoryStates(
+    input.nodes.filter(({ nodeId }) => members.has(nodeId)),
+    layout,
+  );
+  const floor = input.replicated ?? { generation: states[0]?.state.generation ?? 0, step: 0 };
+  const ranksOf = (shard: number) => layout.replicaGroup(shard).map((rank) => rankNodes[rank]!);
+  for (const memory of states) {
+    if (compareStates(memory.state, floor) < 0) return null;
+    if (memory.layout !== layout || input.excludedSnapshots.has(stateKey(memory.state))) continue;
+    if (isWhole(memory, ranksOf)) return memory.state;
+  }
+  return null;
 }
 
 function form(
@@ -140,11 +182,11 @@ function busyText(input: MembersInput): string {
   return input.busySlots === 0 ? "" : `, ${input.busySlots} more serve other jobs`;
 }
 
-function ranksText(rankNodes: readonly string[], nodeId: string): string {
-  const ranks = rankNodes.flatMap((owner, rank) => (owner === nodeId ? [rank] : []));
-  const shown = ranks.slice(0, 4).join(", ");
-  const more = ranks.length > 4 ? ` and ${ranks.length - 4} more` : "";
-  return `${ranks.length === 1 ? "rank" : "ranks"} ${shown}${more}`;
+function namesWithRanks(nodeIds: readonly string[], rankNodes: readonly string[]): string[] {
+  return nodeIds.slice(0, NAMES_COUNT_MAX).map((nodeId) => {
+    const ranks = rankNodes.flatMap((owner, rank) => (owner === nodeId ? [rank] : []));
+    return `${nodeId} (${ranksText(ranks)})`;
+  });
 }
 
 function listText(shown: readonly string[], count: number): string {

@@ -6,7 +6,7 @@ import { failureClass } from "./failure_class.js";
 import { startGeneration } from "./form.js";
 import { addEvidence, decide, mark, nameCulprit, openIncident } from "./incident.js";
 import { endJob } from "./jobs.js";
-import { type Culprit, type Fault, judgeFaults } from "./judge_fault.js";
+import { awaitsCause, type Culprit, type Fault, judgeFaults } from "./judge_fault.js";
 import { awaitRescue } from "./leave.js";
 import { membersInput } from "./members.js";
 import { type MembersPlan, planMembers } from "./plan_members.js";
@@ -14,7 +14,21 @@ import { dropKill, giveUpReaping, orderKills } from "./reap.js";
 import { countFinished, tryComplete } from "./run.js";
 import type { GenerationState, JobState } from "./state.js";
 import { stateKey } from "./state_name.js";
-import { arm, disarm, enter, hasHeard, jobTimers, log, observe, type Turn, tell } from "./turn.js";
+import {
+  arm,
+  disarm,
+  enter,
+  hasHeard,
+  isReachable,
+  jobTimers,
+  log,
+  observe,
+  type Turn,
+  tell,
+} from "./turn.js";
+
+/** Generations in a row whose restore from memory could not reach a member; then the next source is taken. */
+const UNREACHED_ATTEMPTS = 2;
 
 /**
  * The way back from a fault:
@@ -140,7 +154,15 @@ export function onRecoveryTimer(turn: Turn, job: JobState): void {
 
 function judge(turn: Turn, job: JobState): void {
   const generation = job.generation!;
-  const culprit = judgeFaults(job.faults, (rank) => generation.rankNodes[rank] ?? null);
+  const { settleMs, causeMs } = turn.state.config.limits;
+  const nodeOf = (rank: number) => generation.rankNodes[rank] ?? null;
+  const isHeard = (nodeId: string) => isReachable(turn, turn.state.nodes.get(nodeId));
+  const isEarly = turn.nowMs - generation.abortedMs < causeMs;
+  if (isEarly && awaitsCause(job.faults, nodeOf, isHeard)) {
+    arm(turn, jobTimers.stage(job), turn.nowMs + settleMs);
+    return;
+  }
+  const culprit = judgeFaults(job.faults, nodeOf);
   if (job.incident !== null) nameCulprit(job.incident, culprit);
   job.waitSinceMs = turn.nowMs;
   const fatal = job.faults.find((f) => isReported(f) && failureClass(f.code) === "fatal");
@@ -148,8 +170,10 @@ function judge(turn: Turn, job: JobState): void {
     endJob(turn, job, { phase: "FAILED", code: fatal.code, reason: fatal.text });
     return;
   }
-  if (job.faults.some((f) => isReported(f) && failureClass(f.code) === "source"))
-    excludeSource(turn, job, culprit);
+  const missing = job.faults.some(
+    (f) => isReported(f) && (failureClass(f.code) === "source" || isUnreached(job, f)),
+  );
+  if (missing && !isTakenAlong(job)) excludeSource(turn, job, culprit);
   else if (culprit.nodeId !== null) {
     job.blame.set(culprit.nodeId, (job.blame.get(culprit.nodeId) ?? 0) + 1);
   }
@@ -172,8 +196,20 @@ function judge(turn: Turn, job: JobState): void {
   reform(turn, job);
 }
 
+/** A member whose memory others could not read, again: what the controller can reach is of no use to them. */
+function isUnreached({ attempts, generation }: JobState, { code }: Fault): boolean {
+  const reads = generation?.stage === "restore" && generation.restore?.kind === "snapshot";
+  return reads && attempts >= UNREACHED_ATTEMPTS && code === "COMM_PEER_DIED";
+}
+
 function isReported(fault: Fault): boolean {
   return fault.source === "failed" || fault.source === "refused";
+}
+
+/** Memory could not be read while a member ended: what that one holds comes back with it, or is found to be lost. */
+function isTakenAlong(job: JobState): boolean {
+  const ended = job.faults.some(({ source }) => ["exit", "restart", "leaving"].includes(source));
+  return ended && job.generation!.restore?.kind === "snapshot";
 }
 
 /** What could not be restored is passed over from now on; a checkpoint durably so. */

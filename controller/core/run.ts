@@ -40,6 +40,7 @@ export function onStep(turn: Turn, job: JobState, report: Report & { kind: "step
   if (generation.stage !== "run" || report.number <= generation.stepReported) return;
   generation.stepReported = report.number;
   job.lastStep = report.step;
+  if (report.replicated > 0) job.replicated = { generation: generation.number, step: report.replicated };
   const { jobId } = job.record;
   turn.effects.push({ kind: "step", jobId, generation: generation.number, step: report.step });
   observe(turn, "goku_steps_completed_total", 1, { job: job.record.job.name });
@@ -244,5 +245,6 @@ export function tryComplete(turn: Turn, job: JobState, overdue: boolean): void {
   const told = `${generation.reachedCount} of ${worldSize} ranks finished`;
   const phase = finished.reason === "stop" ? "STOPPED" : "COMPLETED";
   const why = finished.reason === "stop" ? "stopped as asked" : "all steps are done";
-  endJob(turn, job, { phase, code: null, reason: `${why} at step ${finished.state.step}: ${told}` });
+  const { step } = finished.state;
+  endJob(turn, job, { phase, code: null, reason: `${why} at step ${step}: ${told}` }, step);
 }

@@ -1,5 +1,6 @@
 import type { RankEndpoint, StepCompleted } from "../../gen/goku/v1/agent.pb.js";
 import type { Layout, LayoutSize } from "../../job/layout.js";
+import type { KeeperPlan } from "./choose_keepers.js";
 import type { RestoreChoice } from "./choose_restore.js";
 import type {
   CheckpointEntry,
@@ -13,6 +14,7 @@ import type {
 } from "./contract.js";
 import type { Fault } from "./judge_fault.js";
 import type { LayoutChooser } from "./plan_members.js";
+import type { RestorePlace } from "./restore_places.js";
 import type { HeldState, RankPage } from "./wire.js";
 
 /** Everything the core knows. Owned and changed by `step` alone; views read it. */
@@ -81,6 +83,10 @@ export interface NodeState {
   releasing: boolean;
   /** This agent process was asked to end, by what, and will be gone by then; null: it stays. */
   leaving: { untilMs: number; reason: string } | null;
+  /** What fails together with it; its own id when nothing else does. */
+  failureDomain: string;
+  /** Of its agent's PeerService; 0: it has none. */
+  peerPort: number;
 }
 
 /**
@@ -131,6 +137,10 @@ export interface JobState {
   saveAlarm: StateName | null;
   excludedSnapshots: Set<string>;
   excludedCheckpoints: Set<string>;
+  /** How its state is protected against the loss of nodes, as told last; null: nothing was told yet. */
+  protection: string | null;
+  /** Newest state known to be in two places for every rank; null: none, or the job went back behind it. */
+  replicated: StateName | null;
   /** Observations of the fault being judged. */
   faults: Fault[];
   waitSinceMs: number;
@@ -170,6 +180,10 @@ export interface GenerationState {
   states: StateName[][];
   /** Where every rank was told to take its state from. */
   restore: Exclude<RestoreChoice, { kind: "none" }> | null;
+  /** What each node reads from others for that, by node. */
+  places: ReadonlyMap<string, readonly RestorePlace[]>;
+  /** Where replicas are kept; null: a new leader has not yet heard of all members. */
+  keepers: KeeperPlan | null;
   pages: (RankPage | null)[];
   /** When each page last changed. */
   changedMs: Float64Array;
@@ -253,6 +267,8 @@ export function createJobState(record: JobRecord): JobState {
     saveAlarm: null,
     excludedSnapshots: new Set(),
     excludedCheckpoints: new Set(),
+    protection: null,
+    replicated: null,
     faults: [],
     waitSinceMs: 0,
     blame: new Map(),
@@ -293,6 +309,8 @@ export function createGeneration(options: {
     endpoints: new Array<RankEndpoint | null>(layout.worldSize).fill(null),
     states: Array.from({ length: layout.worldSize }, () => []),
     restore: null,
+    places: new Map(),
+    keepers: null,
     pages: new Array<RankPage | null>(layout.worldSize).fill(null),
     changedMs: new Float64Array(layout.worldSize).fill(nowMs),
     changedLastMs: nowMs,

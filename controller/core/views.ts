@@ -30,6 +30,10 @@ export interface JobView {
   checkpoints: readonly CheckpointEntry[];
   incidents: readonly IncidentRecord[];
   outcome: JobOutcome | null;
+  /** How its state is protected against the loss of nodes; null: not known yet. */
+  protection: string | null;
+  /** Newest step of the present generation that is in two places for every rank; null: none. */
+  replicatedStep: number | null;
 }
 
 export interface NodeView {
@@ -47,6 +51,8 @@ export interface NodeView {
   unusable: string | null;
   /** Until a person lifts that. */
   quarantined: boolean;
+  /** What fails together with it; null: it has not come since this leader was elected. */
+  failureDomain: string | null;
 }
 
 /** In order of submission. */
@@ -82,6 +88,8 @@ function viewJob(job: JobState): JobView {
     checkpoints: job.checkpoints,
     incidents: job.incidents,
     outcome: job.record.outcome,
+    protection: job.protection,
+    replicatedStep: job.replicated?.generation === generation?.number ? (job.replicated?.step ?? null) : null,
   };
 }
 
@@ -109,6 +117,7 @@ function viewNode(state: CoreState, node: NodeState, nowMs: number): NodeView {
     held,
     unusable: unusableText(state, node),
     quarantined: state.quarantine.has(nodeId),
+    failureDomain: node.failureDomain,
   };
 }
 
@@ -127,6 +136,7 @@ function viewUnseen({ nodeId, reason, atMs }: QuarantineRecord, nowMs: number): 
     held: [],
     unusable: quarantineText(reason),
     quarantined: true,
+    failureDomain: null,
   };
 }
 

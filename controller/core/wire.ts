@@ -33,6 +33,13 @@ export interface HeldState {
   layout: string;
 }
 
+/** Where bytes of a restored state came from; `insteadOf`: why an earlier source did not serve, empty for the first. */
+export interface RestoredPart {
+  source: string;
+  bytes: number;
+  insteadOf: string;
+}
+
 /** What an agent says, checked and in numbers. Counts above 2^53 are malformed: nothing real reaches them. */
 export type Report =
   | { kind: "hello"; hello: NodeHello }
@@ -46,8 +53,8 @@ export type Report =
     }
   | { kind: "ready"; generation: number; rank: number; pid: number; port: number; held: StateName[] }
   | { kind: "connected"; generation: number; rank: number }
-  | { kind: "restored"; generation: number; rank: number; state: StateName }
-  | { kind: "step"; generation: number; number: number; step: StepCompleted }
+  | { kind: "restored"; generation: number; rank: number; state: StateName; parts: RestoredPart[] }
+  | { kind: "step"; generation: number; number: number; replicated: number; step: StepCompleted }
   | {
       kind: "exited";
       generation: number;
@@ -95,6 +102,10 @@ export interface NodeHello {
   term: number;
   /** Null: it stays. */
   leaving: NodeLeaving | null;
+  /** What fails together with it; its own id when nothing else does. */
+  failureDomain: string;
+  /** Of its agent's PeerService; 0: it has none. */
+  peerPort: number;
 }
 
 class Malformed extends Error {}
@@ -140,12 +151,24 @@ function convert(message: AgentMessage): Report {
     case "rankConnected":
       return { kind: "connected", generation: count(message.value.generation), rank: message.value.rank };
     case "rankRestored": {
-      const { generation, rank, state } = message.value;
-      return { kind: "restored", generation: count(generation), rank, state: readState(state) };
+      const { generation, rank, state, parts } = message.value;
+      return {
+        kind: "restored",
+        generation: count(generation),
+        rank,
+        state: readState(state),
+        parts: parts.map((part) => ({ ...part, bytes: count(part.bytes) })),
+      };
     }
     case "stepCompleted": {
       const step = message.value;
-      return { kind: "step", generation: count(step.generation), number: count(step.step), step };
+      return {
+        kind: "step",
+        generation: count(step.generation),
+        number: count(step.step),
+        replicated: count(step.replicatedStep),
+        step,
+      };
     }
     case "nodeReleased":
       return { kind: "released", jobId: message.value.jobId };
@@ -216,6 +239,8 @@ function readHello(hello: Hello): NodeHello {
     held: hello.heldStates.map(readHeld),
     term: count(hello.term),
     leaving: hello.leaving === undefined ? null : readLeaving(hello.leaving),
+    failureDomain: hello.failureDomain === "" ? hello.nodeId : hello.failureDomain,
+    peerPort: hello.peerPort,
   };
 }
 
@@ -247,6 +272,7 @@ function readPage(page: RankProgress, generation: bigint): RankPage {
 
 function readHeld(held: WireHeld): HeldState {
   const { dpReplicate, dpShard, sp } = present(held.layout);
+  if (dpReplicate < 1 || dpShard < 1 || sp < 1) throw new Malformed();
   return { state: readState(held.state), rank: held.rank, layout: `${dpReplicate}x${dpShard}x${sp}` };
 }
 

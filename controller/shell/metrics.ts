@@ -29,6 +29,7 @@ export class Metrics {
   readonly #loss: Gauge;
   readonly #gradNorm: Gauge;
   readonly #step: Gauge;
+  readonly #replicatedStep: Gauge;
   readonly #tokens: Counter;
   readonly #stepSeconds: Histogram;
   readonly #sections: Counter;
@@ -53,6 +54,11 @@ export class Metrics {
       ...job,
     });
     this.#step = new Gauge({ name: "goku_train_step", help: "Last completed step", ...job });
+    this.#replicatedStep = new Gauge({
+      name: "goku_train_replicated_step",
+      help: "Newest step of the generation whose state is in two places for every rank; 0: none",
+      ...job,
+    });
     this.#tokens = new Counter({
       name: "goku_train_tokens_total",
       help: "Tokens of completed steps, steps computed again included",
@@ -101,6 +107,7 @@ export class Metrics {
     this.#loss.set({ job }, step.loss);
     this.#gradNorm.set({ job }, step.gradNorm);
     this.#step.set({ job }, Number(step.step));
+    this.#replicatedStep.set({ job }, Number(step.replicatedStep));
     this.#tokens.inc({ job }, Number(step.tokens));
     this.#stepSeconds.observe({ job }, step.stepSeconds);
     this.#sections.inc({ job, section: "compute" }, step.computeSeconds);

@@ -42,6 +42,8 @@ export function jobStatus(view: JobView, history: TrainingHistory | undefined): 
       : undefined,
     submittedAt: new Date(record.submittedAtMs),
     tokensTotal: BigInt(history?.tokensTotal ?? 0),
+    protection: view.protection ?? "",
+    replicatedStep: view.replicatedStep === null ? undefined : BigInt(view.replicatedStep),
   };
 }
 
@@ -57,6 +59,7 @@ export function nodeStatus(node: NodeView, jobName: string): NodeStatus {
     job: jobName,
     unusable: node.unusable ?? "",
     quarantined: node.quarantined,
+    failureDomain: node.failureDomain ?? "",
     ranks: node.pages.map((page) => ({
       rank: page.rank,
       pid: page.pid,

@@ -1,6 +1,4 @@
-// pageMap, pageUnmap, tensors in pages and copies out of them.
-#include <cstring>
-
+// pageMap, pageUnmap, tensors in pages.
 #include "native/binding/call.h"
 #include "native/page.h"
 
@@ -35,25 +33,6 @@ void pageUnmap(Call& call) {
   call.context().service<PageTable>().remove(data);
 }
 
-/// The bytes of `count` elements at element `offset` of the tensor in args[tensorIndex].
-std::span<std::byte> elements(const Call& call, size_t tensorIndex, size_t offsetIndex, int64_t count) {
-  const Tensor& tensor = call.tensor(tensorIndex);
-  const int64_t offset = call.count(offsetIndex);
-  if (count > tensor.count || offset > tensor.count - count)
-    call.reject(tensorIndex, "elements [", offset, ", ", offset + count, ") of a tensor of ", tensor.count);
-  const size_t size = dtypeBytes(tensor.dtype);
-  return {tensor.data + static_cast<size_t>(offset) * size, static_cast<size_t>(count) * size};
-}
-
-/// `bytes` bytes of the page in args[pageIndex] from the offset in the argument after it.
-std::byte* pageBytes(const Call& call, size_t pageIndex, size_t bytes) {
-  const std::span<std::byte> page = call.bytes(pageIndex);
-  const auto offset = static_cast<size_t>(call.count(pageIndex + 1));
-  if (bytes > page.size() || offset > page.size() - bytes)
-    call.reject(pageIndex, "bytes [", offset, ", ", offset + bytes, ") of a page of ", page.size());
-  return page.data() + offset;
-}
-
 void pageTensor(Call& call) {
   const auto dtype = static_cast<DType>(call.integer(2, 0, 3));
   const int64_t count = call.count(3);
@@ -65,19 +44,12 @@ void pageTensor(Call& call) {
   call.returns(static_cast<double>(call.context().tensors.ofPage(call.page(0), offset, dtype, count)));
 }
 
-void pageToTensor(Call& call) {
-  const auto to = elements(call, 0, 1, call.count(4));
-  if (to.empty()) return;
-  std::memcpy(to.data(), pageBytes(call, 2, to.size()), to.size());
-}
-
 }  // namespace
 
 void RegisterPages(Registry& registry) {
   registry.add("pageMap", pageMap);
   registry.add("pageUnmap", pageUnmap);
   registry.add("pageTensor", pageTensor);
-  registry.add("pageToTensor", pageToTensor);
 }
 
 }  // namespace goku

@@ -331,3 +331,68 @@ test(
     await assertSameRun(found);
   },
 );
+
+/** No checkpoint before the last step: what a run goes on from lies in memory. */
+const MEMORY_ONLY = "checkpoint.every_steps=1000";
+
+test(
+  "faults: a node that never comes back, then the other one: others take over at once, from copies in memory: same losses",
+  LIMIT,
+  async () => {
+    const options = { nodes: 4, restart: false, overrides: [MEMORY_ONLY] };
+    const found = await run(options, async (cluster) => {
+      await cluster.replicated(3);
+      await cluster.lose(await cluster.nodeOf(3));
+      // What took its place is copied and keeps copies like any other: the node that survived is lost next.
+      await cluster.replicated(12);
+      await cluster.lose(await cluster.nodeOf(0));
+    });
+    assert.equal(found.incidents.length, 2, found.cluster.logs);
+    for (const { decision } of found.incidents) {
+      assert.match(decision, /replica/, found.cluster.logs);
+      assert.match(decision, /is whole in the memory of the others: they take over at once/);
+      assert.match(decision, /restore from memory, step ([3-9]|\d\d) of/);
+    }
+    await assertSameRun(found, 5);
+  },
+);
+
+test(
+  "faults: a node whose ranks have twins never comes back: nothing was sent, and no agreed step is lost",
+  LIMIT,
+  async () => {
+    const layout = ["layout.dp_replicate=2", "layout.dp_shard=1", "layout.sp=2"];
+    const options = { nodes: 3, restart: false, overrides: [MEMORY_ONLY, ...layout] };
+    const { record, incidents, cluster } = await run(options, async (running) => {
+      await running.follow(({ losses }) => losses.has(12));
+      await running.lose(await running.nodeOf(3));
+    });
+    assert.equal(record.phase, "COMPLETED", cluster.logs);
+    assert.equal(incidents.length, 1, cluster.logs);
+    assert.ok(Number(incidents[0]!.stepsLost) <= 1, `${incidents[0]!.stepsLost}: ${incidents[0]!.decision}`);
+  },
+);
+
+test(
+  "faults: a node never comes back and none replaces it: the state is re-partitioned from memory to what is left",
+  LIMIT,
+  async () => {
+    const options = {
+      restart: false,
+      tolerance: 1e-5,
+      overrides: [MEMORY_ONLY, "layout=auto", "recovery.node_grace_seconds=0.5"],
+    };
+    const { record, incidents, cluster } = await run(options, async (running) => {
+      await running.replicated(4);
+      await running.lose(await running.nodeOf(3));
+    });
+    assert.equal(record.phase, "COMPLETED", cluster.logs);
+    assert.equal(incidents.length, 1, cluster.logs);
+    assert.match(incidents[0]!.decision, /re-partitioned from memory/, cluster.logs);
+    const wanted = (await reference()).record.losses;
+    for (const [step, loss] of record.losses) {
+      const error = Math.abs(loss / wanted.get(step)! - 1);
+      assert.ok(error < 1e-5, `step ${step}: ${loss}, on four ranks ${wanted.get(step)}`);
+    }
+  },
+);

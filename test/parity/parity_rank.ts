@@ -222,7 +222,14 @@ function trainCase(native: Native, options: CaseRun): ParityResult {
   const mine = batches.filter((_, slot) => slot % layout.dataRankCount === layout.dataRank(rank));
   for (let step = 1; step <= PARITY_STEPS; step++) {
     trainer.computeStep({ step, plan: stepPlan(step, parityCase, batches), packs: mine });
-    const vote = trainer.vote(step, { snapshotWhole: true, slotFree: true, save: false, stop: false });
+    const vote = trainer.vote(step, {
+      snapshotWhole: true,
+      slotFree: true,
+      save: false,
+      stop: false,
+      replicated: true,
+      replicaLost: false,
+    });
     if (step === 1) read("grad", (shard) => shard.gradient!);
     trainer.apply(step, vote);
     result.losses.push(vote.loss);

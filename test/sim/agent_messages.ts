@@ -29,10 +29,17 @@ export function connected({ generation, rank }: Sender): AgentMessage {
 }
 
 export function restored({ generation, rank }: Sender, state: StateName): AgentMessage {
-  return { $case: "rankRestored", value: { generation: BigInt(generation), rank, state: wire(state) } };
+  return {
+    $case: "rankRestored",
+    value: { generation: BigInt(generation), rank, state: wire(state), parts: [] },
+  };
 }
 
-export function step(generation: number, number: number, stepSeconds: number): AgentMessage {
+export function step(
+  generation: number,
+  number: number,
+  { stepSeconds, replicatedStep }: { stepSeconds: number; replicatedStep: number },
+): AgentMessage {
   return {
     $case: "stepCompleted",
     value: {
@@ -53,6 +60,7 @@ export function step(generation: number, number: number, stepSeconds: number): A
       memoryPeakBytes: 0n,
       packFill: 0.9,
       unreadable: 0,
+      replicatedStep: BigInt(replicatedStep),
     },
   };
 }
@@ -115,6 +123,10 @@ export function heldStates(memory: SimMemory): Hello["heldStates"] {
   return memory
     .held()
     .map(({ state, rank, layout }) => ({ state: wire(state), rank, layout: wireLayout(layout) }));
+}
+
+export function layoutText({ dpReplicate, dpShard, sp }: WireLayout): string {
+  return `${dpReplicate}x${dpShard}x${sp}`;
 }
 
 const layouts = new Map<string, WireLayout>();

@@ -10,6 +10,7 @@ export type SimFault =
   | { kind: "breakRankNetwork"; index: number }
   | { kind: "crashAgent"; index: number; forMs: number }
   | { kind: "crashNode"; index: number; forMs: number }
+  | { kind: "crashDomain"; index: number; forMs: number }
   | { kind: "leaveNode"; index: number; graceMs: number; forMs: number }
   | { kind: "cutLink"; index: number }
   | { kind: "blockade"; index: number; way: Blockade; forMs: number }
@@ -45,6 +46,7 @@ const MAKERS: Record<SimFault["kind"], Maker> = {
   breakRankNetwork: (r) => ({ kind: "breakRankNetwork", index: index(r) }),
   crashAgent: (r) => ({ kind: "crashAgent", index: index(r), forMs: r.between(200, 8_000) }),
   crashNode: (r) => ({ kind: "crashNode", index: index(r), forMs: r.between(2_000, 90_000) }),
+  crashDomain: (r) => ({ kind: "crashDomain", index: index(r), forMs: r.between(2_000, 90_000) }),
   leaveNode: (r) => ({
     kind: "leaveNode",
     index: index(r),

@@ -3,12 +3,15 @@ import type { DurableRecord, Effect, StateName } from "../../controller/core/con
 import { durableKeys } from "../../controller/core/contract.js";
 import type { CoreState, JobState } from "../../controller/core/state.js";
 import { compareStates, sameState, stateText } from "../../controller/core/state_name.js";
-import { plain } from "./agent_messages.js";
+import type { Restore, SnapshotSource } from "../../gen/goku/v1/agent.pb.js";
+import { layoutText, plain } from "./agent_messages.js";
 import type { SimAgent, SimNode } from "./sim_agent.js";
 import type { CommandFrame, SimController } from "./sim_controller.js";
-import { type Content, mixStep, type SimMemory } from "./sim_memory.js";
+import { type Content, mixStep } from "./sim_memory.js";
 import type { SimRank } from "./sim_rank.js";
+import { shardCount, shardsNeeded } from "./sim_shards.js";
 import type { SimStore } from "./sim_store.js";
+import { domainOf, isKept, isWhole, type Kept, keptOf, newestWhole } from "./sim_truth.js";
 import type { SimJob, TrainGroup, TrainObserver } from "./train_group.js";
 
 /** The truth, as nobody in the system can see it. */
@@ -28,6 +31,18 @@ interface Committed {
   nodes: SimNode[];
 }
 
+/** A state that a vote found in two places for every rank, and the members then. */
+interface Replicated {
+  state: StateName;
+  layout: string;
+  members: Kept[];
+}
+
+interface Floor {
+  state: StateName;
+  kept: Kept[];
+}
+
 /**
  * What must hold after every event, whatever fails. Each check compares what the controllers do or the store holds with
  * the truth; a broken one throws and so ends the run.
@@ -39,12 +54,14 @@ export class Invariants implements TrainObserver {
   #generationLast = 0;
   readonly #generations = new Map<number, { jobId: string; rankNodes: string; plan: string }>();
   readonly #holders = new Map<number, Map<number, string>>();
-  readonly #restores = new Map<number, string>();
+  /** What each generation was told to restore, and by node, with the places. */
+  readonly #restores = new Map<number | string, string>();
   /** The least that a generation must restore, by term and number: a leader may fall before its plan is durable. */
-  readonly #floors = new Map<string, { state: StateName; kept: { node: SimNode; memory: SimMemory }[] }>();
+  readonly #floors = new Map<string, Floor[]>();
   readonly #planned = new Set<string>();
   /** Newest state that every rank of a group held whole. */
   readonly #committed = new Map<string, Committed>();
+  readonly #replicated = new Map<string, Replicated>();
   /** States that turned out unreadable. */
   readonly #bad = new Set<string>();
   readonly #digests: number[] = [1];
@@ -126,7 +143,7 @@ export class Invariants implements TrainObserver {
         return;
       }
       case "restore":
-        this.#restoreSent(this.#group(message.value.generation), message.value.source);
+        this.#restoreSent(this.#group(message.value.generation), message.value.source, effect.nodeId);
         return;
       case "run":
         this.#runSent(this.#group(message.value.generation));
@@ -149,38 +166,65 @@ export class Invariants implements TrainObserver {
     }
   }
 
-  #restoreSent(group: TrainGroup, source: unknown): void {
-    const text = JSON.stringify(source, (_, value) => (typeof value === "bigint" ? Number(value) : value));
-    const before = this.#restores.get(group.generation);
-    if (before !== undefined) {
-      assert.equal(text, before, `generation ${group.generation} is told two sources`);
-      return;
-    }
-    this.#restores.set(group.generation, text);
+  #restoreSent(group: TrainGroup, source: Restore["source"], nodeId: string): void {
+    const places = source?.$case === "snapshot" ? source.value.places : [];
+    const what = source?.$case === "snapshot" ? { ...source.value, places: [] } : source?.value;
+    this.#sameAsBefore(group, `${group.generation}/${nodeId}`, places);
+    if (!this.#sameAsBefore(group, group.generation, what)) this.#restoreChosen(group, sourceState(source));
+    if (source?.$case === "snapshot") this.#canRestore(group, source.value, nodeId);
     assert.equal(
       group.connectedRanks.size,
       group.worldSize,
       `generation ${group.generation} restores before all connected`,
     );
-    const chosen = sourceState(source);
-    const fromMemory = (source as { $case: string }).$case === "snapshot";
-    for (const { rank, agent, memory } of group.members.map((m) => m!)) {
-      const there = agent.node.memory !== memory || memory.find(rank.set, chosen) !== null;
-      assert.ok(
-        !fromMemory || there,
-        `rank ${rank.rank} is to restore ${stateText(chosen)}, which its node does not hold`,
-      );
+  }
+
+  /** Whether it was told before; what it is told must be the same then. */
+  #sameAsBefore(group: TrainGroup, key: number | string, told: unknown): boolean {
+    const text = JSON.stringify(told, (_, value) => (typeof value === "bigint" ? Number(value) : value));
+    const before = this.#restores.get(key);
+    this.#restores.set(key, text);
+    if (before !== undefined)
+      assert.equal(text, before, `generation ${group.generation} is told two sources`);
+    return before !== undefined;
+  }
+
+  /** A node has every shard that its ranks need, or is told of a place that does; unless a machine went down since. */
+  #canRestore(group: TrainGroup, source: SnapshotSource, nodeId: string): void {
+    const members = group.members.map((member) => member!);
+    if (members.some(({ agent, memory }) => agent.node.memory !== memory)) return;
+    const from = layoutText(source.layout!);
+    const state = plain(source.state!);
+    const has = (node: SimNode, shard: number) =>
+      node.memory.held().some((held) => {
+        const fits = held.layout === from && held.rank % shardCount(from) === shard;
+        return fits && sameState(held.state, state);
+      });
+    for (const { rank, agent } of members.filter((member) => member.agent.node.nodeId === nodeId)) {
+      for (const shard of shardsNeeded({ from, to: rank.set.split("/")[0]!, rank: rank.rank })) {
+        const placed = source.places.filter((place) => place.rank % shardCount(from) === shard);
+        const there =
+          has(agent.node, shard) ||
+          placed.some((place) => has(this.#truth.nodes.find((node) => node.nodeId === place.nodeId)!, shard));
+        assert.ok(
+          there,
+          `rank ${rank.rank} is to restore ${stateText(state)}, of which it can have shard ${shard} nowhere`,
+        );
+      }
     }
-    this.#restoreChosen(group, chosen);
   }
 
   /** No committed step is lost beyond what can still be had. */
   #restoreChosen(group: TrainGroup, chosen: StateName): void {
     const { job } = group;
     const label = `generation ${group.generation} restores ${stateText(chosen)}`;
-    const inMemory = this.#newestCommon(group);
+    const memories = new Set(group.members.map((m) => m!.agent.node.memory));
+    const inMemory = newestWhole([...memories], (state) => this.#isBad(job.jobId, state));
     if (inMemory !== null) {
-      assert.ok(compareStates(chosen, inMemory) >= 0, `${label}, all its nodes hold ${stateText(inMemory)}`);
+      assert.ok(
+        compareStates(chosen, inMemory) >= 0,
+        `${label}, its nodes hold ${stateText(inMemory)} whole`,
+      );
     }
     const record = this.#truth.store.peek(durableKeys.checkpoints(job.jobId));
     if (record?.kind === "checkpoints") {
@@ -189,13 +233,18 @@ export class Invariants implements TrainObserver {
         assert.ok(compareStates(chosen, entry.state) >= 0, `${label}, ${entry.uri} is registered`);
       }
     }
-    const floor = this.#floors.get(this.#generations.get(group.generation)!.plan);
-    // A machine that went down since then took its part with it.
-    if (floor === undefined || floor.kept.some(({ node, memory }) => node.memory !== memory)) return;
-    assert.ok(
-      compareStates(chosen, floor.state) >= 0,
-      `${label}, ${stateText(floor.state)} was whole on nodes that answered`,
-    );
+    for (const floor of this.#floors.get(this.#generations.get(group.generation)!.plan) ?? []) {
+      // A machine that went down since then took its part with it.
+      if (!floor.kept.every(isKept) || this.#isBad(job.jobId, floor.state)) continue;
+      assert.ok(
+        compareStates(chosen, floor.state) >= 0,
+        `${label}, ${stateText(floor.state)} was whole on nodes that answered`,
+      );
+    }
+  }
+
+  #isBad(jobId: string, state: StateName): boolean {
+    return this.#bad.has(`${jobId}@${state.generation}-${state.step}`);
   }
 
   /** After every event: has the core planned a new generation? */
@@ -218,38 +267,76 @@ export class Invariants implements TrainObserver {
     }
   }
 
+  #generationPlanned(core: CoreState, job: JobState, key: string): void {
+    const floors = [this.#committedFloor(core, job), this.#replicatedFloor(core, job)];
+    this.#floors.set(
+      key,
+      floors.filter((floor) => floor !== null),
+    );
+  }
+
   /**
    * If every node of the newest committed state could be had at that moment, or was not waited for as long as promised,
-   * then that state is the least that the new generation must restore. If not, it is written off.
+   * then that state is the least that the new generation must restore; less is enough only where the others hold what
+   * was replicated last and take over. If not, it is written off.
    */
-  #generationPlanned(core: CoreState, job: JobState, key: string): void {
+  #committedFloor(core: CoreState, job: JobState): Floor | null {
     const { jobId } = job.record;
     const committed = this.#committed.get(jobId);
-    if (committed === undefined) return;
+    if (committed === undefined) return null;
     const kept = committed.nodes.every((node, rank) => {
       if (node.memory.find(`${committed.layout}/${rank}`, committed.state) === null) return false;
-      if (core.nodes.get(node.nodeId)?.leaving) return false; // what it holds is durable, or goes with it
-      if (core.quarantine.has(node.nodeId) || (job.blame.get(node.nodeId) ?? 0) >= 3) return false;
+      if (isGivenUp(core, job, node)) return false; // what a leaving node holds is durable, or goes with it
       const heardMs = Math.max(core.nodes.get(node.nodeId)?.heardMs ?? 0, core.leader!.electedMs);
       return this.#truth.nowMs - heardMs < this.#truth.graceMs;
     });
     if (!kept) {
       this.#committed.delete(jobId);
-      return;
+      return null;
     }
-    const memories = committed.nodes.map((node) => ({ node, memory: node.memory }));
-    this.#floors.set(key, { state: committed.state, kept: memories });
+    const members = new Set(job.generation!.rankNodes);
+    if (!committed.nodes.every(({ nodeId }) => members.has(nodeId))) {
+      const taken = this.#takenOver(job, committed);
+      if (taken !== null) return taken;
+    }
+    return { state: committed.state, kept: committed.nodes.map(keptOf) };
   }
 
-  #newestCommon(group: TrainGroup): StateName | null {
-    const perRank = group.members.map((m) => m!.agent.node.memory.states(m!.rank.set));
-    let newest: StateName | null = null;
-    for (const state of perRank[0]!) {
-      const common = perRank.every((states) => states.some((s) => sameState(s, state)));
-      if (!common || this.#bad.has(`${group.job.jobId}@${state.generation}-${state.step}`)) continue;
-      if (newest === null || compareStates(state, newest) > 0) newest = state;
-    }
-    return newest;
+  /** What the members of a generation go on from without a node that might have come back. */
+  #takenOver(job: JobState, committed: Committed): Floor | null {
+    const nodes = this.#membersOf(job);
+    const whole = newestWhole(
+      nodes.map(({ memory }) => memory),
+      (state) => this.#isBad(job.record.jobId, state),
+    );
+    const { generation } = committed.state;
+    const least = this.#replicated.get(job.record.jobId)?.state ?? { generation, step: 0 };
+    return whole === null || compareStates(whole, least) < 0
+      ? null
+      : { state: whole, kept: nodes.map(keptOf) };
+  }
+
+  /** While all that is lost is in one failure domain, the replicated state is whole in what is left, and is restored. */
+  #replicatedFloor(core: CoreState, job: JobState): Floor | null {
+    const replicated = this.#replicated.get(job.record.jobId);
+    if (replicated === undefined || this.#isBad(job.record.jobId, replicated.state)) return null;
+    const left = replicated.members.filter(
+      (each) => isKept(each) && isThere(core, job, each.node, this.#truth.nowMs),
+    );
+    const lost = replicated.members.filter((each) => !left.includes(each));
+    if (new Set(lost.map(({ node }) => domainOf(node))).size > 1) return null;
+    const { state, layout } = replicated;
+    const memories = left.map(({ memory }) => memory);
+    assert.ok(
+      isWhole(memories, layout, state),
+      `${stateText(state)} was replicated, and is lost with ${lost.map(({ node }) => node.nodeId).join(", ")}`,
+    );
+    return { state, kept: left };
+  }
+
+  #membersOf(job: JobState): SimNode[] {
+    const members = new Set(job.generation!.rankNodes);
+    return this.#truth.nodes.filter(({ nodeId }) => members.has(nodeId));
   }
 
   #runSent(group: TrainGroup): void {
@@ -325,11 +412,33 @@ export class Invariants implements TrainObserver {
         "a rank votes without its snapshot",
       );
     }
+    const layout = set.slice(0, set.indexOf("/"));
+    const replicated = this.#replicated.get(group.job.jobId);
+    // Another layout has been restored, an older state, or nothing is sent any more (twins): nobody keeps it for long.
+    const isKeptOn = group.replicate && replicated?.layout === layout;
+    if (replicated && (!isKeptOn || compareStates(state, replicated.state) < 0))
+      this.#replicated.delete(group.job.jobId);
     this.#committed.set(group.job.jobId, {
       state: snapshotState!,
-      layout: set.slice(0, set.indexOf("/")),
+      layout,
       nodes: group.members.map((m) => m!.agent.node),
     });
+  }
+
+  /** Said by a vote: then every shard is there without any one failure domain, if there are two. */
+  replicated(group: TrainGroup, state: StateName): void {
+    const nodes = [...new Set(group.members.map((m) => m!.agent.node))];
+    const layout = group.members[0]!.rank.set.split("/")[0]!;
+    const domains = new Set(nodes.map(domainOf));
+    for (const domain of domains.size > 1 ? domains : []) {
+      const others = nodes.filter((node) => domainOf(node) !== domain).map(({ memory }) => memory);
+      assert.ok(
+        isWhole(others, layout, state),
+        `${stateText(state)} is called replicated and is only in ${domain}`,
+      );
+    }
+    if (domains.size === 1) this.#replicated.delete(group.job.jobId);
+    else this.#replicated.set(group.job.jobId, { state, layout, members: nodes.map(keptOf) });
   }
 
   applied(group: TrainGroup, rank: SimRank, before: Content): void {
@@ -361,11 +470,20 @@ export class Invariants implements TrainObserver {
   }
 }
 
-function sourceState(source: unknown): StateName {
-  const { $case, value } = source as {
-    $case: string;
-    value: { state?: never; generation: bigint; step: bigint };
-  };
-  if ($case === "initial") return { generation: 0, step: 0 };
-  return plain($case === "checkpoint" ? value.state! : value);
+function sourceState(source: Restore["source"]): StateName {
+  return source?.$case === "initial" ? { generation: 0, step: 0 } : plain(source!.value.state!);
+}
+
+/** The core counts on it no more, rightly. */
+function isGivenUp(core: CoreState, job: JobState, { nodeId }: SimNode): boolean {
+  const leaves = core.nodes.get(nodeId)?.leaving != null;
+  return leaves || core.quarantine.has(nodeId) || (job.blame.get(nodeId) ?? 0) >= 3;
+}
+
+/** The core can count on it. */
+function isThere(core: CoreState, job: JobState, node: SimNode, nowMs: number): boolean {
+  const known = core.nodes.get(node.nodeId);
+  const silentMs = 3 * core.config.limits.heartbeatMs;
+  const reachable = known != null && known.session !== null && nowMs - known.heardMs <= silentMs;
+  return reachable && !isGivenUp(core, job, node);
 }

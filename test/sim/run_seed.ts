@@ -12,6 +12,8 @@ export interface SeedPlan {
   seed: number;
   nodes: number;
   slotsPerNode: number;
+  /** Failure domains of the nodes; 0: each is its own. */
+  racks: number;
   controllers: number;
   duplicateRate: number;
   jobs: SimJobOptions[];
@@ -42,6 +44,7 @@ export function planSeed(seed: number, nodes: { min: number; max: number }): See
     seed,
     nodes: count,
     slotsPerNode,
+    racks: random.pick([0, 0, 2, 3]),
     controllers: random.pick([1, 2, 2, 3]),
     duplicateRate: random.chance(0.3) ? 0.1 : 0,
     jobs,
@@ -63,14 +66,15 @@ function planJob(random: Random, name: string, slots: number): SimJobOptions {
     saveEverySteps: random.between(4, 30),
     stepMs,
     saveFailRate: random.pick([0, 0, 0.3]),
+    replicas: random.pick([1, 1, 1, 0]),
     maxAttempts: random.chance(0.1) ? random.between(0, 3) : 1_000,
   };
 }
 
 /** Two phases: faults on and every invariant watched; then everything is healed, and every job must reach its end. */
 export function runSeed(plan: SeedPlan, onTrace: ((line: string) => void) | null = null): SeedResult {
-  const { seed, nodes, slotsPerNode, controllers } = plan;
-  const sim = new SimCluster({ seed, nodes, slotsPerNode, controllers });
+  const { seed, nodes, slotsPerNode, racks, controllers } = plan;
+  const sim = new SimCluster({ seed, nodes, slotsPerNode, racks, controllers });
   sim.mood.duplicateRate = plan.duplicateRate;
   sim.onTrace = onTrace;
   let error: Error | null = null;
@@ -99,7 +103,7 @@ export function runSeed(plan: SeedPlan, onTrace: ((line: string) => void) | null
 export function planText(plan: SeedPlan): string {
   const jobs = plan.jobs.map((job) => `  job ${JSON.stringify(job)}`);
   const faults = plan.faults.map((fault) => `  ${faultText(fault)}`);
-  const head = `seed ${plan.seed}: ${plan.nodes} nodes of ${plan.slotsPerNode} slots, ${plan.controllers} controllers, duplicates ${plan.duplicateRate}`;
+  const head = `seed ${plan.seed}: ${plan.nodes} nodes of ${plan.slotsPerNode} slots in ${plan.racks} racks, ${plan.controllers} controllers, duplicates ${plan.duplicateRate}`;
   return [head, ...jobs, ...faults].join("\n");
 }
 
@@ -149,6 +153,7 @@ function strike(sim: SimCluster, fault: SimFault): void {
       return;
     case "crashAgent":
     case "crashNode":
+    case "crashDomain":
     case "leaveNode":
     case "cutLink":
     case "blockade":
@@ -203,7 +208,9 @@ function strikeRank(
 
 function strikeNode(
   sim: SimCluster,
-  fault: FaultOf<"crashAgent" | "crashNode" | "leaveNode" | "cutLink" | "blockade" | "blockadeAll">,
+  fault: FaultOf<
+    "crashAgent" | "crashNode" | "crashDomain" | "leaveNode" | "cutLink" | "blockade" | "blockadeAll"
+  >,
 ): void {
   if (fault.kind === "blockadeAll") {
     for (const node of sim.nodes) sim.blockade(node.nodeId, fault.way, fault.forMs);
@@ -216,6 +223,9 @@ function strikeNode(
       return;
     case "crashNode":
       sim.crashNode(node, fault.forMs);
+      return;
+    case "crashDomain":
+      sim.crashDomain(node, fault.forMs);
       return;
     case "leaveNode":
       sim.leaveNode(node, fault.graceMs, fault.forMs);

@@ -78,16 +78,16 @@ test("rank: cannot be ended at all: its node is quarantined, a spare node goes o
   finishes(sim);
 });
 
-test("agent: killed: comes back with its node's memory, at most one step is computed again", () => {
-  const sim = trained(20);
+test("agent: killed, no spare: comes back with its node's memory, at most one step is computed again", () => {
+  const sim = trained(20, { nodes: 2 });
   sim.crashAgent(sim.nodes[1]!, 800);
   sim.until(() => sim.incidents(JOB)[0]?.outcome === "recovered");
   assert.ok(sim.incidents(JOB)[0]!.stepsLost! <= 1);
   finishes(sim);
 });
 
-test("node: lost for good: after the grace a spare takes over, from the newest checkpoint", () => {
-  const sim = trained(30, {}, { saveEverySteps: 10 });
+test("node: lost for good, no replicas: after the grace a spare takes over, from the newest checkpoint", () => {
+  const sim = trained(30, {}, { saveEverySteps: 10, replicas: 0 });
   const lost = sim.stepOf(JOB);
   sim.crashNode(sim.nodes[1]!, 10_000_000);
   sim.until(() => sim.incidents(JOB)[0]?.outcome === "recovered");
@@ -98,12 +98,94 @@ test("node: lost for good: after the grace a spare takes over, from the newest c
   finishes(sim);
 });
 
-test("node: lost for good without a spare: an auto layout shrinks and goes on from the checkpoint", () => {
-  const sim = trained(30, { nodes: 2 }, { layout: "auto", saveEverySteps: 10 });
+/** Newest state of the job's generation that its ranks have agreed to be in two places. */
+const replicated = (sim: SimCluster) => sim.groupOf(JOB)!.replicated!;
+const decisions = (sim: SimCluster) =>
+  sim
+    .incidents(JOB)
+    .flatMap((incident) => incident.decisions.map((d) => d.text))
+    .join("; ");
+/** Step that the newest generation has restored. */
+const resumed = (sim: SimCluster) => [...sim.groupOf(JOB)!.restored.values()][0]!.step;
+
+test("node: lost for good: a spare takes over at once, from the replica; no replicated step is lost", () => {
+  const sim = trained(30, {}, { saveEverySteps: 1_000 });
+  const { step } = replicated(sim);
+  assert.ok(step >= 25, `${step} of 30 steps replicated`);
+  sim.crashNode(sim.nodes[1]!, 10_000_000);
+  sim.until(() => sim.incidents(JOB)[0]?.outcome === "recovered");
+  const [incident] = sim.incidents(JOB);
+  assert.ok(incident!.milestones.prepared! < 1_500, JSON.stringify(incident!.milestones));
+  assert.match(decisions(sim), /take over at once; restore from memory, .*: ranks 2, 3 from replicas on n00/);
+  assert.ok(resumed(sim) >= step);
+  finishes(sim);
+});
+
+test("node: lost for good: its twins in another node hold the newest state, nothing had to be sent", () => {
+  const layout = { dp_replicate: 2, dp_shard: 2, sp: 1 };
+  const sim = trained(30, {}, { layout, saveEverySteps: 1_000 });
+  assert.equal(sim.groupOf(JOB)!.replicate, false);
+  sim.crashNode(sim.nodes[1]!, 10_000_000);
+  sim.until(() => sim.incidents(JOB)[0]?.outcome === "recovered");
+  assert.match(decisions(sim), /take over at once; restore from memory, .*: ranks 2, 3 from twins on n00/);
+  assert.ok(sim.incidents(JOB)[0]!.stepsLost! <= 1);
+  finishes(sim);
+});
+
+test("rack: lost for good: replicas are in another one, spares there take over; no replicated step is lost", () => {
+  const layout = { dp_replicate: 1, dp_shard: 4, sp: 2 };
+  const sim = trained(30, { nodes: 8, racks: 2 }, { layout, saveEverySteps: 1_000 });
+  const { step } = replicated(sim);
+  sim.crashDomain(sim.nodes[1]!, 10_000_000);
+  sim.until(() => sim.incidents(JOB)[0]?.outcome === "recovered");
+  const members = sim.groupOf(JOB)!.members.map((m) => m!.agent.node.failureDomain);
+  assert.deepEqual([...new Set(members)], ["rack-0"]);
+  assert.ok(resumed(sim) >= step);
+  assert.ok(sim.logs.some((line) => line.includes("replicas stay inside failure domain rack-0")));
+  finishes(sim);
+});
+
+test("node: lost for good just after a rank's death, before anything new is replicated: the older replica serves", () => {
+  const sim = trained(30, {}, { saveEverySteps: 1_000 });
+  const { step } = replicated(sim);
+  sim.agentOf(JOB, 0).rankDies(sim.rankOf(JOB, 0), "SIGKILL");
+  sim.until(() => sim.view(JOB)?.generation?.number === 2 && sim.groupOf(JOB)!.votes === 1);
+  assert.equal(replicated(sim), null);
+  sim.crashNode(sim.nodes[1]!, 10_000_000);
+  finishes(sim);
+  assert.match(decisions(sim), /take over at once/);
+  assert.ok(resumed(sim) >= step, `${resumed(sim)} of ${step}`);
+});
+
+test("agent: killed while others restore from what it keeps: its node's memory serves when it is back", () => {
+  const sim = trained(30, {}, { saveEverySteps: 1_000 });
+  const { step } = replicated(sim);
+  sim.crashNode(sim.nodes[1]!, 10_000_000);
+  sim.until(() => sim.view(JOB)?.generation?.stage === "restore");
+  sim.run(15);
+  sim.crashAgent(sim.nodes[0]!, 800);
+  finishes(sim);
+  assert.ok(resumed(sim) >= step, decisions(sim));
+  assert.equal(sim.view(JOB)!.excludedSnapshots.size, 0);
+});
+
+test("node: lost for good without a spare: an auto layout shrinks, re-partitioned from the memory that is left", () => {
+  const sim = trained(30, { nodes: 2 }, { layout: "auto", saveEverySteps: 1_000 });
+  const { step } = replicated(sim);
+  sim.crashNode(sim.nodes[1]!, 10_000_000);
+  finishes(sim);
+  assert.equal(sim.groupOf(JOB)!.worldSize, 2);
+  assert.match(decisions(sim), /re-partitioned from memory of 1 node, layout 1x4x1/);
+  assert.ok(resumed(sim) >= step);
+});
+
+test("node: lost for good without a spare and without replicas: an auto layout goes on from the checkpoint", () => {
+  const sim = trained(30, { nodes: 2 }, { layout: "auto", saveEverySteps: 10, replicas: 0 });
   assert.equal(sim.groupOf(JOB)!.worldSize, 4);
   sim.crashNode(sim.nodes[1]!, 10_000_000);
   finishes(sim);
   assert.equal(sim.groupOf(JOB)!.worldSize, 2);
+  assert.match(decisions(sim), /from checkpoint/);
 });
 
 test("node: lost for good without a spare: a fixed layout fails after its attempts, saying what it lacks", () => {
@@ -234,7 +316,7 @@ test("controller: stands still for 3 s while a generation forms: does not call i
 });
 
 test("network: nobody hears from any agent beyond the grace: the generation is taken back as it trains", () => {
-  const sim = trained(5, { controllers: 1, graceSeconds: 20 }, { steps: 200 });
+  const sim = trained(5, { nodes: 3, controllers: 1, graceSeconds: 20 }, { steps: 200 });
   for (const node of sim.nodes) sim.blockade(node.nodeId, "both", 45_000);
   sim.run(44_000);
   assert.equal(sim.view(JOB)?.stage, "waiting");

@@ -1,12 +1,13 @@
 import type { AgentMessage, Command, StateName } from "../../controller/core/contract.js";
-import type { Hello } from "../../gen/goku/v1/agent.pb.js";
+import type { Hello, SnapshotSource } from "../../gen/goku/v1/agent.pb.js";
 import * as messages from "./agent_messages.js";
 import type { Random } from "./random.js";
+import { readState } from "./read_state.js";
 import type { Scheduler } from "./scheduler.js";
 import { type AgentLink, type CommandFrame, SIM_VERSION } from "./sim_controller.js";
-import { SimMemory } from "./sim_memory.js";
+import { type Content, SimMemory } from "./sim_memory.js";
 import { SimRank } from "./sim_rank.js";
-import type { SimJob, TrainGroup } from "./train_group.js";
+import type { SimJob, TrainGroup, VotedReplicas } from "./train_group.js";
 
 /** What an agent needs of the world. */
 export interface SimWorld {
@@ -15,6 +16,7 @@ export interface SimWorld {
   connect(agent: SimAgent, controllerIndex: number): AgentLink | null;
   readonly controllerCount: number;
   group(generation: number, jobId: string, worldSize: number): TrainGroup;
+  node(nodeId: string): SimNode;
   job(jobId: string): SimJob;
   /** A command was obeyed (not refused by a fence). */
   obeyed(agent: SimAgent, frame: CommandFrame): void;
@@ -27,14 +29,17 @@ export interface SimWorld {
 export class SimNode {
   readonly nodeId: string;
   readonly slots: number;
+  /** Empty: nothing else fails with it. */
+  readonly failureDomain: string;
   memory = new SimMemory();
   agent: SimAgent | null = null;
   up = true;
   #incarnations = 0;
 
-  constructor(nodeId: string, slots: number) {
+  constructor(nodeId: string, slots: number, failureDomain: string) {
     this.nodeId = nodeId;
     this.slots = slots;
+    this.failureDomain = failureDomain;
   }
 
   startAgent(world: SimWorld, random: Random): void {
@@ -61,6 +66,12 @@ export class SimAgent {
   readonly #world: SimWorld;
   #heartbeatMs = HEARTBEAT_MS;
   #places: number[] = [];
+  /** Of the present generation: does anybody send replicas, where to do its own ranks, and of which ranks does it keep some. */
+  replicate = false;
+  readonly keeperOf = new Map<number, string>();
+  #keeps = new Set<string>();
+  /** A rank on each node, to name when that node does not answer. */
+  readonly #rankOn = new Map<string, number>();
   #term = 0;
   #commandId = 0;
   #link: AgentLink | null = null;
@@ -151,7 +162,9 @@ export class SimAgent {
   }
 
   reportStep(group: TrainGroup, step: number, stepSeconds: number): void {
-    this.#send(messages.step(group.generation, step, stepSeconds));
+    const { generation, replicated } = group;
+    const replicatedStep = replicated?.generation === generation ? replicated.step : 0;
+    this.#send(messages.step(generation, step, { stepSeconds, replicatedStep }));
   }
 
   reportFinished(rank: SimRank, state: StateName, reason: "steps" | "stop"): void {
@@ -241,11 +254,17 @@ export class SimAgent {
       heldStates: messages.heldStates(this.node.memory),
       term: BigInt(this.#term),
       leaving: this.#leavesMs === null ? undefined : this.#leaving().value,
+      failureDomain: node.failureDomain,
+      peerPort: 7_000,
     };
   }
 
   #beat(): void {
     this.#later(this.#heartbeatMs, () => this.#beat());
+    this.#sendHeartbeat();
+  }
+
+  #sendHeartbeat(): void {
     if (!this.#welcomed) return;
     this.connectedMs = this.#world.scheduler.nowMs;
     const heldStatesChanged = this.#heldChanged;
@@ -323,14 +342,13 @@ export class SimAgent {
     const ranks = [...this.ranks.values()].filter((rank) => rank.group?.generation === this.generation);
     switch (command.$case) {
       case "connect":
+        for (const { rank, nodeId } of command.value.members) this.#rankOn.set(nodeId, rank);
         for (const rank of ranks) rank.later(1, () => rank.group?.connect(rank));
         return;
       case "restore":
         for (const rank of ranks) this.#restore(rank, command.value.source);
         return;
       case "run":
-        // By place, not by living process: a repeated Run must not free the memory of a rank that has just died.
-        this.node.memory.keepOnly(new Set(this.#places.map((rank) => `${this.layout}/${rank}`)));
         for (const rank of ranks) rank.later(1, () => rank.group?.run(rank));
         return;
       case "requestStop":
@@ -355,6 +373,8 @@ export class SimAgent {
 
   #prepare(value: Extract<Command, { $case: "prepare" }>["value"]): void {
     const generation = Number(value.generation);
+    this.keeperOf.clear();
+    for (const { rank, nodeId } of value.replicas) this.keeperOf.set(rank, nodeId);
     if (generation === this.generation) return; // a repeat: its reports were repeated after Hello
     this.generation = generation;
     this.jobId = value.jobId;
@@ -370,8 +390,11 @@ export class SimAgent {
       }
     }
     // Whatever an older generation was saving may be overwritten now; that save fails if it is not over in time.
-    this.node.memory.unpinAll();
+    this.node.memory.endSaves();
     this.layout = layout;
+    this.replicate = value.replicate;
+    this.#keeps = new Set(value.keeps.map((rank) => `${layout}/${rank}`));
+    this.#rankOn.clear();
     this.#places = value.ranks;
     for (const number of value.ranks) this.#place(number, generation, dpReplicate * dpShard * sp);
   }
@@ -404,6 +427,7 @@ export class SimAgent {
       process.enter("idle");
       group.join(process, this);
       this.inventoryChanged();
+      this.#sendHeartbeat(); // before RankReady: the state to restore is chosen from all inventories
       this.#report(`ready/${number}`, messages.ready(process, this.node.memory.states(process.set)));
     });
   }
@@ -428,21 +452,17 @@ export class SimAgent {
     rank.enter("restore");
     const { job } = rank.group!;
     if (source?.$case === "snapshot") {
-      const name = messages.plain(source.value);
-      rank.later(rank.random.between(5, 50), () => {
-        const content = this.node.memory.find(rank.set, name);
-        if (content === null) {
-          this.#world.foundBad(`${job.jobId}@${name.generation}-${name.step}`);
-          this.#restoreFails(rank, "SNAPSHOT_MISSING");
-        } else this.#restored(rank, { ...content }, true);
-      });
+      const own = this.node.memory.findOwn(rank.set, messages.plain(source.value.state!));
+      if (own !== null && messages.layoutText(source.value.layout!) === this.layout) {
+        rank.later(rank.random.between(5, 50), () => this.#restored(rank, { ...own }, true));
+      } else rank.later(rank.random.between(20, 300), () => this.#restoreFromPeers(rank, source.value));
     } else if (source?.$case === "checkpoint") {
       const { uri } = source.value;
       rank.later(rank.random.between(50, 500), () => {
         const found = job.durable.find((d) => d.uri === uri);
         if (found === undefined || found.corrupt) {
           this.#world.foundBad(uri);
-          this.#restoreFails(rank, "CHECKPOINT_CORRUPT");
+          this.#restoreFails(rank, { code: "CHECKPOINT_CORRUPT", operation: "restore" });
         } else this.#restored(rank, { ...found.content }, false);
       });
     } else {
@@ -452,10 +472,64 @@ export class SimAgent {
     }
   }
 
-  #restoreFails(rank: SimRank, code: string): void {
+  #restoreFromPeers(rank: SimRank, source: SnapshotSource): void {
+    const { job } = rank.group!;
+    const state = messages.plain(source.state!);
+    const found = readState({
+      source,
+      memory: this.node.memory,
+      layout: this.layout,
+      rank: rank.rank,
+      nodeOf: (nodeId) => this.#world.node(nodeId),
+      rankOn: (nodeId) => this.#rankOn.get(nodeId)!,
+    });
+    const durable = job.durable.find(({ uri, corrupt }) => uri === source.durable?.uri && !corrupt);
+    const content = found.content ?? durable?.content ?? null;
+    if (content !== null) {
+      this.#restored(rank, { ...content }, false);
+      return;
+    }
+    if (found.failure!.code === "SNAPSHOT_MISSING")
+      this.#world.foundBad(`${job.jobId}@${state.generation}-${state.step}`);
+    this.#restoreFails(rank, found.failure!);
+  }
+
+  /** Sends a snapshot to the rank's keeper; false: it is not there, or of another generation. */
+  push(rank: SimRank, content: Content): boolean {
+    const keeper = this.#world.node(this.keeperOf.get(rank.rank)!).agent;
+    if (keeper === null || !keeper.alive || keeper.generation !== this.generation) return false;
+    if (!keeper.#keeps.has(rank.set)) throw new Error(`${keeper.node.nodeId} is sent ${rank.set}, unasked`);
+    keeper.node.memory.keepReplica(rank.set, content);
+    keeper.inventoryChanged();
+    return true;
+  }
+
+  /**
+   * What a vote means for the memory of a rank and its node. With the first one every rank's state is whole in the present
+   * layout: older layouts go. Snapshots and replicas of ranks that are elsewhere now go when a state of this
+   * generation is replicated, or where nothing is.
+   */
+  heardVote(rank: SimRank, replicas: VotedReplicas | null, isFirst: boolean): void {
+    const { memory } = this.node;
+    const isSettled = replicas === null || replicas.isSettled;
+    const isPlace = (set: string) => this.#places.some((place) => set === `${this.layout}/${place}`);
+    memory.pinReplicated(rank.set, replicas?.replicated ?? null, replicas?.sent ?? null);
+    if (replicas !== null) memory.keepReplicasOf(replicas.replicated, replicas.sent);
+    if (isSettled) {
+      memory.keepSets(isPlace);
+      memory.keepReplicas((set) => this.#keeps.has(set));
+    } else if (isFirst) {
+      const isPresent = (set: string) => set.startsWith(`${this.layout}/`);
+      memory.keepSets(isPresent);
+      memory.keepReplicas(isPresent);
+    }
+    this.inventoryChanged();
+  }
+
+  #restoreFails(rank: SimRank, failure: messages.Failure): void {
     rank.enter("idle");
     rank.turnAway();
-    this.reportFailed(rank, { code, operation: "restore" });
+    this.reportFailed(rank, failure);
   }
 
   #restored(rank: SimRank, content: SimRank["content"] & object, held: boolean): void {

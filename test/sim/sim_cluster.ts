@@ -25,6 +25,8 @@ export interface SimOptions {
   seed: number;
   nodes: number;
   slotsPerNode?: number;
+  /** Failure domains that nodes are dealt to in turn; 0: each is its own. */
+  racks?: number;
   controllers?: number;
   limits?: Partial<CoreLimits>;
   /** Also the node grace of every job, since the invariants must know it. */
@@ -39,6 +41,7 @@ export interface SimJobOptions {
   stepMs?: number;
   maxAttempts?: number;
   saveFailRate?: number;
+  replicas?: number;
   source?: CheckpointSource | null;
 }
 
@@ -83,7 +86,8 @@ export class SimCluster implements SimWorld, Truth {
       this.controllers.push(new SimController({ id, scheduler, random, store, limits, observer: this }));
     }
     for (let i = 0; i < options.nodes; i++) {
-      const node = new SimNode(`n${String(i).padStart(2, "0")}`, options.slotsPerNode ?? 2);
+      const rack = options.racks ? `rack-${i % options.racks}` : "";
+      const node = new SimNode(`n${String(i).padStart(2, "0")}`, options.slotsPerNode ?? 2, rack);
       this.nodes.push(node);
       node.startAgent(this, this.random.fork());
     }
@@ -108,7 +112,12 @@ export class SimCluster implements SimWorld, Truth {
       name: options.name,
       layout: options.layout,
       train: { ...BASE_JOB.train, steps: options.steps },
-      checkpoint: { ...BASE_JOB.checkpoint, uri, every_steps: options.saveEverySteps ?? 20 },
+      checkpoint: {
+        ...BASE_JOB.checkpoint,
+        uri,
+        every_steps: options.saveEverySteps ?? 20,
+        replicas: options.replicas ?? 1,
+      },
       recovery: {
         ...BASE_JOB.recovery,
         max_attempts: options.maxAttempts ?? 1_000,
@@ -276,6 +285,13 @@ export class SimCluster implements SimWorld, Truth {
     this.scheduler.after(forMs, () => this.bootNode(node));
   }
 
+  /** Everything that fails together with the node goes down. */
+  crashDomain(node: SimNode, forMs: number): void {
+    const { failureDomain } = node;
+    const others = this.nodes.filter((each) => failureDomain !== "" && each.failureDomain === failureDomain);
+    for (const each of new Set([node, ...others])) this.crashNode(each, forMs);
+  }
+
   /** The agent is asked to end, as before an eviction; then the machine goes, and comes back empty. */
   leaveNode(node: SimNode, graceMs: number, awayMs: number): void {
     node.agent?.leave(graceMs, () => this.crashNode(node, awayMs));
@@ -321,6 +337,10 @@ export class SimCluster implements SimWorld, Truth {
 
   job(jobId: string): SimJob {
     return this.jobs.get(jobId)!;
+  }
+
+  node(nodeId: string): SimNode {
+    return this.nodes.find((node) => node.nodeId === nodeId)!;
   }
 
   obeyed(agent: SimAgent, frame: CommandFrame): void {

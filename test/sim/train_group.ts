@@ -1,4 +1,5 @@
 import type { StateName } from "../../controller/core/contract.js";
+import { compareStates, sameState } from "../../controller/core/state_name.js";
 import type { Random } from "./random.js";
 import type { Scheduler } from "./scheduler.js";
 import type { SimAgent } from "./sim_agent.js";
@@ -25,6 +26,8 @@ export interface DurableTruth {
 /** Told of everything that the invariants are about. */
 export interface TrainObserver {
   voted(group: TrainGroup, step: number): void;
+  /** The vote found the state in two places for every rank. */
+  replicated(group: TrainGroup, state: StateName): void;
   applied(group: TrainGroup, rank: SimRank, before: Content): void;
   committed(job: SimJob, content: Content): void;
 }
@@ -34,6 +37,26 @@ interface Member {
   agent: SimAgent;
   /** What its node remembered when it became ready: another object since, when the machine went down. */
   memory: SimMemory;
+}
+
+/** What one vote decides. */
+interface Decision {
+  final: "steps" | "stop" | null;
+  save: boolean;
+  snapshot: boolean;
+  /** Null: nobody sends anything. */
+  replicas: VotedReplicas | null;
+}
+
+export interface VotedReplicas {
+  /** In two places for every rank, as far as anybody knows; it may be of an older generation. */
+  replicated: StateName | null;
+  /** Kept by every rank while it is under way to the keepers. */
+  sent: StateName;
+  /** Its sending begins now. */
+  isNew: boolean;
+  /** This generation has replicated something. */
+  isSettled: boolean;
 }
 
 /**
@@ -54,6 +77,14 @@ export class TrainGroup {
   holdChance = 0.5;
   wantsStop = false;
   wantsSave = false;
+  /** Some rank sends its state to another node. */
+  replicate = false;
+  /** State that a vote of this generation found in two places for every rank. */
+  replicated: StateName | null = null;
+  /** The same of an older one. */
+  #replicatedBefore: StateName | null = null;
+  /** State that every rank keeps and that is under way to the keepers, and the ranks whose replica is not there yet. */
+  #sent: { state: StateName; pending: Set<number> } | null = null;
   readonly readyRanks = new Set<number>();
   readonly connectedRanks = new Set<number>();
   readonly restored = new Map<number, StateName>();
@@ -89,6 +120,7 @@ export class TrainGroup {
   join(rank: SimRank, agent: SimAgent): void {
     this.members[rank.rank] = { rank, agent, memory: agent.node.memory };
     rank.group = this;
+    this.replicate = agent.replicate;
     rank.pageGeneration = this.generation;
     this.readyRanks.add(rank.rank);
   }
@@ -167,23 +199,77 @@ export class TrainGroup {
     );
     const save = snapshot && !this.#saving && (this.wantsSave || step % this.job.saveEverySteps === 0);
     if (save) this.wantsSave = false;
+    const replicas = this.replicate ? this.#voteReplicas() : null;
     for (const member of this.members) {
       member!.rank.later(this.#random.between(0, 4), () =>
-        this.#apply(member!, step, { final, save, snapshot }),
+        this.#apply(member!, step, { final, save, snapshot, replicas }),
       );
     }
   }
 
-  #apply(
-    member: Member,
-    step: number,
-    decided: { final: "steps" | "stop" | null; save: boolean; snapshot: boolean },
-  ): void {
+  /**
+   * Once the state that is being sent is with all keepers it is the replicated one, and the state that was just voted
+   * whole is sent next. The first vote of a generation finds out what older ones have replicated: whoever knows tells,
+   * since a rank may have died before it heard of it.
+   */
+  #voteReplicas(): VotedReplicas {
+    const { snapshotState } = this.members[0]!.rank;
+    if (this.votes === 1) this.#replicatedBefore = this.#newestKnown(snapshotState!);
+    if (this.#sent?.pending.size === 0) {
+      this.replicated = this.#sent.state;
+      this.#sent = null;
+      this.#observer.replicated(this, this.replicated);
+    }
+    const { replicated } = this;
+    const isNew = this.#sent === null && (replicated === null || !sameState(replicated, snapshotState!));
+    if (isNew) {
+      const pending = this.members
+        .filter((m) => m!.agent.keeperOf.has(m!.rank.rank))
+        .map((m) => m!.rank.rank);
+      this.#sent = { state: snapshotState!, pending: new Set(pending) };
+    }
+    return {
+      replicated: replicated ?? this.#replicatedBefore,
+      sent: this.#sent?.state ?? replicated!,
+      isNew,
+      isSettled: replicated !== null,
+    };
+  }
+
+  #newestKnown(restored: StateName): StateName | null {
+    let newest: StateName | null = null;
+    for (const member of this.members) {
+      const known = member!.agent.node.memory.replicatedOf(member!.rank.set);
+      if (known === null || compareStates(known, restored) > 0) continue; // given up, with the nodes that held it
+      if (newest === null || compareStates(known, newest) > 0) newest = known;
+    }
+    return newest;
+  }
+
+  /** Pushes a rank's snapshot to its keeper, again and again while this generation lasts. */
+  #sendReplica(member: Member, state: StateName, delayMs: number): void {
+    const { rank, agent } = member;
+    this.#scheduler.after(delayMs, () => {
+      if (!agent.alive || agent.generation !== this.generation) return;
+      const content = agent.node.memory.find(rank.set, state);
+      if (content === null || !agent.push(rank, content)) {
+        this.#sendReplica(member, state, 500);
+        return;
+      }
+      if (this.#sent !== null && sameState(this.#sent.state, state)) this.#sent.pending.delete(rank.rank);
+    });
+  }
+
+  #apply(member: Member, step: number, decided: Decision): void {
     const { rank, agent } = member;
     const before = rank.content!;
     rank.completed = rank.entered;
     rank.content = { state: { generation: this.generation, step }, digest: mixStep(before.digest, step) };
     this.#observer.applied(this, rank, before);
+    agent.heardVote(rank, decided.replicas, this.votes === 1);
+    if (decided.replicas?.isNew && agent.keeperOf.has(rank.rank)) {
+      this.#sendReplica(member, decided.replicas.sent, this.#random.between(20, 600));
+    }
     rank.enter("snapshot");
     if (decided.snapshot || decided.final !== null)
       this.snapshot(member, decided.save && decided.final === null);
@@ -223,7 +309,7 @@ export class TrainGroup {
   }
 
   #savePart(rank: SimRank, state: StateName): void {
-    this.members[rank.rank]!.agent.node.memory.pin(rank.set, state, true);
+    this.members[rank.rank]!.agent.node.memory.pinForSave(rank.set, state, true);
     this.#savable.add(rank.rank);
     if (this.#savable.size < this.worldSize) return;
     this.#savable.clear();
@@ -242,7 +328,7 @@ export class TrainGroup {
     this.#scheduler.after(this.#random.between(150, 1_800), () => {
       this.#saving = false;
       const contents = parts.map(({ memory, set }) => memory.find(set, state));
-      for (const { memory, set } of parts) memory.pin(set, state, false);
+      for (const { memory, set } of parts) memory.pinForSave(set, state, false);
       if (!committer.alive) return;
       const whole = contents.every((content) => content !== null);
       if (!whole || this.#random.chance(this.job.saveFailRate)) {

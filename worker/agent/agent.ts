@@ -10,13 +10,16 @@ import { CheckpointWriter } from "./checkpoint_writer.js";
 import { ControllerLink } from "./controller_link.js";
 import { Departure } from "./departure.js";
 import { type Fence, type FencedCommand, judgeCommand } from "./fence.js";
+import { KeptReplicas } from "./kept_replicas.js";
 import { LogForwarder } from "./log_forwarder.js";
 import { type NodeRecord, readNodeRecord, writeNodeRecord } from "./node_record.js";
 import { Outbox, type Report } from "./outbox.js";
 import { pause } from "./pause.js";
+import { PeerServer } from "./peer_server.js";
 import { endProcesses, ProcessRecords } from "./process_records.js";
 import { LogFile } from "./rank_log.js";
 import { RankSupervisor } from "./rank_supervisor.js";
+import { Replicator } from "./replicator.js";
 import { SnapshotStore } from "./snapshot_store.js";
 import { readState, wireError, wireHeld, wireState } from "./wire.js";
 
@@ -27,8 +30,10 @@ export interface AgentOptions {
   node: string;
   /** Ranks this node can hold. */
   slots: number;
-  /** Address at which ranks of other nodes reach this one; ranks listen on it. */
+  /** Address at which ranks and agents of other nodes reach this one; ranks and the agent listen on it. */
   host: string;
+  /** What fails together with this node, for example its rack; empty: nothing else does. */
+  failureDomain: string;
   /** Parent of this node's folder of pages and snapshots; in tmpfs. */
   stateDir: string;
   logDir: string;
@@ -57,6 +62,10 @@ export class Agent {
   private readonly store: SnapshotStore;
   private readonly writer: CheckpointWriter;
   private readonly supervisor: RankSupervisor;
+  private readonly replicator: Replicator;
+  private readonly kept: KeptReplicas;
+  private readonly peers: PeerServer;
+  private peerPort = 0;
   private readonly link: ControllerLink;
   private readonly logFile: LogFile;
   private readonly forwarder: LogForwarder;
@@ -86,6 +95,9 @@ export class Agent {
       this.link.send({ $case: "rankLog", value: { generation: this.supervisor.generation, ...batch } });
     });
     this.writer = this.makeWriter();
+    this.replicator = new Replicator(log);
+    this.kept = new KeptReplicas(this.store);
+    this.peers = new PeerServer(this.store, this.kept);
     this.supervisor = this.makeSupervisor();
     this.link = new ControllerLink({
       controllers: options.controllers,
@@ -112,9 +124,11 @@ export class Agent {
     this.store.removeOthers(jobId);
     if (jobId !== null) {
       // Booting takes longer than reading memory: both at once.
-      this.supervisor.startSpares(new Set(this.store.sets(jobId).map((set) => set.rank)).size);
+      const own = this.store.sets(jobId).filter((set) => !set.replica);
+      this.supervisor.startSpares(new Set(own.map((set) => set.rank)).size);
       for (const damage of await this.store.verify(jobId)) this.log.warn({ damage }, "snapshot dropped");
     }
+    this.peerPort = await this.peers.start(this.options.host);
     this.link.start();
   }
 
@@ -142,6 +156,7 @@ export class Agent {
     if (this.heartbeat) clearInterval(this.heartbeat);
     this.forwarder.flush();
     await this.supervisor.close();
+    this.peers.close();
     this.link.close();
     const overdue = new AbortController();
     await Promise.race([this.writer.abandon(), pause(ABANDON_MS, overdue.signal)]);
@@ -194,6 +209,8 @@ export class Agent {
       records: this.records,
       store: this.store,
       writer: this.writer,
+      replicator: this.replicator,
+      kept: this.kept,
       log: this.log,
       report: (report) => this.report(report),
       onPrepared: (jobId, generation) => {
@@ -212,7 +229,7 @@ export class Agent {
   }
 
   private hello(): Hello {
-    const { node, slots, host } = this.options;
+    const { node, slots, host, failureDomain } = this.options;
     this.heldSent = null;
     return {
       nodeId: node,
@@ -227,6 +244,8 @@ export class Agent {
       heldStates: this.supervisor.held(this.record.jobId).map(wireHeld),
       term: this.fence.term,
       leaving: this.departure?.wire,
+      failureDomain,
+      peerPort: this.peerPort,
     };
   }
 
@@ -276,8 +295,9 @@ export class Agent {
     return { heldStates: changed ? held.map(wireHeld) : [], heldStatesChanged: changed };
   }
 
-  /** Sends a report, and keeps it as long as it must not get lost. */
+  /** Sends a report, and keeps it as long as it must not get lost. The inventory goes before what relies on it. */
   private report(report: Report): void {
+    if (report.$case === "rankReady") this.beat();
     this.outbox.add(report, performance.now(), this.link.send(report));
   }
 

@@ -20,6 +20,9 @@ const LASTING = new Set<Report["$case"]>([
   "prepareRefused",
 ]);
 
+/** Those of them that come after the steps: a job whose ranks are all done hears no more of its steps. */
+const ENDS = new Set<Report["$case"]>(["rankFailed", "rankExited", "rankFinished"]);
+
 /**
  * Reports that must not get lost with a stream: kept until something supersedes them and repeated after every Hello.
  * The protocol has no acknowledgements, because a repeat is harmless and most reports are made obsolete within a second.
@@ -75,9 +78,11 @@ export class Outbox {
     const saves = this.saves.map(({ report }) => report);
     for (const save of this.saves) save.told = true;
     if (this.saves.at(-1)?.report.$case === "checkpointCommitted") this.dropAlarm();
+    const lasting = [...this.lasting.values()];
     return [
-      ...this.lasting.values(),
+      ...lasting.filter(({ $case }) => !ENDS.has($case)),
       ...missed.map((step) => step.report),
+      ...lasting.filter(({ $case }) => ENDS.has($case)),
       ...saves,
       ...(this.released === null ? [] : [this.released]),
     ];

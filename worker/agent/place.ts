@@ -4,6 +4,12 @@ import { type Job, jobSchema } from "../../job/job.js";
 import type { Layout } from "../../job/layout.js";
 import { readLayout } from "./wire.js";
 
+export interface Keeper {
+  nodeId: string;
+  host: string;
+  port: number;
+}
+
 /** The place of a node in a generation. */
 export interface Place {
   generation: bigint;
@@ -12,10 +18,22 @@ export interface Place {
   layout: Layout;
   /** World ranks of this node. */
   ranks: readonly number[];
+  /** Some rank of the world sends its state to another node. */
+  replicate: boolean;
+  /** Where ranks of this node send theirs. */
+  keepers: ReadonlyMap<number, Keeper>;
+  /** Ranks of other nodes whose copies this node keeps. */
+  keeps: readonly number[];
   /** A step was completed in this generation: every rank of the world has its state in its present set. */
   stepped: boolean;
+  /** Copies of this generation are whole everywhere: older ones are of no use any more. */
+  replicated: boolean;
   /** Of the data that the state restored was trained on; null: not restored yet. */
   dataDigest: string | null;
+}
+
+export function readKeepers({ replicas }: Prepare): Map<number, Keeper> {
+  return new Map(replicas.map(({ rank, nodeId, host, port }) => [rank, { nodeId, host, port }]));
 }
 
 /** Checks a Prepare where it comes in. Throws JOB_INVALID, LAYOUT_INVALID, STATE_INVALID. Pure. */
@@ -32,5 +50,17 @@ export function readPlace(wire: Prepare, { node, slots }: { node: string; slots:
     throw new GokuError("STATE_INVALID", `${doing}: ${ranks.length} ranks for ${slots} slots of ${node}`);
   if (new Set(ranks).size !== ranks.length || ranks.some((rank) => rank >= layout.worldSize))
     throw new GokuError("STATE_INVALID", `${doing}: ranks ${ranks.join(", ")} of ${layout.worldSize}`);
-  return { generation, jobId, job: parsed.data, layout, ranks, stepped: false, dataDigest: null };
+  return {
+    generation,
+    jobId,
+    job: parsed.data,
+    layout,
+    ranks,
+    replicate: wire.replicate,
+    keepers: readKeepers(wire),
+    keeps: wire.keeps,
+    stepped: false,
+    replicated: false,
+    dataDigest: null,
+  };
 }

@@ -6,12 +6,14 @@ import type { Abort, Connect, KillRank, Prepare, RankProgress, Restore } from ".
 import { GokuError, toGokuError } from "../../job/errors.js";
 import type { FromRank, RestoreSource, ToRank } from "../rank_messages.js";
 import type { CheckpointWriter } from "./checkpoint_writer.js";
+import type { KeptReplicas } from "./kept_replicas.js";
 import type { Report } from "./outbox.js";
-import { type Place, readPlace } from "./place.js";
+import { type Place, readKeepers, readPlace } from "./place.js";
 import { planProcesses, threadsPerRank } from "./plan_processes.js";
 import { ProcessPool } from "./process_pool.js";
 import type { ProcessRecords } from "./process_records.js";
 import type { ProcessEnd, RankProcess } from "./rank_process.js";
+import type { Replicator } from "./replicator.js";
 import {
   chooseSet,
   distinctHeld,
@@ -19,9 +21,18 @@ import {
   type HeldSnapshot,
   newestHeld,
   supersededSets,
+  surplusReplicas,
 } from "./snapshot_sets.js";
 import type { SnapshotStore } from "./snapshot_store.js";
-import { failureReport, readCode, readState, stepReport, wireError, wireState } from "./wire.js";
+import {
+  failureReport,
+  readCode,
+  readMemorySource,
+  readState,
+  stepReport,
+  wireError,
+  wireState,
+} from "./wire.js";
 
 export interface RankSupervisorOptions {
   node: string;
@@ -32,6 +43,8 @@ export interface RankSupervisorOptions {
   records: ProcessRecords;
   store: SnapshotStore;
   writer: CheckpointWriter;
+  replicator: Replicator;
+  kept: KeptReplicas;
   log: Logger;
   report: (report: Report) => void;
   /** A generation begins here: reports about older ones are obsolete. */
@@ -50,6 +63,8 @@ export class RankSupervisor {
   private readonly pool: ProcessPool;
   private readonly exits = new Map<number, Report>();
   private place: Place | null = null;
+  /** Newest state of the job that its ranks told to be in two places everywhere. */
+  private replicated: StateName | null = null;
   private closing = false;
 
   constructor(options: RankSupervisorOptions) {
@@ -96,11 +111,15 @@ export class RankSupervisor {
 
   /** Places the ranks of a generation; what makes that impossible is reported. */
   prepare(wire: Prepare): void {
-    if (wire.generation === this.place?.generation) return; // a repeat: its reports were repeated, too
+    if (wire.generation === this.place?.generation) {
+      this.place.keepers = readKeepers(wire); // a repeat: its reports were repeated, too
+      return;
+    }
     try {
       const place = readPlace(wire, this.options);
       if (this.place && this.place.jobId !== place.jobId) this.forgetJob(this.place.jobId);
       this.place = place;
+      this.beginReplicas(place);
       this.exits.clear();
       this.options.onPrepared(place.jobId, place.generation);
       this.placeRanks(place);
@@ -118,6 +137,7 @@ export class RankSupervisor {
   }
 
   restore({ generation, source }: Restore): void {
+    if (source?.$case === "snapshot") this.options.kept.keepSafe(readState(source.value.state));
     for (const process of this.pool.ranks) {
       try {
         const from = this.restoreSource(process, source);
@@ -176,6 +196,8 @@ export class RankSupervisor {
     const { store, writer, onReleased, report } = this.options;
     if (this.place?.jobId === jobId) {
       this.place = null;
+      this.replicated = null;
+      this.beginReplicas(null);
       this.pool.dismiss(this.pool.ranks);
       await Promise.all([writer.abandon(), this.pool.gone((process) => process.rank !== null)]);
     }
@@ -223,12 +245,19 @@ export class RankSupervisor {
   /** Ends all processes and waits until they have gone. */
   async close(): Promise<void> {
     this.closing = true;
+    this.beginReplicas(null);
     this.pool.dismiss(this.pool.living);
     await this.pool.gone(() => true);
   }
 
   // -------------------------------------------------------------------------------------------------------------------
   // Placing
+
+  /** What was sent and kept for an older generation is over. */
+  private beginReplicas(place: Place | null): void {
+    this.options.replicator.begin();
+    this.options.kept.begin(place && { ...place, layout: place.layout.toString(), ranks: place.keeps });
+  }
 
   private placeRanks(place: Place): void {
     for (const process of this.pool.ranks) {
@@ -271,6 +300,8 @@ export class RankSupervisor {
       progressPage: process.progressPath,
       snapshotDir: set,
       pinned,
+      replicate: place.replicate,
+      kept: this.replicated,
       threads: threadsPerRank({ cores: availableParallelism(), ranks: place.ranks.length }),
     });
   }
@@ -280,15 +311,8 @@ export class RankSupervisor {
       return { kind: "checkpoint", uri: source.value.uri, state: readState(source.value.state) };
     }
     if (source?.$case !== "snapshot") return { kind: "initial" };
-    const { jobId, layout } = this.place!;
-    const state = readState(source.value);
-    const wanted = { state, rank: process.rank!, layout: layout.toString(), ownSet: process.set! };
-    const held = findHeld(this.options.store.sets(jobId), wanted);
-    if (held) return { kind: "snapshot", state, path: held.path };
-    throw new GokuError(
-      "SNAPSHOT_MISSING",
-      `Cannot restore rank ${process.rank} to step ${state.step}: ${this.options.node} holds no whole snapshot of it`,
-    );
+    const held = this.options.store.sets(this.place!.jobId).flatMap((set) => set.held);
+    return { kind: "snapshot", ...readMemorySource(source.value, held, process.set!) };
   }
 
   // -------------------------------------------------------------------------------------------------------------------
@@ -317,11 +341,22 @@ export class RankSupervisor {
       case "restored":
         process.stage = "restored";
         this.place!.dataDigest = message.dataDigest;
-        report({ $case: "rankRestored", value: { generation, rank, state: wireState(message.state) } });
+        report({
+          $case: "rankRestored",
+          value: {
+            generation,
+            rank,
+            state: wireState(message.state),
+            parts: message.parts.map((part) => ({ ...part, bytes: BigInt(part.bytes) })),
+          },
+        });
         return;
       case "step":
         if (rank === 0) report(stepReport(generation, message.metrics));
-        this.stepped();
+        this.stepped(message.metrics.replicatedStep > 0);
+        return;
+      case "replicate":
+        this.replicate(process, message);
         return;
       case "snapshotFailed": {
         const { code, message: reason } = message;
@@ -374,6 +409,25 @@ export class RankSupervisor {
     this.options.writer.save({ jobId, job, layout, rank, generation, state, slotPath, final }, unpin);
   }
 
+  /** A rank with a twin in another failure domain has its copy there already. */
+  private replicate(process: RankProcess, message: Extract<FromRank, { kind: "replicate" }>): void {
+    const { jobId, job, layout, generation, keepers } = this.place!;
+    const { rank, state, kept, slotPath } = message;
+    if (kept !== null) {
+      this.replicated = kept;
+      this.options.kept.keepSafe(kept);
+    }
+    const settled = (whole: boolean) => process.send({ kind: "replicated", state, whole });
+    const keeper = keepers.get(rank);
+    if (keeper === undefined) {
+      settled(true);
+      return;
+    }
+    const bytesPerSecond = job.checkpoint.replica_mib_per_second * 2 ** 20;
+    const order = { jobId, generation, layout, rank, state, kept, slotPath, keeper, bytesPerSecond };
+    this.options.replicator.send(order, settled);
+  }
+
   /** A process that has left the set for another one has forgotten its pins. */
   private unpin(
     process: RankProcess,
@@ -384,14 +438,28 @@ export class RankSupervisor {
     process.send({ kind: "unpin", state, error: reason });
   }
 
-  private stepped(): void {
+  /**
+   * Frees what is of no use any more: once a step is completed, every rank of the world has its state in its present set, in
+   * this layout; older copies in this layout may still be wanted until this generation has copies of its own.
+   */
+  private stepped(replicated: boolean): void {
     const { place } = this;
-    if (place === null || place.stepped) return;
+    if (place === null) return;
+    const covered = replicated || !place.replicate;
+    if (place.stepped && (place.replicated || !covered)) return;
+    if (!place.stepped) this.startSpares(SPARES);
     place.stepped = true;
-    this.startSpares(SPARES);
-    const sets = this.options.store.sets(place.jobId);
+    place.replicated = covered;
+    const { store } = this.options;
+    const sets = store.sets(place.jobId);
+    const layout = place.layout.toString();
     const running = this.pool.ranks.flatMap((process) => process.set ?? []);
-    for (const set of supersededSets({ sets, running, stepCompleted: true })) this.options.store.remove(set);
+    const surplus = [
+      ...supersededSets({ sets, running, stepCompleted: true }),
+      ...surplusReplicas(sets, { ranks: place.keeps, layout }),
+    ];
+    for (const set of sets)
+      if (surplus.includes(set.path) && (covered || set.layout !== layout)) store.remove(set.path);
   }
 
   // -------------------------------------------------------------------------------------------------------------------
@@ -422,6 +490,7 @@ export class RankSupervisor {
 
   /** Another job takes the node: the controller decided, and has fenced its command. */
   private forgetJob(jobId: string): void {
+    this.replicated = null;
     this.pool.dismiss(this.pool.ranks);
     this.options.writer.abandon().catch((error: unknown) => this.options.log.error(error, "abandon"));
     this.options.store.removeJob(jobId);

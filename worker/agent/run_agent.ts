@@ -42,7 +42,7 @@ function agentLog({ node }: AgentOptions): Logger {
   return pino({ level: process.env.GOKU_LOG_LEVEL ?? "info", base: { node } });
 }
 
-function check({ node, slots, controllers, host }: AgentOptions): void {
+function check({ node, slots, controllers, host, failureDomain }: AgentOptions): void {
   const refuse = (what: string) => {
     throw new GokuError("ARGUMENT_INVALID", `Cannot run an agent: ${what}`);
   };
@@ -51,5 +51,7 @@ function check({ node, slots, controllers, host }: AgentOptions): void {
   if (!Number.isInteger(slots) || slots < 1) refuse(`${slots} slots, want at least 1`);
   if (controllers.length === 0 || !controllers.every((address) => /^[^\s:]+:\d+$/.test(address)))
     refuse(`controllers ${JSON.stringify(controllers)}, want host:port, comma-separated`);
+  if (!/^[A-Za-z0-9._/:-]{0,128}$/.test(failureDomain))
+    refuse(`failure domain ${JSON.stringify(failureDomain)}, want letters, digits and ._/:-`);
   if (host === "") refuse("an empty host, want the address at which other nodes reach this one");
 }

@@ -16,6 +16,8 @@ export interface SnapshotSet {
   /** Rank and layout it was made for. */
   rank: number;
   layout: string;
+  /** Written by this agent, from what another node's sends: a copy that no rank works with. */
+  replica: boolean;
   /** Key of the living process that writes it; null: its process is gone. */
   owner: number | null;
   /** Whole snapshots in it. */
@@ -33,7 +35,7 @@ export function chooseSet(options: {
   layout: string;
 }): SnapshotSet | null {
   const { process, rank, layout } = options;
-  const fitting = options.sets.filter((set) => set.rank === rank && set.layout === layout);
+  const fitting = options.sets.filter((set) => !set.replica && set.rank === rank && set.layout === layout);
   const own = fitting.find((set) => set.owner === process);
   if (own) return own;
   const orphaned = fitting.filter((set) => set.owner === null);
@@ -95,7 +97,19 @@ export function supersededSets(options: {
   const { sets, running, stepCompleted } = options;
   const covered = running.every((path) => (sets.find((set) => set.path === path)?.held.length ?? 0) > 0);
   if (!stepCompleted || running.length === 0 || !covered) return [];
-  return sets.filter((set) => set.owner === null && !running.includes(set.path)).map((set) => set.path);
+  return sets
+    .filter((set) => !set.replica && set.owner === null && !running.includes(set.path))
+    .map((set) => set.path);
+}
+
+/** Copies of ranks whose copies this node no longer keeps. Pure. */
+export function surplusReplicas(
+  sets: readonly SnapshotSet[],
+  kept: { ranks: readonly number[]; layout: string },
+): string[] {
+  return sets
+    .filter((set) => set.replica && !(set.layout === kept.layout && kept.ranks.includes(set.rank)))
+    .map((set) => set.path);
 }
 
 /** Order of state names: generation, then step. */

@@ -5,9 +5,13 @@ import { GokuError } from "../../job/errors.js";
 import { Layout } from "../../job/layout.js";
 import type { HeldSnapshot, SnapshotSet } from "./snapshot_sets.js";
 
+/** The copy that is whole stays while the next one comes in. */
+const REPLICA_SLOTS = 2;
+
 /**
- * The snapshot sets of a node: folders `<job>/rank-<rank>.<layout>.<number>` of slot files in tmpfs. They outlive rank
- * and agent processes; what is whole is seen from the files alone.
+ * The snapshot sets of a node: folders `<job>/rank-<rank>.<layout>.<number>` of slot files in tmpfs, and
+ * `<job>/replica-<rank>.<layout>` for copies of other nodes' snapshots. They outlive rank and agent processes; what is
+ * whole is seen from the files alone.
  */
 export class SnapshotStore {
   private readonly root: string;
@@ -22,12 +26,21 @@ export class SnapshotStore {
   /** All sets of a job with what they hold whole now. */
   sets(jobId: string): SnapshotSet[] {
     return names(this.folder(jobId)).flatMap((name) => {
-      const match = /^rank-(\d+)\.(\d+x\d+x\d+)\.\d+$/.exec(name);
+      const match = /^(?:rank-(\d+)\.(\d+x\d+x\d+)\.\d+|replica-(\d+)\.(\d+x\d+x\d+))$/.exec(name);
       if (!match) return [];
       const folder = path.join(this.folder(jobId), name);
+      const replica = match[3] !== undefined;
+      const [rank, layout] = replica ? [match[3], match[4]!] : [match[1], match[2]!];
       const owner = this.owners.get(folder) ?? null;
-      return [{ path: folder, rank: Number(match[1]), layout: match[2]!, owner, held: heldIn(folder) }];
+      return [{ path: folder, rank: Number(rank), layout, replica, owner, held: heldIn(folder) }];
     });
+  }
+
+  /** The slot files for copies of a rank's snapshots; made where they are not. */
+  replicaSlots(jobId: string, rank: number, layout: string): string[] {
+    const folder = path.join(this.folder(jobId), `replica-${rank}.${layout}`);
+    mkdirSync(folder, { recursive: true });
+    return Array.from({ length: REPLICA_SLOTS }, (_, i) => path.join(folder, `slot-${i}`));
   }
 
   /** A new, empty set. */

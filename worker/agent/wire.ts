@@ -1,5 +1,6 @@
-import type { StateName } from "../../checkpoint/state.js";
-import type { HeldState as WireHeld } from "../../gen/goku/v1/agent.pb.js";
+import path from "node:path";
+import { type StateName, stateKey } from "../../checkpoint/state.js";
+import type { SnapshotSource, HeldState as WireHeld } from "../../gen/goku/v1/agent.pb.js";
 import type {
   ErrorDetail,
   Layout as WireLayout,
@@ -7,7 +8,7 @@ import type {
 } from "../../gen/goku/v1/common.pb.js";
 import { ERRORS, type ErrorCode, type GokuError } from "../../job/errors.js";
 import { Layout } from "../../job/layout.js";
-import type { FromRank, StepMetrics } from "../rank_messages.js";
+import type { FromRank, MemorySource, StepMetrics } from "../rank_messages.js";
 import type { Report } from "./outbox.js";
 import type { HeldSnapshot } from "./snapshot_sets.js";
 
@@ -26,9 +27,33 @@ export function readLayout(layout: WireLayout | undefined): Layout {
   return new Layout({ dp_replicate: dpReplicate, dp_shard: dpShard, sp });
 }
 
+export function wireLayout({ dpReplicate, dpShard, sp }: Layout): WireLayout {
+  return { dpReplicate, dpShard, sp };
+}
+
 export function wireHeld(held: HeldSnapshot): WireHeld {
-  const { dpReplicate, dpShard, sp } = Layout.parse(held.layout);
-  return { state: wireState(held.state), rank: held.rank, layout: { dpReplicate, dpShard, sp } };
+  return { state: wireState(held.state), rank: held.rank, layout: wireLayout(Layout.parse(held.layout)) };
+}
+
+/** What the snapshots of this node that hold `source`'s state add to it; the rank's own set first. */
+export function readMemorySource(
+  source: SnapshotSource,
+  held: readonly HeldSnapshot[],
+  ownSet: string,
+): MemorySource {
+  const state = readState(source.state);
+  const layout = readLayout(source.layout);
+  const { durable } = source;
+  return {
+    state,
+    layout: layout.size,
+    files: held
+      .filter((one) => one.layout === layout.toString() && stateKey(one.state) === stateKey(state))
+      .sort((a, b) => Number(path.dirname(b.path) === ownSet) - Number(path.dirname(a.path) === ownSet))
+      .map(({ rank, path: file }) => ({ rank, path: file })),
+    places: source.places,
+    durable: durable === undefined ? null : { uri: durable.uri, state: readState(durable.state) },
+  };
 }
 
 export function wireError(error: GokuError, operation = ""): ErrorDetail {
@@ -40,7 +65,7 @@ export function readCode(code: string): ErrorCode {
 }
 
 export function stepReport(generation: bigint, metrics: StepMetrics): Report {
-  const { step, lr, tokens, memoryPeakBytes, ...rest } = metrics;
+  const { step, lr, tokens, memoryPeakBytes, replicatedStep, ...rest } = metrics;
   return {
     $case: "stepCompleted",
     value: {
@@ -50,6 +75,7 @@ export function stepReport(generation: bigint, metrics: StepMetrics): Report {
       learningRate: lr,
       tokens: BigInt(tokens),
       memoryPeakBytes: BigInt(memoryPeakBytes),
+      replicatedStep: BigInt(replicatedStep),
     },
   };
 }

@@ -69,8 +69,6 @@ export interface NativeTensors {
   pageUnmap(page: Uint8Array): void;
   /** A tensor whose memory is that of the page from byteOffset on, a multiple of the dtype's size; keeps it mapped. */
   pageTensor(page: Uint8Array, byteOffset: number, dtype: DTypeCode, count: number): TensorId;
-  /** Copies count elements from byteOffset of a mapped page into a tensor. */
-  pageToTensor(dst: TensorId, offset: number, page: Uint8Array, byteOffset: number, count: number): void;
 }
 
 export interface NativeOperations {

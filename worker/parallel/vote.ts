@@ -13,6 +13,10 @@ export interface VoteFlags {
   save: boolean;
   /** Someone asked this rank to stop; one is enough. */
   stop: boolean;
+  /** The state that is being copied to other nodes is there for this rank. All must be. */
+  replicated: boolean;
+  /** This rank's copy of it cannot be made; one is enough. */
+  replicaLost: boolean;
 }
 
 /** The outcome, equal on every rank. */
@@ -31,6 +35,8 @@ export interface VoteResult {
   slotFree: boolean;
   save: boolean;
   stop: boolean;
+  replicated: boolean;
+  replicaLost: boolean;
   /** Places in the step of the samples that some rank could not read, or that are left out already. */
   excluded: number[];
 }
@@ -49,7 +55,17 @@ export interface Ballot {
 }
 
 /** Places in the vote's f64 vector, whose sum over ranks is the result; then one per pack, then one per sample. */
-const PLACE = { squaredNorm: 0, notFinite: 1, notWhole: 2, notFree: 3, save: 4, stop: 5, packs: 6 } as const;
+const PLACE = {
+  squaredNorm: 0,
+  notFinite: 1,
+  notWhole: 2,
+  notFree: 3,
+  save: 4,
+  stop: 5,
+  notReplicated: 6,
+  replicaLost: 7,
+  packs: 8,
+} as const;
 
 /** One all-reduce over the world; what is known about the step on any rank is known on all afterwards. */
 export function castVote(ballot: Ballot): VoteResult {
@@ -68,6 +84,8 @@ function fillBallot({ layout, rank, input, packLosses, squaredNorm, flags }: Bal
   votes[PLACE.notFree] = flags.slotFree ? 0 : 1;
   votes[PLACE.save] = flags.save ? 1 : 0;
   votes[PLACE.stop] = flags.stop ? 1 : 0;
+  votes[PLACE.notReplicated] = flags.replicated ? 0 : 1;
+  votes[PLACE.replicaLost] = flags.replicaLost ? 1 : 0;
   votes.set(packLosses, PLACE.packs);
   markUnreadable(votes, input, layout, rank);
   return votes;
@@ -112,6 +130,8 @@ function readVotes({ input, layout }: Ballot, votes: Float64Array): VoteResult {
     slotFree: votes[PLACE.notFree] === 0,
     save: votes[PLACE.save]! > 0,
     stop: votes[PLACE.stop]! > 0,
+    replicated: votes[PLACE.notReplicated] === 0,
+    replicaLost: votes[PLACE.replicaLost]! > 0,
     excluded: Array.from(unreadable.keys()).filter((place) => unreadable[place]! > 0),
   };
 }

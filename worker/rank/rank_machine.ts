@@ -14,8 +14,9 @@ import { abortGroups, closeGroups, createGroups, type Groups } from "../parallel
 import { Trainer } from "../parallel/trainer.js";
 import { Progress } from "../progress.js";
 import type { FromRank, RestoreSource, ToRank } from "../rank_messages.js";
+import { ReplicaLedger } from "./replica_ledger.js";
 import { type Restored, restoreState } from "./restore_state.js";
-import { SlotBook } from "./slots.js";
+import { SLOT_COUNT, SLOT_COUNT_REPLICATED, SlotBook } from "./slots.js";
 import { SnapshotPages } from "./snapshot_pages.js";
 import { memberVariables, placeVariables } from "./torchrun_environment.js";
 import { TrainLoop } from "./train_loop.js";
@@ -38,6 +39,9 @@ interface Place {
   progress: Progress;
   pages: SnapshotPages;
   book: SlotBook;
+  replicas: ReplicaLedger;
+  /** Of the generation connected last. */
+  members: readonly CommEndpoint[];
   /** Made when the groups are connected. */
   trainer: Trainer | null;
   /** Known when the state is restored. */
@@ -71,6 +75,8 @@ export class RankMachine {
   private data: { job: Job; source: Promise<PackSource> } | null = null;
   private groups: Groups = { ...NO_GROUPS };
   private loop: TrainLoop | null = null;
+  /** Ended when the generation is: a restore that reads from other nodes hears of it. */
+  private restoring = new AbortController();
   private running: Promise<void> = Promise.resolve();
   private readonly requests = { save: false, stop: false };
   private chain: Promise<void> = Promise.resolve();
@@ -89,17 +95,20 @@ export class RankMachine {
         // In its turn: it may be about a pin that a prepare before it brings.
         this.enqueue(async () => this.unpin(message));
         return;
+      case "replicated":
+        this.place?.replicas.settled(message.state, message.whole);
+        return;
       case "warm":
         this.warm(message);
         return;
       case "prepare":
         if (BigInt(message.generation) <= this.generation) return;
         this.generation = BigInt(message.generation);
-        this.loop?.interrupt();
+        this.interrupt();
         this.enqueue(() => this.prepare(message));
         return;
       case "abort":
-        this.loop?.interrupt();
+        if (BigInt(message.generation) >= this.generation) this.interrupt();
         this.enqueue(() => this.abort(message));
         return;
       case "connect":
@@ -111,6 +120,11 @@ export class RankMachine {
       case "run":
         this.enqueue(() => this.advance(message.generation, "restored", () => this.run()));
     }
+  }
+
+  private interrupt(): void {
+    this.loop?.interrupt();
+    this.restoring.abort();
   }
 
   private unpin({ state, error }: Extract<ToRank, { kind: "unpin" }>): void {
@@ -177,12 +191,20 @@ export class RankMachine {
     if (same && old.prepare.snapshotDir === message.snapshotDir) {
       old.prepare = message;
       old.book.setPins(message.pinned);
+      old.replicas.end();
       return old;
     }
     this.place = null;
     if (old) this.dismiss(old);
     const layout = new Layout(message.layout);
-    return { ...this.mapPages(message, layout), prepare: message, layout, trainer: null, restored: null };
+    return {
+      ...this.mapPages(message, layout),
+      prepare: message,
+      layout,
+      members: [],
+      trainer: null,
+      restored: null,
+    };
   }
 
   /** All pages of a place, or none. */
@@ -199,11 +221,13 @@ export class RankMachine {
       const progressPage = map(message.progressPage);
       const units = flatUnits(parameterSpecs(modelConfig(message.job)));
       const plan = snapshotLayout(units, layout, message.rank);
-      const pages = new SnapshotPages(native, message.snapshotDir, plan);
+      const slots = message.replicate ? SLOT_COUNT_REPLICATED : SLOT_COUNT;
+      const pages = new SnapshotPages(native, message.snapshotDir, plan, slots);
       undo.push(() => pages.close());
       const book = new SlotBook(pages.states());
       book.setPins(message.pinned);
-      return { controlPage, progressPage, progress: new Progress(progressPage), pages, book };
+      const replicas = new ReplicaLedger(book);
+      return { controlPage, progressPage, progress: new Progress(progressPage), pages, book, replicas };
     } catch (error) {
       for (const step of undo) step();
       throw error;
@@ -222,6 +246,7 @@ export class RankMachine {
     const { native } = this.options;
     const { prepare, layout } = place;
     failpoint("connect.before");
+    place.members = members;
     Object.assign(process.env, memberVariables(members, prepare.nodeId));
     this.groups = await createGroups(native, {
       job: prepare.jobId,
@@ -267,6 +292,7 @@ export class RankMachine {
     const { generation, rank, job } = place.prepare;
     const begun = performance.now();
     place.progress.set({ phase: "restore" });
+    this.restoring = new AbortController();
     failpoint("restore.before");
     const options = {
       native: this.options.native,
@@ -277,11 +303,16 @@ export class RankMachine {
       openData: (digest: string | null) => this.openData(job, digest),
       pages: place.pages,
       book: place.book,
+      jobId: place.prepare.jobId,
+      peerOf: (nodeId: string) => place.members.find((member) => member.nodeId === nodeId)?.rank ?? null,
+      signal: this.restoring.signal,
+      replica: this.groups.replica,
     };
     const restored = await restoreState(options, from).catch((error: unknown) => {
       place.book.reread(place.pages.states()); // the slot may have been found damaged
       throw error;
     });
+    const { parts } = restored;
     const { state } = restored.run;
     const dataDigest = restored.source.digest;
     // whoever restores a state has found the data that it names; initial values name none
@@ -289,15 +320,17 @@ export class RankMachine {
       verifyFacts(this.options.native, this.groups.world, [{ name: "data", digest: dataDigest }]);
     place.restored = restored;
     place.book.restoredTo(state);
+    place.replicas.begin(place.prepare.replicate, place.prepare.kept);
     place.progress.set({ step: state.step, phase: "idle" });
     this.stage = "restored";
     const seconds = (performance.now() - begun) / 1000;
-    this.tell({ kind: "restored", generation, rank, state, dataDigest, seconds });
+    this.tell({ kind: "restored", generation, rank, state, dataDigest, parts, seconds });
   }
 
   /** Starts training and returns: the loop goes on beside the commands. */
   private async run(): Promise<void> {
-    const { prepare, layout, progress, controlPage, pages, book, trainer, restored } = this.present();
+    const { prepare, layout, progress, controlPage, pages, book, replicas, trainer, restored } =
+      this.present();
     const loop = new TrainLoop({
       job: prepare.job,
       layout,
@@ -309,7 +342,9 @@ export class RankMachine {
       controlPage,
       pages,
       book,
-      ...restored!,
+      replicas,
+      run: restored!.run,
+      source: restored!.source,
       requests: this.requests,
       send: (message) => this.tell(message),
     });
@@ -379,6 +414,7 @@ function samePlace(a: Prepare, b: Prepare): boolean {
     a.rank === b.rank &&
     a.controlPage === b.controlPage &&
     a.progressPage === b.progressPage &&
+    a.replicate === b.replicate &&
     sameJson(a.layout, b.layout) &&
     sameJson(a.job, b.job)
   );

@@ -5,12 +5,16 @@ import { compareGenerations } from "../../checkpoint/state_json.js";
 export interface Slot {
   index: number;
   state: StateName | null;
-  /** Durable saves that read it; while there are any it must not be overwritten. */
+  /** Durable saves that read it; while there are any it must not be overwritten, unless there is no other slot. */
   pins: number;
+  /** The state is copied to other nodes, or was, or is being read from here: it is never overwritten. */
+  holds: number;
 }
 
 /** Two are needed; two more are there while saves pin some, and keep older states meanwhile. */
 export const SLOT_COUNT = 4;
+/** One more where states are copied to other nodes: the one that is there and the one under way stay, too. */
+export const SLOT_COUNT_REPLICATED = SLOT_COUNT + 1;
 
 /**
  * Book of a rank's snapshot slots. The rank computes with the state where it lies: in the *live* slot. The optimizer
@@ -29,7 +33,7 @@ export class SlotBook {
 
   /** @param states what each slot file holds whole, by index */
   constructor(states: readonly (StateName | null)[]) {
-    this.slots = states.map((state, index) => ({ index, state, pins: 0 }));
+    this.slots = states.map((state, index) => ({ index, state, pins: 0, holds: 0 }));
   }
 
   /** A generation starts from `state`, which every rank has; here it is in the live slot, whole or not yet. */
@@ -43,8 +47,10 @@ export class SlotBook {
   get flags(): { snapshotWhole: boolean; slotFree: boolean } {
     // Until the vote is counted, either the agreed or the last state may turn out to be the one to keep.
     const free = this.freeSlots(this.last).length > 0 && this.freeSlots(this.agreed).length > 0;
-    // A save may pin the next snapshot, too, and the state after it needs a slot all the same.
-    const slotFree = free && this.slots.filter(({ pins }) => pins === 0).length > 1;
+    // A save may pin the next snapshot, a copy to another node may begin with it, and the state after it needs a slot all
+    // the same.
+    const held = this.slots.filter(({ holds }) => holds > 0).length;
+    const slotFree = free && this.slots.filter(isOpen).length > (held === 1 ? 2 : 1);
     return { snapshotWhole: this.lastWhole, slotFree };
   }
 
@@ -69,6 +75,7 @@ export class SlotBook {
     const slot = live !== null && free.includes(live) ? live : (free[0] ?? live ?? this.oldest());
     slot.state = null;
     slot.pins = 0;
+    slot.holds = 0;
     this.live = slot;
     return slot;
   }
@@ -92,6 +99,11 @@ export class SlotBook {
     this.lastWhole = false;
   }
 
+  /** The state that the last vote found whole on every rank; null: none that is here. */
+  get agreedState(): StateName | null {
+    return this.slots.find((slot) => this.holds(slot, this.agreed))?.state ?? null;
+  }
+
   find(state: StateName): Slot | null {
     const key = stateKey(state);
     return this.slots.find((slot) => slot.state !== null && stateKey(slot.state) === key) ?? null;
@@ -103,6 +115,7 @@ export class SlotBook {
       if (states[slot.index] !== null) continue;
       slot.state = null;
       slot.pins = 0; // the save that reads it fails
+      slot.holds = 0;
     }
   }
 
@@ -124,19 +137,36 @@ export class SlotBook {
     if (slot && slot.pins > 0) slot.pins--;
   }
 
-  /** Of those that do not hold the agreed state. */
+  /** As `pin`, and it is not even taken when no other slot is left. Null: the state is not here. */
+  hold(state: StateName): Slot | null {
+    const slot = this.find(state);
+    if (slot) slot.holds++;
+    return slot;
+  }
+
+  letGo(state: StateName): void {
+    const slot = this.find(state);
+    if (slot && slot.holds > 0) slot.holds--;
+  }
+
+  /** Of those that a save pins. */
   private oldest(): Slot {
-    return this.slots.filter((slot) => !this.holds(slot, this.agreed)).sort(byAge)[0]!;
+    const takeable = (slot: Slot) => slot.holds === 0 && !this.holds(slot, this.agreed);
+    return this.slots.filter(takeable).sort(byAge)[0]!;
   }
 
   private holds(slot: Slot, key: string | null): boolean {
     return slot.state !== null && stateKey(slot.state) === key;
   }
 
-  /** Not pinned and not holding `kept`; empty ones first, then the oldest, since any state may yet be restored from. */
+  /** Neither pinned nor held, and not that of `kept`; empty ones first, then the oldest, since any state may yet be restored from. */
   private freeSlots(kept: string | null): Slot[] {
-    return this.slots.filter((slot) => slot.pins === 0 && !this.holds(slot, kept)).sort(byAge);
+    return this.slots.filter((slot) => isOpen(slot) && !this.holds(slot, kept)).sort(byAge);
   }
+}
+
+function isOpen({ pins, holds }: Slot): boolean {
+  return pins === 0 && holds === 0;
 }
 
 function byAge(a: Slot, b: Slot): number {

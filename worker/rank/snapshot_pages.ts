@@ -1,4 +1,4 @@
-import { mkdirSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, rmSync, statSync } from "node:fs";
 import path from "node:path";
 import { chunkCount } from "../../checkpoint/digest.js";
 import {
@@ -30,14 +30,16 @@ export class SnapshotPages {
   private readonly targets: StateTarget[] = [];
 
   /** Throws NATIVE_IO when the memory cannot be had. */
-  constructor(native: Native, folder: string, layout: SnapshotLayout) {
+  constructor(native: Native, folder: string, layout: SnapshotLayout, slots = SLOT_COUNT) {
     this.native = native;
     this.folder = folder;
     this.layout = layout;
     this.arena = new Arena(native);
     mkdirSync(folder, { recursive: true });
+    // A job that no longer copies its states has one slot less.
+    for (let i = slots; existsSync(this.slotPath(i)); i++) rmSync(this.slotPath(i));
     try {
-      for (let i = 0; i < SLOT_COUNT; i++) this.pages.push(this.map(this.slotPath(i)));
+      for (let i = 0; i < slots; i++) this.pages.push(this.map(this.slotPath(i)));
       for (const page of this.pages) this.targets.push(this.targetIn(page));
     } catch (error) {
       this.close();
@@ -89,26 +91,9 @@ export class SnapshotPages {
     return inFileOrder(checksums);
   }
 
-  /** Copies a whole snapshot of the same layout and rank, which lies in another set, into a slot. */
-  copyIn(file: string, index: number): void {
-    const { tensors } = this.begin(index, false);
-    const page = this.native.pageMap(file, this.layout.bytes);
-    try {
-      for (const [i, entry] of this.layout.entries.entries()) {
-        if (entry.count === 0) continue;
-        const tensor = tensors[i % tensors.length]![entry.kind];
-        this.native.pageToTensor(tensor.id, 0, page, entry.byteOffset, entry.count);
-      }
-    } finally {
-      this.native.pageUnmap(page);
-    }
-  }
-
-  /** The slot is found damaged: nobody takes it for whole any more. */
+  /** The slot with that file is found damaged: nobody takes it for whole any more. */
   spoil(file: string): void {
-    const index = this.indexOf(file);
-    if (index !== null) beginSnapshot(this.pages[index]!);
-    else rmSync(file, { force: true });
+    beginSnapshot(this.pages[this.indexOf(file)!]!);
   }
 
   /** Unmaps; the files stay. */

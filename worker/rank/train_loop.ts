@@ -11,6 +11,7 @@ import type { Progress } from "../progress.js";
 import type { FromRank, StepMetrics } from "../rank_messages.js";
 import { decideStep, isPeriodicSave, type SaveReason, type StepDecision } from "./decide_step.js";
 import { ownPacks } from "./own_packs.js";
+import type { ReplicaLedger } from "./replica_ledger.js";
 import type { SlotBook } from "./slots.js";
 import type { SnapshotPages } from "./snapshot_pages.js";
 
@@ -40,6 +41,7 @@ export interface TrainLoopOptions {
   controlPage: Uint8Array;
   pages: SnapshotPages;
   book: SlotBook;
+  replicas: ReplicaLedger;
   run: RunState;
   requests: Requests;
   send: (message: FromRank) => void;
@@ -64,7 +66,7 @@ export class TrainLoop {
   /** The last seal failed, and that was told. */
   private snapshotsFail = false;
   private saveError: GokuError | null = null;
-  /** Called whenever a durable save has freed a slot. */
+  /** Called whenever a save is over. */
   private wake: (() => void) | null = null;
 
   constructor(options: TrainLoopOptions) {
@@ -94,7 +96,7 @@ export class TrainLoop {
   }
 
   private async step(step: number): Promise<"steps" | "stop" | null> {
-    const { job, trainer, source, book, pages, requests, run } = this.options;
+    const { job, trainer, source, book, pages, replicas, requests, run } = this.options;
     setFailpointScope({ step });
     const begun = performance.now();
     const { plan, packs } = await this.packs(step);
@@ -102,9 +104,10 @@ export class TrainLoop {
     const gradients = trainer.computeStep({ step, plan, packs });
     if (failpoint("vote.before") === "nan") gradients.packLosses.fill(Number.NaN);
     const asked = { ...requests };
-    const vote = trainer.vote(step, { ...book.flags, ...asked });
+    const vote = trainer.vote(step, { ...book.flags, ...replicas.flags, ...asked });
     source.exclude(step, vote.excluded);
     book.voted(vote.snapshotWhole);
+    this.replicate(replicas.voted(vote));
     const decision = decideStep(job, { ...vote, before: this.decided });
     this.decided = decision;
     failpoint("optimizer.before");
@@ -209,6 +212,13 @@ export class TrainLoop {
     send({ kind: "save", generation, rank, state: run.state, slotPath: pages.slotPath(slot.index), reason });
   }
 
+  private replicate(state: StateName | null): void {
+    const { book, pages, replicas, rank, generation, send } = this.options;
+    if (state === null) return;
+    const slotPath = pages.slotPath(book.find(state)!.index);
+    send({ kind: "replicate", generation, rank, state, kept: replicas.kept, slotPath });
+  }
+
   /** Waits until the final state is durable everywhere, then says so. Throws when it cannot be sealed or committed. */
   private async finish(reason: "steps" | "stop"): Promise<void> {
     const { book, pages, run, progress, rank, generation, send } = this.options;
@@ -259,7 +269,7 @@ export class TrainLoop {
     snapshotSeconds: number;
     stepSeconds: number;
   }): void {
-    const { trainer, progress, rank, generation, send } = this.options;
+    const { trainer, progress, replicas, rank, generation, send } = this.options;
     const { step, plan, vote, applied } = done;
     const { computeSeconds, commWaitSeconds, memoryPeakBytes } = trainer.figures;
     progress.set({ phase: "idle" });
@@ -280,6 +290,7 @@ export class TrainLoop {
       memoryPeakBytes,
       packFill: plan.fill,
       unreadable: vote.excluded.length,
+      replicatedStep: replicas.step,
     };
     send({ kind: "step", generation, rank, metrics });
   }

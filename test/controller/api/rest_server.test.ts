@@ -22,6 +22,8 @@ function oneJob() {
     step: 7n,
     stepsTotal: 10n,
     loss: 0.5,
+    protection: "replicas: 4 ranks keep a copy on another node",
+    replicatedStep: 5n,
   });
   const know = (name: string) => {
     if (name !== "shapes" && name !== "")
@@ -42,7 +44,9 @@ function oneJob() {
       return { ...status, phase: JobPhase.STOPPING };
     },
     saveJob: async (name) => know(name),
-    listNodes: () => [NodeStatus.fromPartial({ nodeId: "node-a", connected: true, slots: 2 })],
+    listNodes: () => [
+      NodeStatus.fromPartial({ nodeId: "node-a", connected: true, slots: 2, failureDomain: "rack-1" }),
+    ],
     releaseNode: async (nodeId) => {
       if (nodeId !== "node-a") throw new GokuError("NOT_FOUND", `Cannot release node ${nodeId}`);
     },
@@ -78,9 +82,12 @@ test("REST: jobs, nodes and incidents come as snake_case JSON with plain numbers
     { phase: jobs.jobs[0].phase, step: jobs.jobs[0].step, eta: jobs.jobs[0].eta_seconds },
     { phase: "RUNNING", step: 7, eta: null },
   );
+  assert.equal(jobs.jobs[0].protection, "replicas: 4 ranks keep a copy on another node");
+  assert.equal(jobs.jobs[0].replicated_step, 5);
   const job = (await app.inject("/v1/jobs/shapes")).json();
   assert.deepEqual(job.history, [{ step: 1, loss: 2 }]);
-  assert.equal((await app.inject("/v1/nodes")).json().nodes[0].node_id, "node-a");
+  const [node] = (await app.inject("/v1/nodes")).json().nodes;
+  assert.deepEqual([node.node_id, node.failure_domain], ["node-a", "rack-1"]);
   const incident = (await app.inject("/v1/jobs/shapes/incidents")).json().incidents[0];
   assert.equal(incident.rank, 0);
   assert.deepEqual(

@@ -10,6 +10,7 @@ const node = (
 ): AssignableNode => ({
   nodeId,
   slots,
+  serves: false,
   held: held.map(([generation, step, rank, layout]) => ({
     state: { generation, step },
     rank,
@@ -104,6 +105,37 @@ const cases: Case[] = [
     layout: "1x2x1",
     nodes: [node("a", 2), node("b", 2, [[2, 9, 0, "1x4x1"]])],
     want: "a a",
+  },
+  {
+    name: "leaves ranks where they are when a newer state can be read from replicas than lies at any places",
+    layout: "1x2x1",
+    nodes: [
+      node("a", 2, [
+        [1, 5, 0, "1x2x1"],
+        [1, 5, 1, "1x2x1"],
+      ]),
+      node("b", 1, [
+        [1, 7, 0, "1x2x1"],
+        [1, 7, 1, "1x2x1"],
+      ]),
+    ].map((each) => ({ ...each, serves: true })),
+    prior: ["a", "b"],
+    want: "a b",
+  },
+  {
+    name: "places the ranks of a lost node on a spare where their keeper is full",
+    layout: "1x4x1",
+    nodes: [
+      node("a", 2, [
+        [1, 5, 0],
+        [1, 5, 1],
+        [1, 5, 2],
+        [1, 5, 3],
+      ]),
+      node("c", 2),
+    ].map((each) => ({ ...each, serves: true })),
+    prior: ["a", "a", "b", "b"],
+    want: "a a c c",
   },
   {
     name: "moves what no longer fits a node that came back smaller",

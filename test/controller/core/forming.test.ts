@@ -150,22 +150,43 @@ test("the state to restore is the newest that all ranks reported when ready, and
     { generation: 1, step: 40 },
   ]);
   const { source } = core.lastCommand("restore").value;
-  assert.deepEqual(source, { $case: "snapshot", value: { generation: 1n, step: 41n } });
+  const layout = { dpReplicate: 1, dpShard: 2, sp: 2 };
+  const value = { state: { generation: 1n, step: 41n }, layout, places: [], durable: undefined };
+  assert.deepEqual(source, { $case: "snapshot", value });
 });
+
+/** All ranks of the present generation are ready, with these snapshots, and connected. */
+function connect(core: CoreHarness, heldStates: { generation: bigint; step: bigint }[] = []): void {
+  const { number, rankNodes } = core.job.generation!;
+  const generation = BigInt(number);
+  for (const [rank, nodeId] of rankNodes.entries())
+    core.say(nodeId, { $case: "rankReady", value: { generation, rank, pid: 1, port: 1, heldStates } });
+  for (const [rank, nodeId] of rankNodes.entries())
+    core.say(nodeId, { $case: "rankConnected", value: { generation, rank } });
+}
 
 test("a rank that restored another state than it was told fails the generation", () => {
   const core = preparing();
-  const each = (make: (rank: number) => Parameters<CoreHarness["say"]>[1]) =>
-    core.job.generation!.rankNodes.forEach((nodeId, rank) => {
-      core.say(nodeId, make(rank));
-    });
-  each((rank) => ({ $case: "rankReady", value: { generation: 1n, rank, pid: 1, port: 1, heldStates: [] } }));
-  each((rank) => ({ $case: "rankConnected", value: { generation: 1n, rank } }));
+  connect(core);
   core.say("n0", {
     $case: "rankRestored",
-    value: { generation: 1n, rank: 0, state: { generation: 5n, step: 9n } },
+    value: { generation: 1n, rank: 0, state: { generation: 5n, step: 9n }, parts: [] },
   });
   assert.equal(core.job.stage, "settling");
+});
+
+test("a source that did not serve is told with the one that did, also when the restore succeeds", () => {
+  const core = preparing();
+  connect(core);
+  core.take();
+  const own = { source: "own snapshot", bytes: 9n, insteadOf: "" };
+  const other = { source: "rank 0 on n1", bytes: 5n, insteadOf: "own snapshot: chunk 3 is damaged" };
+  const value = { generation: 1n, rank: 0, state: { generation: 0n, step: 0n }, parts: [own, other] };
+  core.say("n0", { $case: "rankRestored", value });
+  const told = core.effects.flatMap((effect) => (effect.kind === "log" ? [effect.entry.text] : []));
+  assert.deepEqual(told, [
+    "rank 0 on n0 restored 5 bytes from rank 0 on n1, since others did not serve: own snapshot: chunk 3 is damaged",
+  ]);
 });
 
 test("a checkpoint that cannot be read gives way to the next, durably", () => {
@@ -228,4 +249,24 @@ test("a failed save raises an alarm and disturbs nothing", () => {
     alarm?.kind === "log" && /STORAGE_FULL.*training goes on, nothing is durable yet/.test(alarm.entry.text),
   );
   assert.equal(core.job.stage, "running");
+});
+
+test("a member whose memory the others cannot reach, twice in a row, is not waited for: the next source is taken", () => {
+  const core = running();
+  const state = { generation: 1n, step: 10n };
+  core.say("n0", {
+    $case: "checkpointCommitted",
+    value: { generation: 1n, state, uri: "file:///c/10", bytes: 5n, seconds: 1 },
+  });
+  core.exited("n0", 0);
+  const sources: string[] = [];
+  for (let attempt = 0; attempt < 3; attempt++) {
+    core.pass(5_000);
+    const generation = BigInt(core.job.generation!.number);
+    connect(core, [{ generation: 1n, step: 41n }]);
+    sources.push(core.lastCommand("restore").value.source!.$case);
+    const error = { code: "COMM_PEER_DIED", message: "nothing came", peer: 3, operation: "" };
+    core.say("n0", { $case: "rankFailed", value: { generation, rank: 0, error, lastLines: [] } });
+  }
+  assert.deepEqual(sources, ["snapshot", "snapshot", "checkpoint"]);
 });

@@ -13,7 +13,7 @@ import {
 } from "../../../controller/core/contract.js";
 import { type CoreState, createState, type JobState } from "../../../controller/core/state.js";
 import { step } from "../../../controller/core/step.js";
-import type { RankProgress } from "../../../gen/goku/v1/agent.pb.js";
+import type { HeldState, RankProgress } from "../../../gen/goku/v1/agent.pb.js";
 import { chooseLayout } from "../../../job/choose_layout.js";
 import { type Job, jobSchema } from "../../../job/job.js";
 import type { LayoutSize } from "../../../job/layout.js";
@@ -123,14 +123,20 @@ export class CoreHarness {
     }
   }
 
-  heartbeat(nodeId: string, generation: number, ranks: RankProgress[]): void {
+  /** @param held the present inventory; null: unchanged. */
+  heartbeat(
+    nodeId: string,
+    generation: number,
+    ranks: RankProgress[],
+    held: HeldState[] | null = null,
+  ): void {
     this.say(nodeId, {
       $case: "heartbeat",
       value: {
         generation: BigInt(generation),
         ranks,
-        heldStates: [],
-        heldStatesChanged: false,
+        heldStates: held ?? [],
+        heldStatesChanged: held !== null,
         term: 0n,
         commandId: 0n,
       },
@@ -149,13 +155,14 @@ export class CoreHarness {
       host: "127.0.0.1",
       device: "cpu",
       version: "1.0.0",
-      labels: {},
       jobId: "",
       generation: 0n,
       ranks: [],
       heldStates: [],
       term: 0n,
       leaving: undefined,
+      failureDomain: "",
+      peerPort: 0,
       ...more,
     };
     this.feed({ kind: "agentMessage", from, message: { $case: "hello", value } });
@@ -211,14 +218,14 @@ export class CoreHarness {
     const { source } = this.lastCommand("restore").value;
     const state =
       source?.$case === "snapshot"
-        ? source.value
+        ? source.value.state!
         : source?.$case === "checkpoint"
           ? source.value.state!
           : { generation: 0n, step: 0n };
-    each((rank) => ({ $case: "rankRestored", value: { generation: number, rank, state } }));
+    each((rank) => ({ $case: "rankRestored", value: { generation: number, rank, state, parts: [] } }));
   }
 
-  stepDone(nodeId: string, number: number, stepSeconds = 0.5): void {
+  stepDone(nodeId: string, number: number, stepSeconds = 0.5, replicated = 0): void {
     const generation = BigInt(this.job.generation!.number);
     this.say(nodeId, {
       $case: "stepCompleted",
@@ -240,6 +247,7 @@ export class CoreHarness {
         memoryPeakBytes: 0n,
         packFill: 1,
         unreadable: 0,
+        replicatedStep: BigInt(replicated),
       },
     });
   }

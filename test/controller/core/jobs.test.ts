@@ -145,6 +145,19 @@ test("a rank that dies after the final state is durable does not undo the end", 
   assert.deepEqual([core.job.record.outcome?.phase, core.job.incidents.length], ["COMPLETED", 0]);
 });
 
+test("a stopped job ended at the step that is durable, also where some ranks had voted on a later one", () => {
+  const core = ready(1);
+  core.submit(jobOf({ layout: TWO }));
+  core.form();
+  core.stepDone("n0", 4);
+  core.feed({ kind: "stopRequested", requestId: "stop", jobId: "job-1" });
+  core.heartbeat("n0", 1, [page(0, { step: 5n }), page(1, { step: 4n })]);
+  core.say("n0", committed(4n));
+  for (const rank of [0, 1]) core.say("n0", finished(rank, 4n, "stop"));
+  const { outcome } = core.job.record;
+  assert.deepEqual([outcome?.phase, outcome?.step], ["STOPPED", 4]);
+});
+
 test("the register keeps as many checkpoints as the job, and names the newest by state", () => {
   const core = ready(1);
   core.submit(jobOf({ layout: TWO }));

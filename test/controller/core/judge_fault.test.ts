@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { type Fault, faultOf, judgeFaults } from "../../../controller/core/judge_fault.js";
+import { awaitsCause, type Fault, faultOf, judgeFaults } from "../../../controller/core/judge_fault.js";
 
 const nodeOf = (rank: number) => `n${rank >> 1}`;
 const exit = (rank: number, more: Partial<Fault> = {}) =>
@@ -92,4 +92,16 @@ for (const [name, faults, code, rank] of cases) {
 test("judgeFaults() tells how many peers lost a rank, and where", () => {
   const faults = [failed(0, "COMM_PEER_DIED", 2), failed(1, "COMM_PEER_DIED", 2), failed(3, "COMM_ABORTED")];
   assert.equal(judgeFaults(faults, nodeOf).what, "rank 2 on n1 was lost by 2 peers in all_reduce");
+});
+
+test("awaitsCause() is true of echoes alone, while whoever saw the cause may still speak", () => {
+  const heard = (nodes: string[]) => (nodeId: string) => nodes.includes(nodeId);
+  const aborted = failed(0, "COMM_ABORTED");
+  const missed = failed(1, "COMM_PEER_DIED", 2);
+  const awaits = (faults: Fault[], nodes: string[]) => awaitsCause(faults, nodeOf, heard(nodes));
+  assert.equal(awaits([aborted], []), true, "somebody ended its groups, and will say why");
+  assert.equal(awaits([aborted, missed], ["n1"]), true, "the agent of n1 will say how rank 2 ended");
+  assert.equal(awaits([aborted, missed], ["n0"]), false, "that agent is gone, too");
+  for (const cause of [exit(2), restart, stall, failed(2, "STORAGE_FAILED"), failed(3, "COMM_TIMEOUT", 2)])
+    assert.equal(awaits([aborted, missed, cause], ["n0", "n1"]), false, cause.text);
 });

@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { AssignableNode } from "../../../controller/core/assign_ranks.js";
 import { type MembersInput, type MembersPlan, planMembers } from "../../../controller/core/plan_members.js";
 import { chooseLayout } from "../../../job/choose_layout.js";
 import type { LayoutSize } from "../../../job/layout.js";
 import { jobOf } from "./harness.js";
 
-const node = (nodeId: string, slots: number) => ({ nodeId, slots, held: [] });
+const node = (nodeId: string, slots: number) => ({ nodeId, slots, serves: false, held: [] });
 const fixed: LayoutSize = { dp_replicate: 1, dp_shard: 2, sp: 2 };
 const prior = { layout: fixed, rankNodes: ["a", "a", "b", "b"] };
 
@@ -15,6 +16,9 @@ function plan(input: Partial<MembersInput>): MembersPlan {
     job: jobOf({ layout: fixed }),
     nodes: [],
     prior: null,
+    aborted: true,
+    replicated: null,
+    excludedSnapshots: new Set(),
     givenUp: new Map(),
     avoid: new Map(),
     waitSinceMs: 90_000,
@@ -25,6 +29,16 @@ function plan(input: Partial<MembersInput>): MembersPlan {
     ...input,
   });
 }
+/** A node that its peers can read from, with snapshots "generation-step/rank" of the layout 1x2x2. */
+function holder(nodeId: string, slots: number, held: string, layout = "1x2x2"): AssignableNode {
+  const snapshots = held.split(" ").map((each) => {
+    const [generation, step, rank] = each.split(/[-/]/).map(Number);
+    return { state: { generation: generation!, step: step! }, rank: rank!, layout };
+  });
+  return { nodeId, slots, serves: true, held: snapshots };
+}
+const keeper = holder("a", 2, "1-42/0 1-42/1 1-41/0 1-41/1 1-41/2 1-41/3");
+const empty = { nodeId: "c", slots: 2, serves: true, held: [] };
 const auto = jobOf({ layout: "auto" });
 
 interface Case {
@@ -63,6 +77,68 @@ const cases: Case[] = [
     name: "waits for a lost node though a spare is there",
     input: { prior, nodes: [node("a", 2), node("c", 2)] },
     want: "wait 150000",
+  },
+  {
+    name: "takes a spare at once when the others hold what was replicated last",
+    input: { prior, nodes: [keeper, empty], replicated: { generation: 1, step: 41 } },
+    want: "form 1x2x2 a a c c",
+  },
+  {
+    name: "waits for a lost node while the others are known to hold something newer than they tell",
+    input: { prior, nodes: [keeper, empty], replicated: { generation: 1, step: 42 } },
+    want: "wait 150000",
+  },
+  {
+    name: "takes a spare at once where nobody knows what was replicated, but the newest generation is held whole",
+    input: { prior, nodes: [keeper, empty] },
+    want: "form 1x2x2 a a c c",
+  },
+  {
+    name: "waits for a lost node while the others hold only an older generation whole",
+    input: {
+      prior,
+      nodes: [holder("a", 2, "2-43/0 2-43/1 1-41/0 1-41/1 1-41/2 1-41/3"), empty],
+    },
+    want: "wait 150000",
+  },
+  {
+    name: "waits for a lost node while one shard is nowhere else",
+    input: { prior, nodes: [holder("a", 2, "1-42/0 1-42/1 1-41/0 1-41/1 1-41/3"), empty] },
+    want: "wait 150000",
+  },
+  {
+    name: "waits for a lost node while what the others hold cannot be restored",
+    input: { prior, nodes: [keeper, empty], excludedSnapshots: new Set(["1-41"]) },
+    want: "wait 150000",
+  },
+  {
+    name: "waits for a lost node whose generation nobody could be told to leave: it may be training",
+    input: { prior, nodes: [keeper, empty], aborted: false },
+    want: "wait 150000",
+  },
+  {
+    name: "waits for a lost node whose replicas nobody can read",
+    input: { prior, nodes: [{ ...keeper, serves: false }, empty] },
+    want: "wait 150000",
+  },
+  {
+    name: "counts only on what members hold: others are not sure to become one",
+    input: { prior, nodes: [node("a", 2), { ...keeper, nodeId: "c" }] },
+    want: "wait 150000",
+  },
+  {
+    name: "waits the grace before an auto layout shrinks, replicas or not",
+    input: { job: auto, prior, nodes: [keeper] },
+    want: "wait 150000",
+  },
+  {
+    name: "takes a spare at once where twins hold the state",
+    input: {
+      job: jobOf({ layout: { dp_replicate: 2, dp_shard: 2, sp: 1 } }),
+      prior: { layout: { dp_replicate: 2, dp_shard: 2, sp: 1 }, rankNodes: ["a", "a", "b", "b"] },
+      nodes: [holder("a", 2, "1-42/0 1-42/1", "2x2x1"), empty],
+    },
+    want: "form 2x2x1 a a c c",
   },
   {
     name: "takes a spare when the grace is over",
@@ -123,5 +199,12 @@ test("planMembers() names what it waits for, and for how long", () => {
   assert.equal(
     plan({ prior, nodes: [node("a", 2)] }).reason,
     "waits for b (ranks 2, 3), at most 60 s: the state in its memory is the newest",
+  );
+});
+
+test("planMembers() says why nobody waits for a lost node", () => {
+  assert.equal(
+    plan({ prior, nodes: [keeper, empty], replicated: { generation: 1, step: 41 } }).reason,
+    "b (ranks 2, 3) cannot be reached, step 41 of generation 1 is whole in the memory of the others: they take over at once",
   );
 });

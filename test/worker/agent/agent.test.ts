@@ -6,6 +6,8 @@ import { after, test } from "node:test";
 import { pino } from "pino";
 import { openCheckpoint } from "../../../checkpoint/load.js";
 import { readSnapshotHeader } from "../../../checkpoint/snapshot.js";
+import type { RankReady, RankRestored, Restore } from "../../../gen/goku/v1/agent.pb.js";
+import type { StateName } from "../../../gen/goku/v1/common.pb.js";
 import type { Job } from "../../../job/job.js";
 import { startTicks } from "../../../worker/agent/process_records.js";
 import { type AgentOptions, type RunningAgent, runAgent } from "../../../worker/agent/run_agent.js";
@@ -32,6 +34,7 @@ async function withAgent(
     node: name,
     slots: 2,
     host: "127.0.0.1",
+    failureDomain: "",
     stateDir: memory,
     logDir: scratch,
     graceMs: 2_000,
@@ -48,10 +51,15 @@ async function withAgent(
   }
 }
 
-function prepare(job: Job, generation: bigint, ranks = [0, 1]): Command {
-  const layout = { dpReplicate: 1, dpShard: 2, sp: 1 };
+const LAYOUT = { dpReplicate: 1, dpShard: 2, sp: 1 };
+
+function prepare(job: Job, generation: bigint, ranks = [0, 1], layout = LAYOUT): Command {
   const plain = job as unknown as { [key: string]: unknown };
-  return { $case: "prepare", value: { generation, jobId: "job-1", job: plain, layout, ranks } };
+  const alone = { replicate: false, replicas: [], keeps: [] };
+  return {
+    $case: "prepare",
+    value: { generation, jobId: "job-1", job: plain, layout, ranks, ...alone },
+  };
 }
 
 /** PREPARE to RUN on one node; returns the pids by rank. */
@@ -61,7 +69,24 @@ async function form(
   job: Job,
   generation: bigint,
 ): Promise<number[]> {
-  controller.send(node, prepare(job, generation));
+  const { ready, common } = await connect(controller, node, generation, prepare(job, generation));
+  const newest = common.sort((a, b) => Number(b.step - a.step))[0];
+  const source: Restore["source"] = newest
+    ? { $case: "snapshot", value: { state: newest, layout: LAYOUT, places: [], durable: undefined } }
+    : { $case: "initial", value: true };
+  await restore(controller, node, generation, source);
+  controller.send(node, { $case: "run", value: { generation } });
+  return ready.map((one) => one.pid);
+}
+
+/** PREPARE and CONNECT of two ranks; also which states both hold. */
+async function connect(
+  controller: ScriptedController,
+  node: string,
+  generation: bigint,
+  command: Command,
+): Promise<{ ready: RankReady[]; common: StateName[] }> {
+  controller.send(node, command);
   const ofThis = (value: { generation: bigint }) => value.generation === generation;
   const ready = [
     await controller.next(node, "rankReady", ofThis),
@@ -74,22 +99,32 @@ async function form(
   const common = first!.filter((a) =>
     second!.some((b) => a.step === b.step && a.generation === b.generation),
   );
-  const newest = common.sort((a, b) => Number(b.step - a.step))[0];
-  controller.send(node, {
-    $case: "restore",
-    value: {
-      generation,
-      source: newest ? { $case: "snapshot", value: newest } : { $case: "initial", value: true },
-    },
-  });
-  for (const _ of members) await controller.next(node, "rankRestored", ofThis);
-  controller.send(node, { $case: "run", value: { generation } });
-  return ready.map((one) => one.pid);
+  return { ready, common };
 }
 
-async function losses(controller: ScriptedController, node: string, steps: number): Promise<number[]> {
+/** RESTORE of two ranks; what they say. */
+async function restore(
+  controller: ScriptedController,
+  node: string,
+  generation: bigint,
+  source: Restore["source"],
+): Promise<RankRestored[]> {
+  const ofThis = (value: { generation: bigint }) => value.generation === generation;
+  controller.send(node, { $case: "restore", value: { generation, source } });
+  return [
+    await controller.next(node, "rankRestored", ofThis),
+    await controller.next(node, "rankRestored", ofThis),
+  ];
+}
+
+async function losses(
+  controller: ScriptedController,
+  node: string,
+  steps: number,
+  first = 1,
+): Promise<number[]> {
   const values: number[] = [];
-  for (let step = 1; step <= steps; step++) {
+  for (let step = first; step <= steps; step++) {
     values.push((await controller.next(node, "stepCompleted", (value) => value.step === BigInt(step))).loss);
   }
   return values;
@@ -350,6 +385,43 @@ test("agent: an alarm about a save that failed while no controller was there is 
   );
 });
 
+test("agent: ranks that hold the same shard read a checkpoint once between them, and go on alike", async () => {
+  const node = "node-twins";
+  const layout = { dpReplicate: 2, dpShard: 1, sp: 1 };
+  const sizes = ["layout.dp_replicate=2", "layout.dp_shard=1", "layout.sp=1"];
+  const ends = (steps: number) => [...sizes, `train.steps=${steps}`, "checkpoint.every_steps=50"];
+  const folder = path.join(scratch, "twins");
+  await withAgent(node, async (controller, start) => {
+    await start();
+    await controller.hello(node);
+    await connect(controller, node, 1n, prepare(await testJob(folder, ends(3)), 1n, [0, 1], layout));
+    await restore(controller, node, 1n, { $case: "initial", value: true });
+    controller.send(node, { $case: "run", value: { generation: 1n } });
+    const { uri, state, bytes } = await controller.next(node, "checkpointCommitted", () => true);
+    controller.send(node, { $case: "release", value: { jobId: "job-1" } });
+    await controller.next(node, "nodeReleased", () => true);
+
+    await connect(controller, node, 2n, prepare(await testJob(folder, ends(5)), 2n, [0, 1], layout));
+    const restored = await restore(controller, node, 2n, { $case: "checkpoint", value: { uri, state } });
+    const read = restored.map(({ parts }) => parts.reduce((sum, part) => sum + part.bytes, 0n));
+    assert.equal(read[0]! + read[1]!, bytes, "every byte once");
+    assert.ok(
+      read.every((part) => part > bytes / 3n),
+      `about as much each: ${read}`,
+    );
+    controller.send(node, { $case: "run", value: { generation: 2n } });
+    const [four] = await losses(controller, node, 5, 4);
+
+    const alone = path.join(scratch, "twins-undisturbed");
+    controller.send(node, { $case: "release", value: { jobId: "job-1" } });
+    await controller.next(node, "nodeReleased", () => true);
+    await connect(controller, node, 3n, prepare(await testJob(alone, ends(5)), 3n, [0, 1], layout));
+    await restore(controller, node, 3n, { $case: "initial", value: true });
+    controller.send(node, { $case: "run", value: { generation: 3n } });
+    assert.equal((await losses(controller, node, 5))[3], four);
+  });
+});
+
 test("runAgent() refuses a second agent of the same node, and bad options, each in one line", async () => {
   const node = "node-twice";
   await withAgent(node, async (controller, start) => {
@@ -358,6 +430,7 @@ test("runAgent() refuses a second agent of the same node, and bad options, each 
       controllers: [controller.address],
       slots: 1,
       host: "127.0.0.1",
+      failureDomain: "",
       stateDir: memory,
       logDir: scratch,
       graceMs: 1_000,
@@ -370,6 +443,7 @@ test("runAgent() refuses a second agent of the same node, and bad options, each 
     for (const wrong of [
       { node: "../up" },
       { node: "a", slots: 0 },
+      { node: "a", failureDomain: "rack 1\n" },
       { node: "a", controllers: ["nowhere"] },
     ]) {
       await assert.rejects(runAgent({ ...options, ...wrong } as AgentOptions), { code: "ARGUMENT_INVALID" });

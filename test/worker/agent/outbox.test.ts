@@ -47,6 +47,15 @@ test("Outbox repeats to the same leader steps that it may have missed, to a new 
   assert.deepEqual(outbox.repeat(99_000, true), [step(1), step(2), step(3), step(4)]);
 });
 
+test("Outbox repeats the steps before the end of the ranks that made them: a job that is over hears of no step", () => {
+  const outbox = new Outbox();
+  const finished = { $case: "rankFinished", value: { generation: 1n, rank: 0 } } as Report;
+  outbox.add(ready(0, 100), 0, true);
+  outbox.add(step(1), 1, false);
+  outbox.add(finished, 2, false);
+  assert.deepEqual(outbox.repeat(3, true), [ready(0, 100), step(1), finished]);
+});
+
 test("Outbox bounds the steps it keeps while no controller is there: the newest stay", () => {
   const outbox = new Outbox();
   for (let number = 1; number <= 5_000; number++) outbox.add(step(number), number, false);

@@ -12,13 +12,19 @@ import {
 
 function set(
   path: string,
-  options: { rank?: number; layout?: string; owner?: number | null; states?: [number, number][] },
+  options: {
+    rank?: number;
+    layout?: string;
+    replica?: boolean;
+    owner?: number | null;
+    states?: [number, number][];
+  },
 ): SnapshotSet {
-  const { rank = 0, layout = "1x2x2", owner = null, states = [] } = options;
+  const { rank = 0, layout = "1x2x2", replica = false, owner = null, states = [] } = options;
   const held = states.map(([generation, step], i) => {
     return { path: `${path}/slot-${i}`, state: { generation: String(generation), step }, rank, layout };
   });
-  return { path, rank, layout, owner, held };
+  return { path, rank, layout, replica, owner, held };
 }
 const wanted = { process: 7, rank: 0, layout: "1x2x2" };
 

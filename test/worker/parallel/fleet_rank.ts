@@ -14,7 +14,14 @@ import { type RankPlace, serveRank } from "../../support/rank_process.js";
 import type { FleetResult, FleetTask } from "./fleet.js";
 import { syntheticPack, syntheticPlan } from "./synthetic_packs.js";
 
-const ORDINARY: VoteFlags = { snapshotWhole: true, slotFree: true, save: false, stop: false };
+const ORDINARY: VoteFlags = {
+  snapshotWhole: true,
+  slotFree: true,
+  save: false,
+  stop: false,
+  replicated: true,
+  replicaLost: false,
+};
 
 class FleetRank {
   private readonly task: FleetTask;

@@ -31,9 +31,20 @@ test("requests of one rank reach all; a missing snapshot or slot of one rank is 
       { rank: 2, step: 2, flags: { stop: true } },
       { rank: 1, step: 3, flags: { snapshotWhole: false } },
       { rank: 2, step: 4, flags: { slotFree: false } },
+      { rank: 1, step: 1, flags: { replicated: false } },
+      { rank: 0, step: 2, flags: { replicated: false, replicaLost: true } },
     ],
   });
   for (const { votes } of results) {
+    assert.deepEqual(
+      votes.map((vote) => [vote.replicated, vote.replicaLost]),
+      [
+        [false, false],
+        [false, true],
+        [true, false],
+        [true, false],
+      ],
+    );
     assert.deepEqual(
       votes.map((vote) => vote.save),
       [true, false, false, false],

@@ -10,6 +10,8 @@ const job = {
     keep_last: 3,
     keep_every: null,
     snapshot_every_steps: 5,
+    replicas: 1,
+    replica_mib_per_second: 256,
   },
 };
 const nothing = { save: null, saveOwed: false };

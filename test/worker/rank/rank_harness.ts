@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import path from "node:path";
+import type { StateName } from "../../../checkpoint/state.js";
 import { type Job, jobSchema, modelConfig } from "../../../job/job.js";
 import type { PackBatch, PackSource } from "../../../worker/data/pack_batch.js";
 import { loadNative } from "../../../worker/engine/load_native.js";
@@ -71,7 +72,7 @@ export class Rank {
     return this.ask({ kind: "connect", generation, members }, "connected");
   }
 
-  prepare(generation: string, snapshotDir: string) {
+  prepare(generation: string, snapshotDir: string, replicate = false) {
     const { job, folder } = this.options;
     const message: ToRank = {
       kind: "prepare",
@@ -88,10 +89,19 @@ export class Rank {
       progressPage: path.join(folder, "progress"),
       snapshotDir,
       pinned: [],
+      replicate,
+      kept: null,
       threads: 1,
     };
     return this.ask(message, "ready");
   }
+}
+
+/** A state of the one rank that lies in a slot file. */
+export function inMemory(state: StateName, file: string) {
+  const layout = { dp_replicate: 1, dp_shard: 1, sp: 1 };
+  const files = [{ rank: 0, path: file }];
+  return { kind: "snapshot" as const, state, layout, files, places: [], durable: null };
 }
 
 /** `change` may do something to the pack of a step. */

@@ -60,21 +60,18 @@ function withFolder(body: (folder: string) => Promise<void> | void) {
 }
 
 test(
-  "SnapshotPages seals a state where it lies, as agents read it, and copies it into another set's slot bit for bit",
+  "SnapshotPages seals a state where it lies, as agents read it",
   withFolder(async (folder) => {
     const pages = new SnapshotPages(native, path.join(folder, "a"), plan);
     assert.deepEqual(pages.states(), [null, null, null, null]);
-    const written = fill(pages, 1, 5, 1);
+    fill(pages, 1, 5, 1);
     assert.deepEqual(pages.states(), [null, { generation: "1", step: 5 }, null, null]);
     assert.equal(await verifySnapshot(pages.slotPath(1)), null);
     const header = readSnapshotHeader(pages.slotPath(1))!;
     assert.deepEqual(pages.sum(1), header.checksums);
-    const others = new SnapshotPages(native, path.join(folder, "b"), plan);
+    const others = new SnapshotPages(native, path.join(folder, "b"), plan, 5);
     assert.equal(others.indexOf(pages.slotPath(1)), null);
-    others.copyIn(pages.slotPath(1), 3);
-    assert.deepEqual(numbers(others, 3), written);
-    assert.deepEqual(others.sum(3), header.checksums);
-    assert.deepEqual(others.states(), [null, null, null, null], "a copy is whole when it is sealed");
+    assert.equal(others.states().length, 5);
     pages.close();
     others.close();
   }),

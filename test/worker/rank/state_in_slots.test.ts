@@ -7,7 +7,7 @@ import { readSnapshotHeader, verifySnapshot } from "../../../checkpoint/snapshot
 import { type StateName, stateKey } from "../../../checkpoint/state.js";
 import type { PackBatch } from "../../../worker/data/pack_batch.js";
 import type { FromRank } from "../../../worker/rank_messages.js";
-import { Rank, smallJob, sourceOf } from "./rank_harness.js";
+import { inMemory, Rank, smallJob, sourceOf } from "./rank_harness.js";
 
 /**
  * A rank on its own with real slots: whatever is saved, skipped, voted down or restored, a slot that is whole holds the very
@@ -49,21 +49,42 @@ interface Run {
   every: number;
   /** Steps whose saves stay under way until the end. */
   held: readonly number[];
+  /** Steps that a copy to another node takes; 0: states are not copied. */
+  copyTakes?: number;
+}
+
+/** What is being copied to another node, and what is there, by the step; null: nothing. */
+interface Copied {
+  going: number | null;
+  there: number | null;
 }
 
 /** Trains to the end, in a new set; `look` sees the set after every step. */
 async function train(
   run: Run,
-  look: (set: string, step: number) => void,
+  look: (set: string, step: number, copied: Copied) => void,
 ): Promise<{ set: string; sealed: number[] }> {
   const folder = newFolder();
+  const { copyTakes = 0 } = run;
   const set = path.join(folder, "set");
   const checkpoint = { every_steps: 2, snapshot_every_steps: run.every };
   const job = smallJob({ precision: run.precision, steps: STEPS, checkpoint });
   const sealed: number[] = [];
   const heldBack: StateName[] = [];
+  const copied: Copied = { going: null, there: null };
+  let sending: { state: StateName; ready: number } | null = null;
   const onAnswer = (answer: FromRank) => {
-    if (answer.kind === "step") look(set, answer.metrics.step);
+    if (answer.kind === "replicate") {
+      copied.going = answer.state.step;
+      sending = { state: answer.state, ready: answer.state.step + copyTakes };
+    }
+    if (answer.kind === "step") {
+      const { step, replicatedStep } = answer.metrics;
+      if (replicatedStep > 0) copied.there = replicatedStep;
+      look(set, step, copied);
+      if (sending && step >= sending.ready)
+        rank.tell({ kind: "replicated", state: sending.state, whole: true });
+    }
     if (answer.kind !== "save") return;
     sealed.push(answer.state.step);
     if (run.held.includes(answer.state.step)) heldBack.push(answer.state);
@@ -75,20 +96,23 @@ async function train(
     onAnswer,
     openSource: async () => sourceOf(job, "data", broken),
   });
-  await start(rank, "1", set);
+  await start(rank, "1", set, { replicate: copyTakes > 0 });
   const finished = await rank.ask({ kind: "run", generation: "1" }, "finished");
   assert.equal(finished.kind, "finished");
   for (const state of heldBack) rank.tell({ kind: "unpin", state, error: null });
   return { set, sealed };
 }
 
-async function start(rank: Rank, generation: string, set: string, slot?: string, state?: StateName) {
-  assert.equal((await rank.prepare(generation, set)).kind, "ready");
+async function start(
+  rank: Rank,
+  generation: string,
+  set: string,
+  how: { from?: { slot: string; state: StateName }; replicate?: boolean } = {},
+) {
+  assert.equal((await rank.prepare(generation, set, how.replicate)).kind, "ready");
   assert.equal((await rank.connect(generation)).kind, "connected");
-  const source =
-    slot === undefined
-      ? { kind: "initial" as const }
-      : { kind: "snapshot" as const, state: state!, path: slot };
+  const { from } = how;
+  const source = from === undefined ? { kind: "initial" as const } : inMemory(from.state, from.slot);
   return rank.ask({ kind: "restore", generation, source }, "restored");
 }
 
@@ -107,6 +131,20 @@ for (const precision of ["fp32", "bf16"] as const) {
     );
     assert.equal(states.get(VOTED_DOWN), states.get(VOTED_DOWN - 1), "a step voted down changes nothing");
     assert.equal(new Set(states.values()).size, STEPS, "every other step does");
+
+    for (const copyTakes of [1, 2, 3, 5]) {
+      for (const held of [[], [2], [2, 6]]) {
+        let copies = 0;
+        await train({ precision, every: 1, held, copyTakes }, (set, _, { going, there }) => {
+          const whole = wholeSlots(set);
+          for (const [one, digest] of whole) assert.equal(digest, states.get(one), `step ${one}`);
+          if (there !== null) assert.ok(whole.has(there), `step ${there}, which is in two places, is kept`);
+          if (going !== null) assert.ok(whole.has(going), `step ${going}, which is being copied, is kept`);
+          copies = Math.max(copies, going ?? 0);
+        });
+        assert.ok(copies > 0, "a second copy followed the first");
+      }
+    }
 
     for (const every of [1, 2, 3, 5]) {
       for (const held of [[], [2], [2, 4], [2, 4, 6]]) {
@@ -160,11 +198,13 @@ test("a restore from a slot goes on in it to the same states; one with a flipped
   const bytes = readFileSync(damaged);
   bytes[readSnapshotHeader(damaged)!.entries[0]!.byteOffset + 5]! ^= 1;
   writeFileSync(damaged, bytes);
-  const refused = await start(rank, "2", set, damaged, { generation: "1", step: STEPS });
+  const refused = await start(rank, "2", set, {
+    from: { slot: damaged, state: { generation: "1", step: STEPS } },
+  });
   assert.equal(refused.kind === "failed" && refused.code, "SNAPSHOT_MISSING");
   assert.equal(readSnapshotHeader(damaged), null, "nobody takes it for whole any more");
 
-  const restored = await start(rank, "3", set, slotOf(STEPS - 1), state);
+  const restored = await start(rank, "3", set, { from: { slot: slotOf(STEPS - 1), state } });
   assert.equal(restored.kind === "restored" && stateKey(restored.state), stateKey(state));
   await rank.ask({ kind: "run", generation: "3" }, "finished");
   const last = wholeSlots(set);

@@ -5,6 +5,7 @@ import { GokuError } from "../../../job/errors.js";
 import { type Job, jobSchema } from "../../../job/job.js";
 import { Layout } from "../../../job/layout.js";
 import { PAGE_BYTES } from "../../../worker/pages.js";
+import { ReplicaLedger } from "../../../worker/rank/replica_ledger.js";
 import { SLOT_COUNT, SlotBook } from "../../../worker/rank/slots.js";
 import { TrainLoop, type TrainLoopOptions } from "../../../worker/rank/train_loop.js";
 import type { FromRank } from "../../../worker/rank_messages.js";
@@ -68,6 +69,7 @@ function loopOf(
       seal: (_: number, content: { meta: { state: StateName } }) => seal(content.meta.state.step),
     },
     book,
+    replicas: new ReplicaLedger(book),
     run: { state: start, parent: null, durable: false },
     requests: { save: false, stop: false },
     send: (message: FromRank) => {
@@ -132,7 +134,14 @@ test("TrainLoop votes that the restored state is not whole when its first seal f
     step: STEPS - 1,
   });
   await loop.train();
-  assert.deepEqual(flags(), { snapshotWhole: false, slotFree: true, save: false, stop: false });
+  assert.deepEqual(flags(), {
+    snapshotWhole: false,
+    slotFree: true,
+    replicated: true,
+    replicaLost: false,
+    save: false,
+    stop: false,
+  });
 });
 
 test("TrainLoop announces the packs of this step and of later ones, as many as may be ready at once", async () => {

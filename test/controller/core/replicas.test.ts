@@ -1,0 +1,226 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { StateName } from "../../../controller/core/contract.js";
+import { membersInput } from "../../../controller/core/members.js";
+import { jobView } from "../../../controller/core/views.js";
+import type { HeldState, SnapshotPlace } from "../../../gen/goku/v1/agent.pb.js";
+import type { LayoutSize } from "../../../job/layout.js";
+import { CoreHarness, jobOf, page } from "./harness.js";
+
+const FOUR: LayoutSize = { dp_replicate: 1, dp_shard: 4, sp: 1 };
+const at = (generation: number, step: number): StateName => ({ generation, step });
+const wire = ({ generation, step }: StateName) => ({ generation: BigInt(generation), step: BigInt(step) });
+
+/** Snapshots of these ranks, in the layout 1x4x1. */
+function held(state: StateName, ...ranks: number[]): HeldState[] {
+  const layout = { dpReplicate: 1, dpShard: 4, sp: 1 };
+  return ranks.map((rank) => ({ state: wire(state), rank, layout }));
+}
+const text = (places: readonly SnapshotPlace[]) =>
+  places.map(({ rank, nodeId, host, port }) => `${rank} ${nodeId} ${host}:${port}`).join(", ");
+
+/** Three nodes of two slots that serve their peers, one job of four ranks on the first two, in PREPARE. */
+function preparing(domains: Record<string, string> = {}): CoreHarness {
+  const core = new CoreHarness();
+  core.lead();
+  for (const [i, nodeId] of ["n0", "n1", "n2"].entries()) {
+    const failureDomain = domains[nodeId] ?? "";
+    core.hello(nodeId, { host: `host-${i}`, peerPort: 7_000 + i, failureDomain });
+  }
+  core.submit(jobOf({ layout: FOUR }));
+  return core;
+}
+
+/** The same, training: every rank holds step 12, and step 10 is in two places. */
+function replicated(): CoreHarness {
+  const core = preparing();
+  core.form();
+  for (let step = 1; step <= 12; step++) core.stepDone("n0", step, 0.5, step - 2);
+  core.heartbeat("n0", 1, [], [...held(at(1, 12), 0, 1), ...held(at(1, 10), 0, 1, 2, 3)]);
+  core.heartbeat("n1", 1, [], [...held(at(1, 12), 2, 3), ...held(at(1, 10), 2, 3, 0, 1)]);
+  core.take();
+  return core;
+}
+
+function prepares(core: CoreHarness): string[] {
+  return core.effects.flatMap((effect) => {
+    if (effect.kind !== "send" || effect.message.$case !== "prepare") return [];
+    const { replicate, replicas, keeps } = effect.message.value;
+    return [`${effect.nodeId}: ${replicate}, sends ${text(replicas)}, keeps ${keeps.join(" ")}`];
+  });
+}
+
+test("Prepare tells each node where its ranks send their state, and what it keeps", () => {
+  assert.deepEqual(prepares(preparing()), [
+    "n0: true, sends 0 n1 host-1:7001, 1 n1 host-1:7001, keeps 2 3",
+    "n1: true, sends 2 n0 host-0:7000, 3 n0 host-0:7000, keeps 0 1",
+  ]);
+});
+
+test("Prepare sends nothing where no agent can be reached by its peers", () => {
+  const core = new CoreHarness();
+  core.lead();
+  for (const nodeId of ["n0", "n1"]) core.hello(nodeId);
+  core.submit(jobOf({ layout: FOUR }));
+  assert.deepEqual(prepares(core), ["n0: false, sends , keeps ", "n1: false, sends , keeps "]);
+});
+
+test("a repeated Prepare carries the same; a keeper that is found elsewhere is told to its senders", () => {
+  const core = preparing();
+  const first = prepares(core);
+  core.take();
+  core.hello("n0", { host: "host-0", peerPort: 7_000 });
+  assert.deepEqual(prepares(core), [first[0]]);
+  core.take();
+  core.hello("n1", { host: "host-1", peerPort: 7_777, incarnation: "n1#2" });
+  assert.deepEqual(prepares(core), [
+    first[1],
+    "n0: true, sends 0 n1 host-1:7777, 1 n1 host-1:7777, keeps 2 3",
+  ]);
+});
+
+test("how a job is protected is told when a generation is formed, a warning where it is not, once per change", () => {
+  const core = preparing({ n0: "rack-1", n1: "rack-1", n2: "rack-2" });
+  const told = () =>
+    core.take().flatMap((e) => {
+      return e.kind === "log" && e.entry.type === "replica" ? [`${e.entry.level}: ${e.entry.text}`] : [];
+    });
+  const inside =
+    "replicas stay inside failure domain rack-1: no member is in another; the loss of the whole domain is not covered";
+  assert.deepEqual(told(), [`warning: ${inside}`]);
+  assert.equal(jobView(core.state, "job-1")!.protection, inside);
+  core.form();
+  core.exited("n1", 2);
+  core.pass(100);
+  assert.equal(core.job.generation?.number, 2);
+  assert.deepEqual(told(), [], "nothing has changed");
+  core.form();
+  core.leaves("n1", 1_000);
+  core.pass(1_100);
+  assert.deepEqual(core.job.generation?.rankNodes, ["n0", "n0", "n2", "n2"]);
+  assert.deepEqual(told(), ["info: replicas: 4 ranks keep a copy in another failure domain"]);
+});
+
+test("a new leader says how a job is protected once it has heard of all members", () => {
+  const first = preparing();
+  first.form();
+  const second = new CoreHarness();
+  for (const [key, entry] of first.store) second.store.set(key, entry);
+  second.lead("c1");
+  const protection = () => jobView(second.state, "job-1")!.protection;
+  second.hello("n0", { jobId: "job-1", generation: 1n, peerPort: 7_000 });
+  assert.equal(protection(), null);
+  second.hello("n1", { jobId: "job-1", generation: 1n, peerPort: 7_001 });
+  assert.equal(protection(), "replicas: 4 ranks keep a copy on another node");
+});
+
+test("the newest replicated step is shown for the generation that told it", () => {
+  const core = replicated();
+  assert.equal(jobView(core.state, "job-1")!.replicatedStep, 10);
+  core.exited("n1", 2);
+  core.pass(100);
+  core.form([at(1, 12)]);
+  assert.equal(jobView(core.state, "job-1")!.replicatedStep, null);
+  assert.deepEqual(core.job.replicated, at(1, 10), "what memory restores is newer: the replica stays known");
+});
+
+test("a lost node is not waited for: a spare goes on from the replica, which its ranks read where it is kept", () => {
+  const core = replicated();
+  core.disconnect("n1");
+  core.failed("n0", 0, "COMM_PEER_DIED", 2);
+  core.pass(60);
+  assert.deepEqual(core.job.generation?.rankNodes, ["n0", "n0", "n2", "n2"]);
+  assert.match(
+    core.job.reason,
+    /n1 \(ranks 2, 3\) cannot be reached, step 10 of generation 1 is whole .*: they take over at once/,
+  );
+  core.form();
+  assert.match(
+    core.job.incident!.decisions.at(-1)!.text,
+    /^restore from memory, step 10 of generation 1: ranks 2, 3 from replicas on n0$/,
+  );
+  const sent = core.effects.flatMap((e) =>
+    e.kind === "send" && e.message.$case === "restore" ? [{ to: e.nodeId, ...e.message.value }] : [],
+  );
+  const places = sent.map(({ to, source }) => {
+    assert.ok(source?.$case === "snapshot");
+    assert.deepEqual(source.value.state, wire(at(1, 10)));
+    return `${to}: ${text(source.value.places)}`;
+  });
+  assert.deepEqual(places, ["n0: ", "n2: 2 n0 host-0:7000, 3 n0 host-0:7000"]);
+});
+
+test("what was replicated once says nothing any more where nothing is sent", () => {
+  const core = replicated();
+  const input = () => membersInput({ state: core.state, nowMs: core.nowMs, effects: [] }, core.job);
+  assert.deepEqual(input().replicated, at(1, 10));
+  for (const nodeId of ["n0", "n1"]) core.hello(nodeId, { jobId: "job-1", incarnation: `${nodeId}#2` });
+  core.pass(100);
+  assert.equal(core.job.generation?.number, 2);
+  core.form([at(1, 12)]);
+  assert.deepEqual(core.job.replicated, at(1, 10));
+  assert.equal(input().replicated, null);
+});
+
+test("a job that waits for a lost node looks again when the others tell more of what they hold", () => {
+  const core = replicated();
+  core.stepDone("n0", 13, 0.5, 11); // what the heartbeats have not told yet
+  core.disconnect("n1");
+  core.failed("n0", 0, "COMM_PEER_DIED", 2);
+  core.pass(60);
+  assert.match(core.job.reason, /^waits for n1 \(ranks 2, 3\)/);
+  core.heartbeat("n0", 1, [], [...held(at(1, 13), 0, 1), ...held(at(1, 11), 0, 1, 2, 3)]);
+  core.pass(250);
+  assert.equal(core.job.generation?.number, 2);
+});
+
+test("inventories told while a generation forms count, and a repeated Restore names the same places", () => {
+  const core = replicated();
+  core.disconnect("n1");
+  core.failed("n0", 0, "COMM_PEER_DIED", 2);
+  core.pass(60);
+  core.heartbeat("n0", 2, [], [...held(at(1, 12), 0, 1), ...held(at(1, 11), 0, 1, 2, 3)]);
+  const generation = core.job.generation!;
+  const each = (report: "rankReady" | "rankConnected") => {
+    for (const [rank, nodeId] of generation.rankNodes.entries()) {
+      const value = { generation: 2n, rank, pid: 1, port: 1, heldStates: [] };
+      core.say(nodeId, { $case: report, value });
+    }
+  };
+  each("rankReady");
+  each("rankConnected");
+  const first = core.lastCommand("restore").value;
+  assert.ok(first.source?.$case === "snapshot");
+  assert.deepEqual(first.source.value.state, wire(at(1, 11)));
+  core.take();
+  // Nothing writes them until Run; what a node tells late must not change what the others were told.
+  core.heartbeat("n0", 2, [], held(at(1, 12), 0, 1));
+  core.hello("n2", {
+    host: "host-2",
+    peerPort: 7_002,
+    jobId: "job-1",
+    generation: 2n,
+    ranks: [page(2), page(3)],
+  });
+  assert.deepEqual(core.lastCommand("restore").value, first);
+});
+
+test("a state that a node turns out not to have is passed over, unless a member ended meanwhile", () => {
+  for (const ended of [false, true]) {
+    const core = replicated();
+    core.disconnect("n1");
+    core.failed("n0", 0, "COMM_PEER_DIED", 2);
+    core.pass(60);
+    const generation = core.job.generation!;
+    for (const report of ["rankReady", "rankConnected"] as const) {
+      for (const [rank, nodeId] of generation.rankNodes.entries()) {
+        const value = { generation: 2n, rank, pid: 1, port: 1, heldStates: [] };
+        core.say(nodeId, { $case: report, value });
+      }
+    }
+    if (ended) core.exited("n0", 1);
+    core.failed("n2", 2, "SNAPSHOT_MISSING");
+    core.pass(60);
+    assert.equal(core.job.excludedSnapshots.has("1-10"), !ended);
+  }
+});
