@@ -101,8 +101,8 @@ export const jobSchema = z
       snapshot_every_steps: count.default(1),
       /** Copies of a rank's state in the memory of other nodes, in other failure domains. */
       replicas: wholeFrom(0).max(1, { error: "0 or 1" }).default(1),
-      /** What each node sends of them at most. */
-      replica_mib_per_second: positive.default(64),
+      /** What each node sends of them at most; null: 2 for each of its cores, which takes a hundredth of their time. */
+      replica_mib_per_second: positive.nullable().default(null),
     }),
     recovery: z
       .strictObject({

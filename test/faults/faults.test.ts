@@ -332,14 +332,14 @@ test(
   },
 );
 
-/** No checkpoint before the last step: what a run goes on from lies in memory. */
-const MEMORY_ONLY = "checkpoint.every_steps=1000";
+/** No checkpoint before the last step: what a run goes on from lies in memory; it is copied fast, for steps are short. */
+const MEMORY_ONLY = ["checkpoint.every_steps=1000", "checkpoint.replica_mib_per_second=256"];
 
 test(
   "faults: a node that never comes back, then the other one: others take over at once, from copies in memory: same losses",
   LIMIT,
   async () => {
-    const options = { nodes: 4, restart: false, overrides: [MEMORY_ONLY] };
+    const options = { nodes: 4, restart: false, overrides: MEMORY_ONLY };
     const found = await run(options, async (cluster) => {
       await cluster.replicated(3);
       await cluster.lose(await cluster.nodeOf(3));
@@ -362,7 +362,7 @@ test(
   LIMIT,
   async () => {
     const layout = ["layout.dp_replicate=2", "layout.dp_shard=1", "layout.sp=2"];
-    const options = { nodes: 3, restart: false, overrides: [MEMORY_ONLY, ...layout] };
+    const options = { nodes: 3, restart: false, overrides: [...MEMORY_ONLY, ...layout] };
     const { record, incidents, cluster } = await run(options, async (running) => {
       await running.follow(({ losses }) => losses.has(12));
       await running.lose(await running.nodeOf(3));
@@ -380,7 +380,7 @@ test(
     const options = {
       restart: false,
       tolerance: 1e-5,
-      overrides: [MEMORY_ONLY, "layout=auto", "recovery.node_grace_seconds=0.5"],
+      overrides: [...MEMORY_ONLY, "layout=auto", "recovery.node_grace_seconds=0.5"],
     };
     const { record, incidents, cluster } = await run(options, async (running) => {
       await running.replicated(4);

@@ -11,7 +11,7 @@ const job = {
     keep_every: null,
     snapshot_every_steps: 5,
     replicas: 1,
-    replica_mib_per_second: 256,
+    replica_mib_per_second: null,
   },
 };
 const nothing = { save: null, saveOwed: false };
