@@ -1,6 +1,6 @@
 import type { Layout } from "../../job/layout.js";
 import type { CheckpointEntry, CheckpointSource, StateName } from "./contract.js";
-import { isWhole, type MemoryNode, type MemoryState, memoryStates } from "./memory_states.js";
+import { isWhole, type MemoryNode, type MemoryState, memoryStates, nodesOfShard } from "./memory_states.js";
 import { ranksText } from "./ranks_text.js";
 import { compareStates, sameState, stateKey, stateText } from "./state_name.js";
 
@@ -83,10 +83,10 @@ export function chooseRestore(input: RestoreInput): RestoreChoice {
 
 function newestInMemory({ layout, rankNodes, nodes, excludedSnapshots }: RestoreInput): MemoryState | null {
   const all = nodes.map(({ nodeId }) => nodeId);
-  const ranksOf = (shard: number) => layout.replicaGroup(shard).map((rank) => rankNodes[rank]!);
+  const wanting = nodesOfShard(layout, rankNodes);
   for (const memory of memoryStates(nodes, layout)) {
     if (excludedSnapshots.has(stateKey(memory.state))) continue;
-    if (isWhole(memory, memory.layout === layout ? ranksOf : () => all)) return memory;
+    if (isWhole(memory, memory.layout === layout ? wanting : () => all)) return memory;
   }
   return null;
 }

@@ -48,6 +48,11 @@ export function memoryStates(nodes: readonly MemoryNode[], first: Layout): Memor
   return [...states.values()].sort((a, b) => compareStates(b.state, a.state) || order(a) - order(b));
 }
 
+/** Nodes of the ranks that hold each shard of a layout. */
+export function nodesOfShard(layout: Layout, rankNodes: readonly string[]): (shard: number) => string[] {
+  return (shard) => layout.replicaGroup(shard).map((rank) => rankNodes[rank]!);
+}
+
 /** Whether every shard can be had by all nodes that may want it (`wanting`, by shard index). */
 export function isWhole(
   { layout, holders }: MemoryState,

@@ -4,7 +4,7 @@ import type { Job } from "../../job/job.js";
 import { Layout, type LayoutSize } from "../../job/layout.js";
 import { type AssignableNode, assignRanks } from "./assign_ranks.js";
 import type { StateName } from "./contract.js";
-import { isWhole, memoryStates } from "./memory_states.js";
+import { isWhole, memoryStates, nodesOfShard } from "./memory_states.js";
 import { ranksText } from "./ranks_text.js";
 import { compareStates, stateKey, stateText } from "./state_name.js";
 
@@ -131,11 +131,11 @@ function keptElsewhere(input: MembersInput, layout: Layout, rankNodes: readonly 
     layout,
   );
   const floor = input.replicated ?? { generation: states[0]?.state.generation ?? 0, step: 0 };
-  const ranksOf = (shard: number) => layout.replicaGroup(shard).map((rank) => rankNodes[rank]!);
+  const wanting = nodesOfShard(layout, rankNodes);
   for (const memory of states) {
     if (compareStates(memory.state, floor) < 0) return null;
     if (memory.layout !== layout || input.excludedSnapshots.has(stateKey(memory.state))) continue;
-    if (isWhole(memory, ranksOf)) return memory.state;
+    if (isWhole(memory, wanting)) return memory.state;
   }
   return null;
 }

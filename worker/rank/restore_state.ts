@@ -204,21 +204,36 @@ async function fillFrom(
   if (read.missing.length === 0) return { meta: read.meta!, parts: read.parts };
   if (durable === null) throw missing(state, read.failures);
   const checkpoint = await openCheckpoint(durable.uri, durable.state);
-  const { native, layout, rank, trainer } = options;
-  const units = trainer.shards.map(({ unit }) => unit);
   const lacking = new Set(read.missing.map(({ kind, unit }) => `${kind}/${unit}`));
   const part = { source: checkpoint.uri, bytes: 0, insteadOf: failuresText(read.failures) };
-  for (const { kind, shard } of everyShard(trainer)) {
-    if (!lacking.has(`${kind}/${shard.unit.name}`)) continue;
-    const values = await checkpoint.readRank(units, layout, rank, kind, shard.unit.name);
-    writeFloats(native, shard[kind], 0, values);
-    part.bytes += values.byteLength;
+  const load = shardLoader(options, checkpoint);
+  for (const one of everyShard(options.trainer)) {
+    if (lacking.has(`${one.kind}/${one.shard.unit.name}`)) part.bytes += await load(one);
   }
   return { meta: read.meta ?? checkpoint.meta, parts: [...read.parts, part] };
 }
 
-function everyShard(trainer: Trainer): { kind: StateKind; shard: Trainer["shards"][number] }[] {
+/** One kind of one unit's shard. */
+interface KindOfShard {
+  kind: StateKind;
+  shard: Trainer["shards"][number];
+}
+
+function everyShard(trainer: Trainer): KindOfShard[] {
   return trainer.shards.flatMap((shard) => STATE_KINDS.map((kind) => ({ kind, shard })));
+}
+
+/** Reads from the checkpoint what this rank holds of a shard; returns the bytes. */
+function shardLoader(
+  { native, layout, rank, trainer }: RestoreOptions,
+  checkpoint: Checkpoint,
+): (one: KindOfShard) => Promise<number> {
+  const units = trainer.shards.map(({ unit }) => unit); // one list: the checkpoint checks each that it is given
+  return async ({ kind, shard }) => {
+    const values = await checkpoint.readRank(units, layout, rank, kind, shard.unit.name);
+    writeFloats(native, shard[kind], 0, values);
+    return values.byteLength;
+  };
 }
 
 /** Reads this rank's intervals, whatever layout wrote them; ranks that hold the same ones read a part each and share. */
@@ -241,7 +256,6 @@ async function fromCheckpoint(
 /** Every shard is read from storage by one of the ranks that hold it, which hands it to the others. Returns the bytes read here. */
 async function readCheckpoint(options: RestoreOptions, checkpoint: Checkpoint): Promise<number> {
   const { native, layout, rank, trainer, replica } = options;
-  const units = trainer.shards.map(({ unit }) => unit);
   const { replica: index } = layout.coordinates(rank);
   const shards = everyShard(trainer).filter(({ kind, shard }) => shard[kind].count > 0);
   const readers = dealReads(
@@ -249,11 +263,7 @@ async function readCheckpoint(options: RestoreOptions, checkpoint: Checkpoint): 
     layout.dpReplicate,
   );
   const own = shards.filter((_, i) => readers[i] === index);
-  const sizes = await mapLimit(own, READS_AT_ONCE, async ({ kind, shard }) => {
-    const values = await checkpoint.readRank(units, layout, rank, kind, shard.unit.name);
-    writeFloats(native, shard[kind], 0, values);
-    return values.byteLength;
-  });
+  const sizes = await mapLimit(own, READS_AT_ONCE, shardLoader(options, checkpoint));
   if (replica !== null) {
     for (const [i, { kind, shard }] of shards.entries()) {
       handOut(native, replica, shard[kind], readers[i]!);
