@@ -11,7 +11,7 @@ import { pageText } from "./localise_stall.js";
 import { hear, onHeartbeat, onHello } from "./nodes.js";
 import { reform, reportFaults } from "./recover.js";
 import { onReleased } from "./release.js";
-import { onRankFinished, onStep, tryComplete } from "./run.js";
+import { onLateStep, onRankFinished, onStep, tryComplete } from "./run.js";
 import type { JobState, NodeState } from "./state.js";
 import { observe, type Turn } from "./turn.js";
 import { type Report, readReport } from "./wire.js";
@@ -108,6 +108,7 @@ function onGenerationReport(turn: Turn, node: NodeState, report: GenerationRepor
     return;
   }
   if (report.generation !== generation.number) {
+    if (report.kind === "step" && onLateStep(turn, job, report)) return;
     refused(turn, "stale_generation");
     return;
   }

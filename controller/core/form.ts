@@ -45,6 +45,8 @@ export function startGeneration(
   const generation = createGeneration({ number, layout, rankNodes, stage: "persisting", nowMs });
   generation.step = job.generation?.step ?? 0;
   generation.leaving = takePlaces(turn, job, generation);
+  const { generation: before } = job;
+  job.left = before && { generation: before.number, stepReported: before.stepReported };
   job.generation = generation;
   job.prior = { layout: layout.size, rankNodes };
   job.formedMs = nowMs;

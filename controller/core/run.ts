@@ -39,16 +39,30 @@ export function onStep(turn: Turn, job: JobState, report: Report & { kind: "step
   const generation = job.generation!;
   if (generation.stage !== "run" || report.number <= generation.stepReported) return;
   generation.stepReported = report.number;
-  job.lastStep = report.step;
   if (report.replicated > 0) job.replicated = { generation: generation.number, step: report.replicated };
-  const { jobId } = job.record;
-  turn.effects.push({ kind: "step", jobId, generation: generation.number, step: report.step });
-  observe(turn, "goku_steps_completed_total", 1, { job: job.record.job.name });
+  passOn(turn, job, report);
   if (job.stage !== "running") return;
   if (generation.hasStepped) rememberStepTime(job.stepTimesMs, 1000 * report.step.stepSeconds);
   generation.changedLastMs = turn.nowMs;
   noteStep(turn, job, report.number);
   armStall(turn, job);
+}
+
+/** On busy nodes the next generation forms already: false where it trains, or another one was in between. */
+export function onLateStep(turn: Turn, job: JobState, report: Report & { kind: "step" }): boolean {
+  const { left, generation } = job;
+  if (left?.generation !== report.generation || generation!.hasStepped) return false;
+  if (report.number <= left.stepReported) return false;
+  left.stepReported = report.number;
+  passOn(turn, job, report);
+  return true;
+}
+
+function passOn(turn: Turn, job: JobState, { generation, step }: Report & { kind: "step" }): void {
+  job.lastStep = step;
+  const { jobId } = job.record;
+  turn.effects.push({ kind: "step", jobId, generation, step });
+  observe(turn, "goku_steps_completed_total", 1, { job: job.record.job.name });
 }
 
 /** Takes over what a node tells of its ranks. Costs the node's ranks, never the job's. */

@@ -149,6 +149,8 @@ export interface JobState {
   /** Hung ranks whose end has been ordered, and their nodes. */
   kills: Map<number, string>;
   lastStep: StepCompleted | null;
+  /** The generation before the present one, and the last of its steps that was passed on; null: there was none. */
+  left: { generation: number; stepReported: number } | null;
 }
 
 export type GenerationStage = "persisting" | "prepare" | "connect" | "restore" | "run" | "adopt";
@@ -274,6 +276,7 @@ export function createJobState(record: JobRecord): JobState {
     blame: new Map(),
     kills: new Map(),
     lastStep: null,
+    left: null,
   };
 }
 

@@ -327,6 +327,9 @@ export class RankSupervisor {
       this.save(process, message);
       return;
     }
+    // A step that was completed stays so, whatever has begun since: what it left may be restored.
+    if (message.kind === "step" && message.rank === 0)
+      this.options.report(stepReport(BigInt(message.generation), message.metrics));
     // A process that has been given a newer generation may still say how it left the older one.
     if (process.generation !== this.generation || BigInt(message.generation) !== this.generation) return;
     const { generation } = process;
@@ -355,7 +358,6 @@ export class RankSupervisor {
         });
         return;
       case "step":
-        if (rank === 0) report(stepReport(generation, message.metrics));
         this.stepped(message.metrics.replicatedStep > 0);
         return;
       case "replicate":

@@ -270,3 +270,24 @@ test("a member whose memory the others cannot reach, twice in a row, is not wait
   }
   assert.deepEqual(sources, ["snapshot", "snapshot", "checkpoint"]);
 });
+
+test("a step told after the next generation began is passed on once, until that one has completed a step itself", () => {
+  const core = running();
+  const before = BigInt(core.job.generation!.number);
+  const told = () =>
+    core.effects.flatMap((effect) =>
+      effect.kind === "step" ? [`${effect.generation}:${effect.step.step}`] : [],
+    );
+  const late = (number: number) => core.stepDone("n0", number, 0.5, 0, before);
+  core.stepDone("n0", 1);
+  core.exited("n1", 2);
+  core.pass(100);
+  assert.equal(core.job.stage, "forming");
+  core.take();
+  for (const number of [1, 2, 2]) late(number);
+  assert.deepEqual(told(), [`${before}:2`]);
+  core.form([{ generation: Number(before), step: 2 }]);
+  core.stepDone("n0", 3);
+  late(4);
+  assert.deepEqual(told().slice(-1), [`${core.job.generation!.number}:3`]);
+});

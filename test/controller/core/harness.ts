@@ -225,8 +225,13 @@ export class CoreHarness {
     each((rank) => ({ $case: "rankRestored", value: { generation: number, rank, state, parts: [] } }));
   }
 
-  stepDone(nodeId: string, number: number, stepSeconds = 0.5, replicated = 0): void {
-    const generation = BigInt(this.job.generation!.number);
+  stepDone(
+    nodeId: string,
+    number: number,
+    stepSeconds = 0.5,
+    replicated = 0,
+    generation = BigInt(this.job.generation!.number),
+  ): void {
     this.say(nodeId, {
       $case: "stepCompleted",
       value: {
