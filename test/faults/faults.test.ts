@@ -354,6 +354,28 @@ test(
 );
 
 test(
+  "faults: two nodes lost one after the other: what takes a place is copied and keeps copies like any other",
+  LIMIT,
+  async () => {
+    const options = { nodes: 4, restart: false, overrides: [...MEMORY_ONLY, "train.steps=120"] };
+    const { record, incidents, cluster } = await run(options, async (running) => {
+      await running.replicated(3);
+      await running.lose(await running.nodeOf(3));
+      await running.replicated(12);
+      await running.lose(await running.nodeOf(0));
+    });
+    assert.equal(record.phase, "COMPLETED", cluster.logs);
+    assert.equal(incidents.length, 2, cluster.logs);
+    for (const { decision } of incidents) {
+      assert.match(decision, /is whole in the memory of the others: they take over at once/);
+      assert.match(decision, /restore from memory, step \d+ of generation [1-9]/);
+    }
+    const wanted = (await reference()).record.losses;
+    for (const [step, loss] of wanted) assert.equal(record.losses.get(step), loss, `loss of step ${step}`);
+  },
+);
+
+test(
   "faults: a node whose ranks have twins never comes back: nothing was sent, and no agreed step is lost",
   LIMIT,
   async () => {
