@@ -7,6 +7,7 @@ import { Layout } from "../job/layout.js";
 import type { ModelConfig } from "../job/model_config.js";
 import { parameterSpecs } from "../job/parameters.js";
 import { type FlatUnit, flatUnits } from "../job/sharding.js";
+import { nothingSeen } from "../job/spikes.js";
 import { loadNative } from "../worker/engine/load_native.js";
 import type { Native } from "../worker/engine/native.js";
 import { SnapshotPages } from "../worker/rank/snapshot_pages.js";
@@ -110,6 +111,8 @@ class BenchRank {
       dataDigest: "none",
       codec: null,
       exclusions: [],
+      leftOut: [],
+      numbers: nothingSeen(),
       version: "bench",
     };
   }

@@ -12,6 +12,7 @@ import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { median } from "../job/median.js";
 import type { CommEndpoint } from "../worker/engine/native.js";
 import {
   type FromRank,
@@ -20,7 +21,7 @@ import {
   type ToRank,
   TRANSPORTS,
 } from "./collectives_rank.js";
-import { judge, median } from "./figures.js";
+import { judge } from "./figures.js";
 import { nextMessage } from "./next_message.js";
 import { TorchRanks } from "./torch_ranks.js";
 

@@ -31,6 +31,7 @@ async function form(rank: number, members: CommEndpoint[], bytes: number): Promi
     abortPage: native.pageMap(controlPath, PAGE_BYTES),
     progressPage: native.pageMap(progressPath, PAGE_BYTES),
     timeoutMs: 60_000,
+    reachMs: 60_000,
   };
   groups.set("tcp", await native.commCreate({ ...common, name: "tcp", transport: "tcp" }));
   groups.set("shm", await native.commCreate({ ...common, name: "shm", transport: "auto" }));

@@ -7,9 +7,9 @@ import { realpathSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { median } from "../job/median.js";
 import { loadNative } from "../worker/engine/load_native.js";
 import { DTYPE, type TensorId } from "../worker/engine/native.js";
-import { median } from "./figures.js";
 import { TorchPeer } from "./torch_peer.js";
 
 interface Shape {

@@ -14,6 +14,9 @@ const BENCHES = [
   ["collectives", "Collectives at 64 MB over 4 ranks"],
   ["checkpoint", "Snapshots, durable saves and loads of 1 GiB of state"],
   ["recovery", "From SIGKILL to the next completed step"],
+  ["page", "The web page with 12,288 ranks"],
+  ["previews", "A training step while a preview is drawn beside it"],
+  ["controller_scale", "One controller with 12,288 ranks on 1,536 simulated agents"],
 ] as const;
 
 const wanted = process.argv.slice(2);

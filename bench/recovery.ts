@@ -1,58 +1,122 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { parseArgs } from "node:util";
 import { stringify } from "yaml";
 import { ControllerClient } from "../cli/client.js";
 import { LocalCluster } from "../cli/local_cluster.js";
+import type { WatchEventsResponse } from "../gen/goku/v1/controller.pb.js";
 import { loadJob } from "../job/load_job.js";
+import { median } from "../job/median.js";
 import { writeShapes } from "../worker/data/shapes/write_shapes.js";
-import { median } from "./figures.js";
+import { TorchrunPeer } from "./torchrun_peer.js";
 
-/** Seconds from SIGKILL to the next step completed by the generation that follows. */
-export interface RecoveryTimes {
-  rank: number[];
-  agent: number[];
-}
-
-const KILLS = { rank: 5, agent: 3 };
-/** Steps completed between two kills: the run must be back to its pace. */
+const RANKS = 4;
+/** Steps completed between two faults: the run must be back to its pace. */
 const STEPS_BETWEEN = 8;
 
-interface Step {
-  generation: bigint;
-  step: bigint;
+interface Figures {
+  /** Seconds from SIGKILL to the next step completed by the generation that follows: of a rank, of an agent that comes back. */
+  rank: number[];
+  agent: number[];
+  /** Of a node that does not come back, while a spare waits. */
+  spare: number[];
+  /** Seconds from SIGSTOP of a rank until it is named; and how long that may take at that pace. */
+  hang: number[];
+  hangLimit: number[];
+  /** From SIGKILL of a rank to the next step of a job of as many ranks under torchrun. */
+  torchrun: number[];
 }
 
-/**
- * Trains goku-nano on two nodes of two ranks on this machine, kills ranks and agents in mid-run and measures how long no
- * step is completed. Agents are started again by their launcher after 100 ms, as a kubelet would.
- */
-export async function measureRecovery(): Promise<RecoveryTimes> {
-  const folder = mkdtempSync(path.join(tmpdir(), "goku-recovery-"));
-  const stateDir = mkdtempSync("/dev/shm/goku-recovery-");
-  await writeShapes({ directory: path.join(folder, "shapes"), singles: 96, pairs: 24, clips: 12 });
-  const cluster = await LocalCluster.start({ nodes: 2, slotsPerNode: 2, folder, stateDir });
-  const client = new ControllerClient(cluster.controller);
-  const leave = new AbortController();
-  try {
-    await client.call("submitJob", { job: recoveryJob(folder), resumeUri: undefined });
-    const steps = new StepStream(client, leave.signal);
-    const times: RecoveryTimes = { rank: [], agent: [] };
-    await steps.pass(STEPS_BETWEEN);
-    for (let i = 0; i < KILLS.rank; i++) {
-      const rank = i % 4;
-      times.rank.push(await measure(steps, await rankPid(client, rank)));
+/** goku-nano on nodes of two ranks on this machine, and its events as the controller tells them. */
+class Training {
+  readonly cluster: LocalCluster;
+  readonly #client: ControllerClient;
+  readonly #events: AsyncIterator<WatchEventsResponse>;
+  readonly #leave = new AbortController();
+  /** Of the steps so far. */
+  readonly #stepSeconds: number[] = [];
+  #generation = 0n;
+
+  private constructor(cluster: LocalCluster) {
+    this.cluster = cluster;
+    this.#client = new ControllerClient(cluster.controller);
+    const request = { job: "recovery", afterId: 0n, follow: true };
+    this.#events = this.#client.events(request, this.#leave.signal);
+  }
+
+  /** @param restart agents are started again by their launcher after 100 ms, as a kubelet would */
+  static async start(
+    folder: string,
+    { nodes, restart }: { nodes: number; restart: boolean },
+  ): Promise<Training> {
+    const cluster = await LocalCluster.start({ nodes, slotsPerNode: 2, folder, restart });
+    const client = new ControllerClient(cluster.controller);
+    try {
+      await client.call("submitJob", { job: recoveryJob(folder), resumeUri: undefined });
+    } finally {
+      client.close();
     }
-    for (let i = 0; i < KILLS.agent; i++) {
-      times.agent.push(await measure(steps, cluster.pid(i % 2 === 0 ? "node-a" : "node-b")));
+    const training = new Training(cluster);
+    await training.pass(STEPS_BETWEEN);
+    return training;
+  }
+
+  async until(wanted: (event: WatchEventsResponse) => boolean): Promise<void> {
+    for (;;) {
+      const { value, done } = await this.#events.next();
+      if (done) throw new Error("Cannot measure recovery: the job has ended, see its log");
+      if (value.step) {
+        this.#stepSeconds.push(value.step.stepSeconds);
+        this.#generation = value.step.generation;
+      }
+      if (wanted(value)) return;
     }
-    return times;
-  } finally {
-    leave.abort();
-    client.close();
-    await cluster.stop();
-    rmSync(folder, { recursive: true, force: true });
-    rmSync(stateDir, { recursive: true, force: true });
+  }
+
+  /** Waits for so many steps from now on. */
+  async pass(count: number): Promise<void> {
+    for (let i = 0; i < count; i++) await this.until(({ step }) => step !== undefined);
+  }
+
+  /** Seconds from the fault until what follows it is told. */
+  async measure(fault: () => void, follows: (event: WatchEventsResponse) => boolean): Promise<number> {
+    await this.pass(1);
+    const begun = performance.now();
+    fault();
+    await this.until(follows);
+    return (performance.now() - begun) / 1_000;
+  }
+
+  /** A step of a later generation than the present one. */
+  get isBack(): (event: WatchEventsResponse) => boolean {
+    const before = this.#generation;
+    return ({ step }) => step !== undefined && step.generation > before;
+  }
+
+  get usualStepSeconds(): number {
+    return median(this.#stepSeconds.slice(-STEPS_BETWEEN));
+  }
+
+  async pidOf(rank: number): Promise<number> {
+    for (;;) {
+      const { nodes } = await this.#client.call("listNodes", {});
+      const pages = nodes.flatMap((node) => node.ranks);
+      const page = pages.find((one) => one.rank === rank && one.phase !== "idle");
+      if (page) return page.pid;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+
+  async nodeOf(rank: number): Promise<string> {
+    const { job } = await this.#client.call("getJob", { name: "recovery" });
+    return job!.rankNodes[rank]!;
+  }
+
+  async stop(): Promise<void> {
+    this.#leave.abort();
+    this.#client.close();
+    await this.cluster.stop();
   }
 }
 
@@ -67,63 +131,95 @@ function recoveryJob(folder: string): { [key: string]: unknown } {
   return loadJob(text, [], { file: "recovery" }) as unknown as { [key: string]: unknown };
 }
 
-async function measure(steps: StepStream, pid: number): Promise<number> {
-  const { generation } = await steps.pass(1);
-  const begun = performance.now();
-  process.kill(pid, "SIGKILL");
-  await steps.until((step) => step.generation > generation);
-  const seconds = (performance.now() - begun) / 1000;
-  await steps.pass(STEPS_BETWEEN);
-  return seconds;
-}
-
-async function rankPid(client: ControllerClient, rank: number): Promise<number> {
-  for (;;) {
-    const { nodes } = await client.call("listNodes", {});
-    const page = nodes.flatMap((node) => node.ranks).find((one) => one.rank === rank && one.phase !== "idle");
-    if (page) return page.pid;
-    await new Promise((resolve) => setTimeout(resolve, 50));
+async function inFolder(work: (folder: string) => Promise<void>): Promise<void> {
+  const folder = mkdtempSync(path.join(tmpdir(), "goku-recovery-"));
+  try {
+    await writeShapes({ directory: path.join(folder, "shapes"), singles: 96, pairs: 24, clips: 12 });
+    await work(folder);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
   }
 }
 
-/** Completed steps as the controller tells them. */
-class StepStream {
-  private readonly events: AsyncIterator<{ step?: Step | undefined }>;
+/** Said at once: a run that is cut short has measured something. */
+function take(figures: Figures, what: keyof Figures, seconds: number): void {
+  figures[what].push(seconds);
+  console.log(`${what} ${seconds.toFixed(2)} s`);
+}
 
-  constructor(client: ControllerClient, signal: AbortSignal) {
-    this.events = client
-      .events({ job: "recovery", afterId: 0n, follow: true }, signal)
-      [Symbol.asyncIterator]();
-  }
-
-  async until(wanted: (step: Step) => boolean): Promise<Step> {
-    for (;;) {
-      const { value, done } = await this.events.next();
-      if (done) throw new Error("Cannot measure recovery: the job has ended, see its log");
-      if (value.step && wanted(value.step)) return value.step;
+/** Faults from which the same nodes come back. */
+function measureReturns(round: number, figures: Figures): Promise<void> {
+  return inFolder(async (folder) => {
+    const training = await Training.start(folder, { nodes: 2, restart: true });
+    try {
+      const rank = await training.pidOf(round % RANKS);
+      take(figures, "rank", await training.measure(() => process.kill(rank, "SIGKILL"), training.isBack));
+      await training.pass(STEPS_BETWEEN);
+      const agent = training.cluster.pid(round % 2 === 0 ? "node-a" : "node-b");
+      take(figures, "agent", await training.measure(() => process.kill(agent, "SIGKILL"), training.isBack));
+      await training.pass(STEPS_BETWEEN);
+      const hung = (round + 1) % RANKS;
+      const pid = await training.pidOf(hung);
+      figures.hangLimit.push(3 * training.usualStepSeconds + 2);
+      const isNamed = ({ kind, message }: WatchEventsResponse) =>
+        kind === "incident" && message.startsWith(`rank ${hung} `);
+      take(figures, "hang", await training.measure(() => process.kill(pid, "SIGSTOP"), isNamed));
+    } finally {
+      await training.stop();
     }
-  }
+  });
+}
 
-  /** Waits for so many steps from now on. */
-  async pass(count: number): Promise<Step> {
-    let last: Step | null = null;
-    for (let i = 0; i < count; i++) last = await this.until(() => true);
-    return last!;
+/** A node goes for good, agent and ranks at once; another one waits. */
+function measureSpare(round: number, figures: Figures): Promise<void> {
+  return inFolder(async (folder) => {
+    const training = await Training.start(folder, { nodes: 3, restart: false });
+    try {
+      const agent = training.cluster.pid(await training.nodeOf(round % RANKS));
+      take(figures, "spare", await training.measure(() => process.kill(-agent, "SIGKILL"), training.isBack));
+    } finally {
+      await training.stop();
+    }
+  });
+}
+
+async function measureTorchrun(round: number, figures: Figures): Promise<void> {
+  const peer = TorchrunPeer.start(RANKS);
+  if (peer === null) return;
+  try {
+    await peer.pass(STEPS_BETWEEN);
+    take(figures, "torchrun", await peer.kill(round % RANKS));
+  } finally {
+    await peer.close();
   }
 }
 
-/** Prints kill-to-next-completed-step: median, and each one. */
+function report(what: string, seconds: readonly number[], limit: string): void {
+  const each = seconds.map((one) => one.toFixed(2)).join(", ");
+  const found = seconds.length === 0 ? "not measured" : `median ${median(seconds).toFixed(2)} s (${each})`;
+  console.log(`${what.padEnd(52)}${found}${limit}`);
+}
+
+/**
+ * Ours and torchrun in turn, each alone on the machine while it is measured. torchrun is given the best case: a checkpoint of
+ * each step in memory, no data to find again, and workers that come back on the same node.
+ */
 export async function main(): Promise<void> {
-  const times = await measureRecovery();
-  for (const [what, seconds, aim] of [
-    ["rank", times.rank, 2],
-    ["agent", times.agent, 5],
-  ] as const) {
-    const each = seconds.map((one) => one.toFixed(2)).join(", ");
-    console.log(
-      `recovery ${what.padEnd(6)} kill to next step: median ${median(seconds).toFixed(2)} s (${each}), aim ${aim} s`,
-    );
+  const { values } = parseArgs({ options: { rounds: { type: "string", default: "5" } } });
+  const figures: Figures = { rank: [], agent: [], spare: [], hang: [], hangLimit: [], torchrun: [] };
+  for (let round = 0; round < Number(values.rounds); round++) {
+    await measureReturns(round, figures);
+    await measureTorchrun(round, figures);
+    await measureSpare(round, figures);
   }
+  const { rank, agent, spare, hang, hangLimit, torchrun } = figures;
+  report("a rank is killed: to the next step", rank, ", aim 0.5 s");
+  report("  the same under torchrun --max-restarts", torchrun, torchrun.length === 0 ? " (no torch)" : "");
+  if (torchrun.length > 0)
+    console.log(`  ours to torchrun's: ${(median(rank) / median(torchrun)).toFixed(2)}`);
+  report("an agent is killed and comes back: to the next step", agent, ", aim 5 s");
+  report("a node goes, a spare takes its place: to the next step", spare, ", aim 3 s and the transfer");
+  report("a rank hangs: until it is named", hang, `, limit 3 steps + 2 s: ${median(hangLimit).toFixed(2)} s`);
 }
 
 if (process.argv[1] === import.meta.filename) await main();

@@ -8,7 +8,8 @@ import { realpathSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { judge, median } from "./figures.js";
+import { median } from "../job/median.js";
+import { judge } from "./figures.js";
 import { TorchPeer } from "./torch_peer.js";
 import type { FromTrainStepRank, ToTrainStepRank, TrainStepSettings } from "./train_step_rank.js";
 

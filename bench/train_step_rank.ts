@@ -6,6 +6,7 @@ import { Layout } from "../job/layout.js";
 import { type ModelConfig, modelConfigSchema } from "../job/model_config.js";
 import { parameterSpecs, patchSize } from "../job/parameters.js";
 import { flatUnits } from "../job/sharding.js";
+import { nothingSeen } from "../job/spikes.js";
 import type { PackBatch, StepPlan } from "../worker/data/pack_batch.js";
 import { loadNative } from "../worker/engine/load_native.js";
 import type { Native } from "../worker/engine/native.js";
@@ -136,12 +137,13 @@ class Subject {
       videos: 0,
       fill: 1,
     };
-    this.trainer.computeStep({ step, plan, packs: [this.batch] });
+    this.trainer.computeStep({ step, plan, packs: [this.batch], moved: 0 });
     const vote = this.trainer.vote(step, {
       snapshotWhole: true,
       slotFree: true,
       save: false,
       stop: false,
+      yield: false,
       replicated: true,
       replicaLost: false,
     });
@@ -184,6 +186,8 @@ function benchMeta(step: number): StateMeta {
     dataDigest: "none",
     codec: null,
     exclusions: [],
+    leftOut: [],
+    numbers: nothingSeen(),
     version: "bench",
   };
 }

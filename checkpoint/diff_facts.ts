@@ -28,6 +28,7 @@ function factsOf({ meta, kinds, specs }: Checkpoint): Map<string, unknown> {
     ["adam step", meta.adamStep],
     ["data digest", meta.dataDigest],
     ["exclusions", meta.exclusions],
+    ["steps left out", meta.leftOut],
     ["codec", meta.codec],
     ["version", meta.version],
     ["kinds", kinds.join(", ")],

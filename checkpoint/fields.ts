@@ -48,6 +48,11 @@ export class Fields {
     return this.fail(key, `a whole number from ${min} to ${max}`);
   }
 
+  /** False: files of an earlier version do not have it. */
+  has(key: string): boolean {
+    return Object.hasOwn(this.#value, key);
+  }
+
   object(key: string): Fields {
     return Fields.of(this.#value[key], this.#source, this.#at(key));
   }
@@ -72,6 +77,12 @@ export class Fields {
     return items.every((item) => Number.isSafeInteger(item) && (item as number) >= 0)
       ? (items as number[])
       : this.fail(key, "a list of whole numbers");
+  }
+
+  /** Finite numbers. */
+  numbers(key: string): number[] {
+    const items = this.#array(key);
+    return items.every(Number.isFinite) ? (items as number[]) : this.fail(key, "a list of numbers");
   }
 
   #array(key: string): unknown[] {

@@ -167,9 +167,13 @@ async function notFound(storage: Storage, step: number | null): Promise<GokuErro
       `Cannot open ${storage.uri}/${name}: there is no such checkpoint, found ${folders.join(", ") || "none"}`,
     );
   const what = folders.length > 0 ? `none of ${folders.join(", ")} was committed` : "there is no checkpoint";
+  const hint =
+    folders.length > 0
+      ? ""
+      : "; those of a job with trainer.command are for its program alone: gokuctl train";
   return new GokuError(
     "NOT_FOUND",
-    `Cannot open the newest checkpoint under ${storage.uri}: ${what}, check the path`,
+    `Cannot open the newest checkpoint under ${storage.uri}: ${what}, check the path${hint}`,
   );
 }
 

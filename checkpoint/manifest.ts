@@ -10,7 +10,9 @@ import { GENERATION, readStateMeta, readStateName } from "./state_json.js";
 
 const WRITER_FORMAT = "goku-checkpoint-writer";
 const COMMIT_FORMAT = "goku-checkpoint";
-const VERSION = 1;
+const VERSION = 2;
+/** 1: states without the record of steps left out and of the numbers seen. */
+const VERSIONS_READ: readonly unknown[] = [1, VERSION];
 const SHA256 = /^[0-9a-f]{64}$/;
 
 /** Larger manifests are refused before they are read. */
@@ -186,7 +188,7 @@ function readLayout(fields: Fields): LayoutSize {
 function opened(bytes: Uint8Array, source: string, format: string): Fields {
   const fields = Fields.of(decodeSealedJson(bytes, source), source);
   if (fields.any("format") !== format) fields.fail("format", format);
-  if (fields.any("version") !== VERSION)
-    fields.fail("version", `${VERSION}, the one that this product reads`);
+  if (!VERSIONS_READ.includes(fields.any("version")))
+    fields.fail("version", `${VERSIONS_READ.join(" or ")}, which this product reads`);
   return fields;
 }

@@ -46,6 +46,8 @@ export interface MemoryReadOptions {
   to: Layout;
   /** In `to`. */
   rank: number;
+  /** What is read of the state. */
+  kinds: readonly StateKind[];
   /** Of one shard of `from`, in the order in which they are tried. */
   sources: (shard: number) => readonly SnapshotSource[];
   write: (bytes: ShardBytes) => void;
@@ -108,12 +110,13 @@ function ownRange(count: number, layout: Layout, rank: number): { start: number;
 }
 
 function piecesOf(
-  { units, from, to, rank }: MemoryReadOptions,
+  { units, from, to, rank, kinds }: MemoryReadOptions,
   shard: number,
   entries: readonly SnapshotEntry[],
 ): Piece[] {
   const counts = new Map(units.map((unit) => [unit.name, unit.count]));
   return entries.flatMap(({ kind, unit, byteOffset }) => {
+    if (!kinds.includes(kind)) return [];
     const count = counts.get(unit)!;
     const old = ownRange(count, from, shard);
     const own = ownRange(count, to, rank);

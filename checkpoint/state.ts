@@ -1,4 +1,6 @@
 import type { Exclusion } from "../job/exclusion.js";
+import type { LeftOut } from "../job/left_out.js";
+import type { NumbersSeen } from "../job/spikes.js";
 
 /**
  * A training state is named by the generation that computed it and its step. Restoring keeps the name,
@@ -40,5 +42,9 @@ export interface StateMeta {
   codec: unknown;
   /** At most EXCLUSIONS_MAX, in the order of their steps. */
   exclusions: readonly Exclusion[];
+  /** Steps that changed no weight, at most LEFT_OUT_MAX entries; of a roll-back also steps that are still to come. */
+  leftOut: readonly LeftOut[];
+  /** What the next step's numbers are compared with. */
+  numbers: NumbersSeen;
   version: string; // product version
 }

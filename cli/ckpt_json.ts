@@ -6,6 +6,7 @@ import type { Checkpoint, CheckpointEntry } from "../checkpoint/load.js";
 import type { PrunePlan, PruneResult } from "../checkpoint/retention.js";
 import type { StateName } from "../checkpoint/state.js";
 import type { VerifyReport } from "../checkpoint/verify.js";
+import { finite } from "../job/finite.js";
 import type { Layout } from "../job/layout.js";
 
 /** Checkpoints as JSON: snake_case with plain numbers, like everything that REST and `gokuctl --json` print. */
@@ -27,6 +28,7 @@ export function inspectJson({ uri, meta, ...report }: InspectReport) {
     adam_step: meta.adamStep,
     data_digest: meta.dataDigest,
     exclusions: meta.exclusions,
+    left_out: meta.leftOut,
     codec: meta.codec,
     version: meta.version,
     job: meta.job,
@@ -49,7 +51,6 @@ export function diffJson(report: {
   tensors: readonly TensorDiff[] | null;
 }) {
   const one = ({ uri, meta }: Checkpoint) => ({ uri, ...stateJson(meta.state) });
-  const finite = (value: number) => (Number.isFinite(value) ? value : null);
   const { a, b, facts, tensors } = report;
   return {
     a: one(a),

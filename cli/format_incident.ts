@@ -31,5 +31,7 @@ export function incidentText(incident: Incident): string {
   if (incident.evidence.length > 0) lines.push("seen by", ...incident.evidence.map((line) => `  ${line}`));
   if (incident.lastLines.length > 0)
     lines.push("last lines", ...incident.lastLines.map((line) => `  ${line}`));
+  for (const { rank, nodeId, lines: stack } of incident.stacks)
+    lines.push(`rank ${rank} on ${nodeId} when it was ended`, ...stack.map((line) => `  ${line}`));
   return lines.join("\n");
 }

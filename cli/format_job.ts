@@ -1,5 +1,11 @@
 import { jobJson } from "../controller/api/json.js";
-import { JobPhase, type JobStatus, type WatchEventsResponse } from "../gen/goku/v1/controller.pb.js";
+import {
+  type AvoidedNode,
+  JobPhase,
+  type JobStatus,
+  type WatchEventsResponse,
+} from "../gen/goku/v1/controller.pb.js";
+import { heatMap } from "./heat_map.js";
 import { bar, duration, fields, number, type Output, show, table } from "./output.js";
 
 export function phaseName(phase: JobPhase): string {
@@ -26,7 +32,7 @@ export function jobsTable(jobs: JobStatus[]): string {
     jobs.map((job) => [
       job.name,
       phaseName(job.phase),
-      `${job.step}/${job.stepsTotal}`,
+      stepText(job),
       number(job.loss),
       layoutText(job),
       job.tokensPerSecond === undefined ? "-" : Math.round(job.tokensPerSecond),
@@ -37,7 +43,29 @@ export function jobsTable(jobs: JobStatus[]): string {
   );
 }
 
-export function jobDetail(job: JobStatus): string {
+/** Stragglers told in full. */
+const STRAGGLERS_COUNT_MAX = 4;
+
+/** @param size of the heat map of its ranks */
+export function jobDetail(
+  job: JobStatus,
+  size = { columns: process.stdout.columns ?? 120, rows: 24 },
+): string {
+  return [jobFields(job), ...heatMap(job, size), ...stragglerLines(job)].join("\n");
+}
+
+function stragglerLines({ stragglers }: JobStatus): string[] {
+  const shown = stragglers
+    .slice(0, STRAGGLERS_COUNT_MAX)
+    .map(
+      ({ nodeId, rank, evidence }) =>
+        `  ${rank === undefined ? nodeId : `rank ${rank} on ${nodeId}`}: ${evidence}`,
+    );
+  const more = stragglers.length - shown.length;
+  return more > 0 ? [...shown, `  and ${more} slow ranks or nodes more`] : shown;
+}
+
+function jobFields(job: JobStatus): string {
   const nodes = job.rankNodes.map((node, rank) => `${rank} on ${node}`).join(", ");
   return fields([
     ["job", job.name],
@@ -54,14 +82,27 @@ export function jobDetail(job: JobStatus): string {
     ["checkpoint", job.checkpointUri],
     ["replicated", job.replicatedStep === undefined ? "-" : `step ${job.replicatedStep}`],
     ["protection", job.protection],
+    ["spare nodes", job.spares],
+    ["avoided nodes", job.avoided.map(avoidedText).join("; ") || null],
     ["incidents", job.incidents === 0 ? "none" : `${job.incidents} (gokuctl why)`],
     ["error", job.error ? `${job.error.code}: ${job.error.message}` : null],
   ]);
 }
 
+function avoidedText({ nodeId, reason, until }: AvoidedNode): string {
+  return `${nodeId} until ${until?.toISOString()} (${reason})`;
+}
+
+/** A program of its own may tell steps; how many there will be, only it knows. */
+function stepText({ step, stepsTotal }: JobStatus): string {
+  if (stepsTotal > 0n) return `${step}/${stepsTotal}`;
+  return step > 0n ? String(step) : "-";
+}
+
 export function progressLine(job: JobStatus): string {
   const total = Number(job.stepsTotal);
-  const done = total === 0 ? 0 : Number(job.step) / total;
+  if (total === 0) return job.step > 0n ? `step ${job.step}` : "its program tells no step";
+  const done = Number(job.step) / total;
   return `${bar(done)} ${job.step}/${job.stepsTotal} ${(100 * done).toFixed(0)} %  ETA ${duration(job.etaSeconds)}`;
 }
 

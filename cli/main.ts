@@ -1,16 +1,22 @@
 #!/usr/bin/env node
 import { logVerbosity, setLogVerbosity } from "@grpc/grpc-js";
-import { Command, CommanderError } from "commander";
+import { Command, CommanderError, Option } from "commander";
 import { ERRORS, GokuError, toGokuError } from "../job/errors.js";
 import { productVersion } from "../job/version.js";
 import { DEFAULT_CONTROLLER } from "./client.js";
 import { addCheckpointCommands } from "./commands/ckpt.js";
 import { addDataCommands } from "./commands/data.js";
+import { addDiagnoseCommand } from "./commands/diagnose.js";
 import { addDoctorCommand } from "./commands/doctor.js";
+import { addEventsCommand } from "./commands/events.js";
 import { addJobCommands } from "./commands/jobs.js";
+import { addKubernetesCommands } from "./commands/kubernetes.js";
 import { addNodesCommand } from "./commands/nodes.js";
+import { addPlanCommand } from "./commands/plan.js";
+import { addPreviewsCommand } from "./commands/previews.js";
 import { addResumeCommand } from "./commands/resume.js";
 import { addSampleCommand } from "./commands/sample.js";
+import { addSecurityCommands } from "./commands/security.js";
 import { addServerCommands } from "./commands/servers.js";
 import { addTrainCommand } from "./commands/train.js";
 
@@ -20,9 +26,17 @@ function buildProgram(): Command {
     .description("Train, watch, resume and sample Goku-style image and video models")
     .version(productVersion())
     .option(
-      "--controller <host:port>",
-      "controller to ask",
+      "--controller <host:port,...>",
+      "controller to ask, or several; one that does not lead says who does",
       process.env.GOKU_CONTROLLER ?? DEFAULT_CONTROLLER,
+    )
+    .addOption(
+      new Option("--ca <file>", "CA of the controller's certificate; without: no TLS").env("GOKU_CA"),
+    )
+    .addOption(new Option("--cert <file>", "certificate that says who you are").env("GOKU_CERT"))
+    .addOption(new Option("--key <file>", "its key").env("GOKU_KEY"))
+    .addOption(
+      new Option("--token-file <file>", "file of the token that says who you are").env("GOKU_TOKEN_FILE"),
     )
     .option(
       "--json",
@@ -35,6 +49,7 @@ function buildProgram(): Command {
       `
 First steps:
   gokuctl data shapes ./data/shapes              write a small data set of captioned pictures and clips
+  gokuctl plan examples/shapes.yaml --local 2x2  does it fit? memory, packs and checkpoints of every layout
   gokuctl train examples/shapes.yaml --local 2x2 train it here on 2 nodes of 2 ranks each
   gokuctl resume --ckpt ./runs/shapes --local 1x3 --layout 1x3x1  go on from the last checkpoint on 3 ranks
   gokuctl sample --ckpt ./runs/shapes --prompt "a red circle" --out red.png
@@ -43,19 +58,26 @@ With a controller and agents that stay:
   gokuctl controller                             and on every node: gokuctl agent --node NAME --slots N
   gokuctl train examples/shapes.yaml --detach    then: gokuctl watch, status, logs, stop
   gokuctl why                                    what happened when something broke
+  docs/security.md                               certificates and tokens, for controllers beyond this machine
 
-Exit codes: 0 done, 1 doctor found a problem or ckpt diff a difference, 2 a wrong argument or job file, 3 not found,
-7 corrupt checkpoint, 21 no controller, 32 hardware or rank failure, 33 hang, 34 no progress after all recovery attempts, 130 interrupted;
+Exit codes: 0 done, 1 doctor found a problem or ckpt diff a difference, 2 a wrong argument or job file, or a job that does not fit, 3 not found,
+7 corrupt checkpoint, 10 credentials, 21 no controller, 32 hardware or rank failure, 33 hang, 34 no progress after all recovery attempts, 130 interrupted;
 the whole list is in docs/errors.md`,
     );
+  addPlanCommand(program);
   addTrainCommand(program);
   addResumeCommand(program);
   addJobCommands(program);
   addNodesCommand(program);
+  addEventsCommand(program);
+  addDiagnoseCommand(program);
   addCheckpointCommands(program);
   addSampleCommand(program);
+  addPreviewsCommand(program);
   addDataCommands(program);
   addServerCommands(program);
+  addSecurityCommands(program);
+  addKubernetesCommands(program);
   addDoctorCommand(program);
   for (const command of [program, ...subcommands(program)]) prepare(command);
   return program;

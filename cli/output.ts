@@ -48,11 +48,28 @@ export function table(headings: string[], rows: (string | number)[][]): string {
     .join("\n");
 }
 
-/** Two columns: names and values. */
+/** Two columns: names and values; on a terminal long values go on under themselves. */
 export function fields(pairs: [string, string | number | null | undefined][]): string {
   const kept = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
   const width = Math.max(...kept.map(([name]) => name.length));
-  return kept.map(([name, value]) => `${name.padEnd(width)}  ${value}`).join("\n");
+  const room = process.stdout.isTTY ? process.stdout.columns - width - 2 : Number.POSITIVE_INFINITY;
+  const gap = `\n${" ".repeat(width + 2)}`;
+  return kept
+    .map(([name, value]) => `${name.padEnd(width)}  ${wrapped(String(value), room).join(gap)}`)
+    .join("\n");
+}
+
+/** Lines of at most `room` characters, cut at spaces; a longer word has a line of its own. */
+export function wrapped(text: string, room: number): string[] {
+  if (!(text.length > room && room >= 20) || text.includes("\n")) return [text];
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    const line = lines.at(-1)!;
+    if (line === "") lines[lines.length - 1] = word;
+    else if (line.length + 1 + word.length <= room) lines[lines.length - 1] = `${line} ${word}`;
+    else lines.push(word);
+  }
+  return lines;
 }
 
 export function duration(seconds: number | null | undefined): string {
@@ -62,6 +79,11 @@ export function duration(seconds: number | null | undefined): string {
   const whole = Math.round(seconds);
   if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
   return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+}
+
+/** "1 node", "2 nodes". */
+export function counted(number: number, what: string): string {
+  return `${number} ${what}${number === 1 ? "" : "s"}`;
 }
 
 export function bytes(count: number | bigint): string {

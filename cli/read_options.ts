@@ -1,9 +1,10 @@
 import { readFileSync, statSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
+import type { AnyJob } from "../job/command_job.js";
 import { GokuError } from "../job/errors.js";
 import type { Job } from "../job/job.js";
-import { loadJob } from "../job/load_job.js";
+import { loadAnyJob, loadJob } from "../job/load_job.js";
 
 /** A whole number from the command line. Throws ARGUMENT_INVALID naming the option. */
 export function wholeNumber(
@@ -74,7 +75,12 @@ export function collect(value: string, all: string[]): string[] {
   return [...all, value];
 }
 
-/** The job in a file, with dotted overrides. Throws NOT_FOUND, JOB_INVALID. */
+/** The job in a file, with dotted overrides, whoever trains it. Throws NOT_FOUND, JOB_INVALID. */
+export function readAnyJob(file: string, overrides: readonly string[]): AnyJob {
+  return loadAnyJob(readText(file), overrides, { file });
+}
+
+/** The same, of our model. Throws NOT_FOUND, JOB_INVALID. */
 export function readJob(file: string, overrides: readonly string[]): Job {
   return loadJob(readText(file), overrides, { file });
 }

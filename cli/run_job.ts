@@ -2,10 +2,11 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { JobPhase, type JobStatus } from "../gen/goku/v1/controller.pb.js";
+import { type AnyJob, isCommandJob } from "../job/command_job.js";
 import { GokuError } from "../job/errors.js";
-import type { Job } from "../job/job.js";
+import { findDevices } from "../worker/device/find_devices.js";
 import { ControllerClient } from "./client.js";
-import type { GlobalOptions } from "./context.js";
+import { connect, type GlobalOptions } from "./context.js";
 import { checkData, dataLine } from "./data_report.js";
 import { incidentText } from "./format_incident.js";
 import { jobDetail, showJob } from "./format_job.js";
@@ -27,14 +28,14 @@ export interface RunOptions {
 
 /** Submits to the controller named, or to a cluster of its own, and follows. */
 export async function runJob(
-  job: Job,
+  job: AnyJob,
   resumeUri: string | null,
   options: RunOptions,
   output: GlobalOptions,
 ): Promise<void> {
   const local = localSize(options);
   if (local) return runLocal(job, resumeUri, local, output);
-  const client = new ControllerClient(output.controller);
+  const client = connect(output);
   try {
     const submitted = await submit(client, job, resumeUri);
     if (options.detach) return showJob(output, submitted);
@@ -56,7 +57,7 @@ export function localSize({ local, detach }: RunOptions): [nodes: number, slots:
   return wholePair("--local", local, "nodes x slots of each, for example 2x2");
 }
 
-async function submit(client: ControllerClient, job: Job, resumeUri: string | null) {
+async function submit(client: ControllerClient, job: AnyJob, resumeUri: string | null) {
   const answer = await client.call("submitJob", {
     job: job as unknown as { [key: string]: unknown },
     resumeUri: resumeUri ?? undefined,
@@ -64,7 +65,7 @@ async function submit(client: ControllerClient, job: Job, resumeUri: string | nu
   return answer.job;
 }
 
-async function follow(client: ControllerClient, job: Job, output: GlobalOptions): Promise<JobStatus> {
+async function follow(client: ControllerClient, job: AnyJob, output: GlobalOptions): Promise<JobStatus> {
   const ended = await watchJob(client, output, job.name);
   if (!output.json) process.stdout.write(`${jobDetail(ended)}\n`);
   return ended;
@@ -75,7 +76,7 @@ async function follow(client: ControllerClient, job: Job, output: GlobalOptions)
  * controller knows, so incidents are told here; logs stay when the job failed.
  */
 async function runLocal(
-  job: Job,
+  job: AnyJob,
   resumeUri: string | null,
   [nodes, slotsPerNode]: [number, number],
   output: GlobalOptions,
@@ -83,7 +84,8 @@ async function runLocal(
   const tell = (line: string) => {
     if (!output.json) process.stderr.write(`${line}\n`);
   };
-  tell(`Data: ${dataLine(await checkData(job, output))}`);
+  await requireDevice(job);
+  if (!isCommandJob(job)) tell(`Data: ${dataLine(await checkData(job, output))}`);
   const folder = mkdtempSync(path.join(tmpdir(), "goku-local-"));
   const cluster = await LocalCluster.start({ nodes, slotsPerNode, folder });
   tell(`Local cluster: controller ${cluster.controller}, REST ${cluster.rest}, logs ${folder}`);
@@ -105,14 +107,25 @@ async function runLocal(
   if (stopper.asked && ended.phase === JobPhase.STOPPED) process.exitCode = INTERRUPTED;
 }
 
-/** Ctrl-C saves and stops the job; a second one ends all at once. */
+/** Agents of this machine have the devices of this machine: nothing is to be waited for. Throws DEVICE_MISSING. */
+async function requireDevice({ name, device }: AnyJob): Promise<void> {
+  if (device !== "cuda") return;
+  const { devices, why } = await findDevices();
+  if (devices.length > 0) return;
+  throw new GokuError(
+    "DEVICE_MISSING",
+    `Cannot train ${name} on cuda: this machine has no CUDA device that can be used (${why}), mend that or set device: auto`,
+  );
+}
+
+/** Ctrl-C saves and stops the job, or has its own program do so; a second one ends all at once. */
 class Stopper {
   readonly #client: ControllerClient;
   readonly #cluster: LocalCluster;
-  readonly #job: Job;
+  readonly #job: AnyJob;
   asked = false;
 
-  constructor(client: ControllerClient, cluster: LocalCluster, job: Job) {
+  constructor(client: ControllerClient, cluster: LocalCluster, job: AnyJob) {
     this.#client = client;
     this.#cluster = cluster;
     this.#job = job;
@@ -132,7 +145,8 @@ class Stopper {
       return;
     }
     this.asked = true;
-    process.stderr.write(`Stopping ${this.#job.name} after a checkpoint; Ctrl-C again ends it at once\n`);
+    const how = isCommandJob(this.#job) ? "with SIGTERM" : "after a checkpoint";
+    process.stderr.write(`Stopping ${this.#job.name} ${how}; Ctrl-C again ends it at once\n`);
     this.#client.call("stopJob", { name: this.#job.name }).catch((error: Error) => {
       process.stderr.write(`${error.message}\n`);
     });
@@ -140,7 +154,7 @@ class Stopper {
 }
 
 /** What `gokuctl why` would say, while there is a controller to ask. */
-async function tellIncidents(client: ControllerClient, job: Job): Promise<void> {
+async function tellIncidents(client: ControllerClient, job: AnyJob): Promise<void> {
   const answer = await client.call("listIncidents", { job: job.name }).catch(() => null);
   const incidents = answer?.incidents ?? [];
   if (incidents.length === 0) return;

@@ -4,6 +4,7 @@ import { ERRORS, type ErrorCode, GokuError } from "../job/errors.js";
 import type { ControllerClient } from "./client.js";
 import { followJob } from "./follow_job.js";
 import { eventLine, phaseName, progressLine } from "./format_job.js";
+import { heatMap } from "./heat_map.js";
 import { number, type Output } from "./output.js";
 
 /** Phase, pace and ETA are asked for at most this often; steps and losses come with the events. */
@@ -57,12 +58,22 @@ export async function watchJob(
   return job;
 }
 
-/** The progress line at the bottom of a terminal; a line per tenth of the way where there is none. */
+/** Changes with every tenth of the way; where its length is not known, when the steps have doubled. */
+function markOf({ step, stepsTotal }: JobStatus): number {
+  if (stepsTotal === 0n) return Math.floor(Math.log2(1 + Number(step)));
+  return Math.floor((10 * Number(step)) / Number(stepsTotal));
+}
+
+/** Lines of the heat map above the progress line. */
+const MAP_ROWS = 8;
+
+/** The progress line at the bottom of a terminal, with the heat map above it; a line per tenth of the way where there is none. */
 class ProgressLine {
   readonly #live: boolean;
   readonly #silent: boolean;
-  #tenth = -1;
-  #shown = false;
+  #mark = -1;
+  /** Lines that stand on the terminal and are to be drawn anew. */
+  #shown = 0;
 
   constructor(output: Output) {
     this.#live = process.stdout.isTTY === true && !output.json;
@@ -72,24 +83,33 @@ class ProgressLine {
   draw(job: JobStatus): void {
     if (this.#silent) return;
     const replicated = job.replicatedStep === undefined ? "" : `  replicated ${job.replicatedStep}`;
-    const text = `${phaseName(job.phase)}  ${progressLine(job)}  loss ${number(job.loss)}${replicated}`;
+    const loss = job.loss === undefined ? "" : `  loss ${number(job.loss)}`;
+    const text = `${phaseName(job.phase)}  ${progressLine(job)}${loss}${replicated}`;
     if (this.#live) {
-      process.stdout.write(`\r\x1b[2K${text.slice(0, (process.stdout.columns ?? 120) - 1)}`);
-      this.#shown = true;
+      const columns = (process.stdout.columns ?? 120) - 1;
+      const lines = [...heatMap(job, { columns, rows: MAP_ROWS }), text.slice(0, columns)];
+      process.stdout.write(`${this.#erasure()}${lines.join("\n")}`);
+      this.#shown = lines.length;
       return;
     }
-    const tenth = Math.floor((10 * Number(job.step)) / Math.max(1, Number(job.stepsTotal)));
-    if (tenth !== this.#tenth) process.stdout.write(`${text}\n`);
-    this.#tenth = tenth;
+    const mark = markOf(job);
+    if (mark !== this.#mark) process.stdout.write(`${text}\n`);
+    this.#mark = mark;
   }
 
   print(line: string): void {
     if (this.#silent) return;
-    if (this.#shown) process.stdout.write("\r\x1b[2K");
-    process.stdout.write(`${line}\n`);
+    process.stdout.write(`${this.#erasure()}${line}\n`);
+    this.#shown = 0;
   }
 
   end(): void {
-    if (this.#shown) process.stdout.write("\n");
+    if (this.#shown > 0) process.stdout.write("\n");
+  }
+
+  /** Goes to the first of the lines shown and clears all of them. */
+  #erasure(): string {
+    if (this.#shown === 0) return "";
+    return `${this.#shown > 1 ? `\x1b[${this.#shown - 1}A` : ""}\r\x1b[J`;
   }
 }

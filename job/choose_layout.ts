@@ -1,5 +1,6 @@
+import { type AnyJob, isCommandJob } from "./command_job.js";
 import { GokuError } from "./errors.js";
-import { type Job, modelConfig } from "./job.js";
+import { modelConfig } from "./job.js";
 import { Layout, type LayoutSize } from "./layout.js";
 
 export interface LayoutChoice {
@@ -17,10 +18,11 @@ const SHARD_GROUP_MAX = 64;
  * A layout written in the job is taken as it is and must multiply to the ranks. For `auto`, ranks share the packs of a step first
  * (dp_shard, which also divides the memory); sequence parallelism is used only for ranks that would have no pack of their own,
  * and its groups never leave a node. Replicas appear above 64 ranks, where sharding further costs more traffic than memory it saves.
+ * A program of its own divides the ranks as it likes: it is given all of them, as dp_shard.
  * @param options.slots ranks of each node, in rank order
  * @throws GokuError LAYOUT_INVALID
  */
-export function chooseLayout(options: { slots: readonly number[]; job: Job }): LayoutChoice {
+export function chooseLayout(options: { slots: readonly number[]; job: AnyJob }): LayoutChoice {
   const { slots, job } = options;
   const ranks = slots.reduce((sum, count) => sum + count, 0);
   if (ranks < 1)
@@ -28,6 +30,10 @@ export function chooseLayout(options: { slots: readonly number[]; job: Job }): L
   if (job.layout !== "auto") {
     const layout = new Layout(job.layout, ranks);
     return { layout: layout.size, reason: `layout ${layout} is set in the job` };
+  }
+  if (isCommandJob(job)) {
+    const reason = `auto chose ${ranks} ${ranks === 1 ? "rank" : "ranks"}: one for each free slot`;
+    return { layout: { dp_replicate: 1, dp_shard: ranks, sp: 1 }, reason };
   }
   const packs = job.train.packs_per_step;
   const sp = chooseSequence({ slots, ranks, packs, heads: modelConfig(job).heads });
@@ -65,8 +71,8 @@ function explain(layout: Layout, packs: number): string {
   if (layout.dpReplicate > 1)
     parts.push(`${layout.dpReplicate} replicas of ${layout.shardGroupSize}-rank shard groups`);
   else if (layout.shardGroupSize > 1) parts.push(`parameters sharded over all ${layout.shardGroupSize}`);
-  if (layout.dataRankCount > packs)
-    parts.push(`${layout.dataRankCount - packs} without a pack: raise train.packs_per_step`);
+  const idle = layout.idleRanks(packs);
+  if (idle > 0) parts.push(`${idle} without a pack: raise train.packs_per_step`);
   return `auto chose ${layout}: ${parts.join(", ")}`;
 }
 

@@ -88,6 +88,13 @@ export const ERRORS = {
     retriable: false,
     meaning: "More samples cannot be read than a run may leave out, or none of a step",
   },
+  MEMORY_SHORT: {
+    number: 13,
+    grpc: "FAILED_PRECONDITION",
+    exit: 2,
+    retriable: false,
+    meaning: "The job does not fit the memory it is planned for",
+  },
   // environment
   STORAGE_FULL: {
     number: 20,
@@ -124,6 +131,13 @@ export const ERRORS = {
     retriable: false,
     meaning: "The native addon is not built, or is of another version",
   },
+  DEVICE_MISSING: {
+    number: 25,
+    grpc: "FAILED_PRECONDITION",
+    exit: 22,
+    retriable: false,
+    meaning: "The job asks for a device that is not there, or whose backend is not built",
+  },
   // training
   NATIVE_ARGUMENT: {
     number: 30,
@@ -146,6 +160,13 @@ export const ERRORS = {
     retriable: true,
     meaning: "A shared-memory page could not be mapped",
   },
+  NATIVE_DEVICE: {
+    number: 29,
+    grpc: "UNAVAILABLE",
+    exit: 32,
+    retriable: true,
+    meaning: "A CUDA device, its driver or a library for it failed or is missing",
+  },
   COMM_PEER_DIED: {
     number: 33,
     grpc: "UNAVAILABLE",
@@ -165,7 +186,7 @@ export const ERRORS = {
     grpc: "DEADLINE_EXCEEDED",
     exit: 33,
     retriable: true,
-    meaning: "A collective did not finish in its time",
+    meaning: "A collective did not finish in its time, or a peer's machine cannot be reached",
   },
   COMM_CHECK_FAILED: {
     number: 36,
@@ -216,6 +237,81 @@ export const ERRORS = {
     retriable: true,
     meaning: "A node was asked to leave, and no other took its place in time",
   },
+  PREVIEW_FAILED: {
+    number: 48,
+    grpc: "UNAVAILABLE",
+    exit: 32,
+    retriable: true,
+    meaning: "The process that draws a preview ended by itself; training goes on",
+  },
+  NODE_OUT_OF_MEMORY: {
+    number: 49,
+    grpc: "UNAVAILABLE",
+    exit: 32,
+    retriable: true,
+    meaning:
+      "A node's processes were killed because they used more memory than its pod may, or than the machine has",
+  },
+  HARDWARE_FAULT: {
+    number: 61,
+    grpc: "UNAVAILABLE",
+    exit: 32,
+    retriable: true,
+    meaning:
+      "The kernel, the counters or the output of a node tell of broken hardware: its ranks go elsewhere",
+  },
+  PROGRAM_FAILED: {
+    number: 47,
+    grpc: "UNAVAILABLE",
+    exit: 32,
+    retriable: true,
+    meaning: "A job's own program ended with an error, by a signal, or could not be started",
+  },
+  RANK_SLOW: {
+    number: 43,
+    grpc: "UNAVAILABLE",
+    exit: 32,
+    retriable: true,
+    meaning:
+      "A rank needs more time than the others for the same work, and another node was to take its place",
+  },
+  NOT_FINITE: {
+    number: 44,
+    grpc: "FAILED_PRECONDITION",
+    exit: 36,
+    retriable: false,
+    meaning: "Losses or gradients were not finite in as many steps in a row as the job allows",
+  },
+  NUMBERS_SPIKED: {
+    number: 28,
+    grpc: "FAILED_PRECONDITION",
+    exit: 37,
+    retriable: false,
+    meaning: "A loss or gradient norm left its usual range, and the job stops then, or as often as it allows",
+  },
+  ROLLED_BACK: {
+    number: 27,
+    grpc: "ABORTED",
+    exit: 32,
+    retriable: true,
+    meaning:
+      "Data or weights made a step's numbers bad: the job goes back some steps and leaves their packs out",
+  },
+  RANK_CORRUPT: {
+    number: 46,
+    grpc: "DATA_LOSS",
+    exit: 32,
+    retriable: true,
+    meaning:
+      "A rank computed a step to other bits than before or than others do, or its weights changed in memory: its node is replaced or given up",
+  },
+  NODE_UNHEALTHY: {
+    number: 45,
+    grpc: "FAILED_PRECONDITION",
+    exit: 32,
+    retriable: false,
+    meaning: "A node failed its self-checks",
+  },
   // control
   GENERATION_STALE: {
     number: 50,
@@ -229,7 +325,7 @@ export const ERRORS = {
     grpc: "UNAVAILABLE",
     exit: 21,
     retriable: true,
-    meaning: "This controller does not lead",
+    meaning: "This controller does not lead; the answer names who does, where that is known",
   },
   STATE_INVALID: {
     number: 52,
@@ -237,6 +333,27 @@ export const ERRORS = {
     exit: 4,
     retriable: false,
     meaning: "The job is in a phase that does not allow this",
+  },
+  UNAUTHENTICATED: {
+    number: 53,
+    grpc: "UNAUTHENTICATED",
+    exit: 10,
+    retriable: false,
+    meaning: "No token or client certificate came, or one that is not known",
+  },
+  PERMISSION_DENIED: {
+    number: 54,
+    grpc: "PERMISSION_DENIED",
+    exit: 10,
+    retriable: false,
+    meaning: "The caller is known and has not the role that this needs",
+  },
+  RATE_LIMITED: {
+    number: 55,
+    grpc: "RESOURCE_EXHAUSTED",
+    exit: 23,
+    retriable: true,
+    meaning: "The caller asks more often, or holds more streams, than the controller allows",
   },
   INTERNAL: {
     number: 70,
@@ -251,6 +368,9 @@ export const ERRORS = {
 >;
 export type ErrorCode = keyof typeof ERRORS;
 
+/** Operation of a COMM_PEER_DIED that says: the memory of another node, which holds the wanted state, cannot be read. */
+export const READ_MEMORY = "read_memory";
+
 /**
  * An operating error. Message form: action, colon, current and wanted state, what to do; no full stop:
  * `Cannot form generation 8: 3 ranks alive, need 4`.
@@ -259,21 +379,34 @@ export class GokuError extends Error {
   readonly code: ErrorCode;
   /** World rank a collective error names, or null. */
   readonly peer: number | null;
+  /** What was being done with that rank, "" where the message says it all. */
+  readonly operation: string;
 
-  constructor(code: ErrorCode, message: string, options: { cause?: unknown; peer?: number | null } = {}) {
+  constructor(
+    code: ErrorCode,
+    message: string,
+    options: { cause?: unknown; peer?: number | null; operation?: string } = {},
+  ) {
     super(message, { cause: options.cause });
     this.name = "GokuError";
     this.code = code;
     this.peer = options.peer ?? null;
+    this.operation = options.operation ?? "";
   }
 }
 
 /** Any thrown value as a GokuError: known codes survive, everything else becomes `fallback`. */
 export function toGokuError(error: unknown, fallback: ErrorCode = "INTERNAL"): GokuError {
   if (error instanceof GokuError) return error;
-  const { code, message, peer } = error as { code?: string; message?: string; peer?: number };
+  const { code, message, peer, operation } = error as {
+    code?: string;
+    message?: string;
+    peer?: number;
+    operation?: string;
+  };
   if (code === "ENOSPC" || code === "EDQUOT")
     return new GokuError("STORAGE_FULL", message ?? code, { cause: error });
   const known = typeof code === "string" && Object.hasOwn(ERRORS, code) ? (code as ErrorCode) : fallback;
-  return new GokuError(known, message ?? String(error), { cause: error, peer: peer ?? null });
+  const named = { peer: peer ?? null, operation: operation ?? "" };
+  return new GokuError(known, message ?? String(error), { cause: error, ...named });
 }

@@ -7,12 +7,15 @@ import {
   modelConfigSchema,
   modelOverridesSchema,
 } from "./model_config.js";
+import { previewProblem, sampleSchema } from "./sample_spec.js";
+import { deviceSchema, layoutSchema, nameSchema, recoveryKeys } from "./shared_sections.js";
 import {
   fraction,
   fractionBelowOne,
   fractionPair,
   notNegative,
   oneOf,
+  oneTrueFalse,
   positive,
   text,
   wholeFrom,
@@ -20,18 +23,7 @@ import {
 } from "./wanted.js";
 
 const count = wholeFrom(1);
-/** A key of the stable interface for what is not built yet: only 0, its way of saying no, is taken. */
-const notYet = (what: string) => z.literal(0, { error: `0, since ${what} not supported yet` }).default(0);
 const presets = Object.keys(MODEL_PRESETS) as [ModelPreset, ...ModelPreset[]];
-const NAME_WANTED = "1 to 63 of a-z, 0-9 and '-', with no '-' at the ends";
-
-const layoutSchema = z.union(
-  [
-    z.literal("auto"),
-    z.strictObject({ dp_replicate: count.default(1), dp_shard: count.default(1), sp: count.default(1) }),
-  ],
-  { error: "auto, or any of dp_replicate, dp_shard and sp" },
-);
 
 const dataSchema = z.strictObject({
   /** Folder that is walked for pictures and clips with captions. */
@@ -56,18 +48,18 @@ const dataSchema = z.strictObject({
   store_mib: wholeFrom(0).default(1024),
 });
 
-/** The job file. Keys are a stable interface; unknown keys are errors; every default is shown by `gokuctl train --dry-run`. */
+/** The job file of a job that trains our model. Keys are a stable interface; unknown keys are errors; every default is shown by `gokuctl train --dry-run`. */
 export const jobSchema = z
   .strictObject({
-    name: text(NAME_WANTED).regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, { error: NAME_WANTED }),
+    name: nameSchema,
     seed: wholeFrom(0).default(1),
     model: modelOverridesSchema.extend({ preset: oneOf(...presets).default("goku-nano") }).prefault({}),
-    device: oneOf("auto", "cpu").default("auto"),
+    device: deviceSchema,
     data: dataSchema,
     layout: layoutSchema.default("auto"),
     precision: oneOf("fp32", "bf16").default("fp32"),
-    /** `auto` is one fixed choice between the others; it does not look at the memory there is. */
-    recompute: oneOf("auto", "none", "full").default("auto"),
+    /** `auto`: selective, or full where only that fits the node's memory (choose_recompute.ts). */
+    recompute: oneOf("auto", "none", "selective", "full").default("auto"),
     train: z.strictObject({
       steps: count,
       packs_per_step: count.default(4),
@@ -106,25 +98,22 @@ export const jobSchema = z
     }),
     recovery: z
       .strictObject({
-        max_attempts: wholeFrom(0).default(5),
-        /** A rank that shows no progress for this long is replaced; learnt from the run, never below this floor. */
-        stall_seconds: positive.default(5),
-        /** How long a lost node may come back before the job goes on without it (layout auto) or fails. */
-        node_grace_seconds: positive.default(60),
-        /** Nodes held ready to replace a lost one. */
-        spares: notYet("spare nodes are"),
+        ...recoveryKeys(1.5),
+        /** A node that is slower than the others gives its ranks to a free one. */
+        replace_stragglers: oneTrueFalse.default(false),
+        /** Of a step whose losses or gradients are not finite, also when computed again. */
+        bad_step: oneOf("skip", "roll_back", "stop").default("skip"),
+        /** Of a step whose loss or gradient norm is a spike, also when computed again. */
+        spike: oneOf("apply", "skip", "roll_back", "stop").default("apply"),
+        /** With so many in a row the job ends: NOT_FINITE, or NUMBERS_SPIKED. */
+        max_bad_steps: count.default(10),
+        /** How far roll_back goes: so many steps are undone, the bad one among them. */
+        roll_back_steps: count.default(100),
+        /** So many in a row, then the job ends as with max_bad_steps. */
+        max_roll_backs: count.default(3),
       })
       .prefault({}),
-    sample: z
-      .strictObject({
-        /** Steps between previews drawn while training; 0: none. */
-        every_steps: notYet("previews while training are"),
-        prompts: z.array(text("a prompt"), { error: "a list of prompts" }).default([]),
-        steps: count.default(24),
-        guidance: notNegative.default(3),
-        shift: positive.default(1),
-      })
-      .prefault({}),
+    sample: sampleSchema,
   })
   .superRefine((job, context) => {
     const fail = (path: string[], wanted: string) =>
@@ -151,6 +140,16 @@ export const jobSchema = z
         `at least the ${patchPixels} pixels of one patch (codec stride ${strideT}x${strideY}x${strideX}, patch ${patch.join("x")})`,
       );
     }
+    const { recovery, checkpoint } = job;
+    const reach = 1 + (checkpoint.keep_last - 1) * checkpoint.every_steps;
+    if ([recovery.bad_step, recovery.spike].includes("roll_back") && recovery.roll_back_steps > reach) {
+      fail(
+        ["recovery", "roll_back_steps"],
+        `at most ${reach}, behind which no checkpoint may be left (1 + (checkpoint.keep_last - 1) * checkpoint.every_steps): raise checkpoint.keep_last`,
+      );
+    }
+    const problem = previewProblem(job, config.data);
+    if (problem !== null) fail(["sample", problem.key], problem.wanted);
   });
 export type Job = z.infer<typeof jobSchema>;
 

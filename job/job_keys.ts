@@ -1,14 +1,15 @@
 import { z } from "zod";
+import { commandJobSchema } from "./command_job.js";
 import { jobSchema } from "./job.js";
 
 /**
- * Dotted names of every key of the job file, in the file's order.
+ * Dotted names of every key of the job file, in the file's order; those of a program of its own last.
  * @param options.sections also the keys that hold other keys (`train`), which overrides may set whole
  */
 export function schemaKeys(options: { sections?: boolean } = {}): string[] {
   const keys: string[] = [];
-  walk(jobSchema, "", options.sections ?? false, keys);
-  return keys;
+  for (const schema of [jobSchema, commandJobSchema]) walk(schema, "", options.sections ?? false, keys);
+  return [...new Set(keys)];
 }
 
 function walk(schema: unknown, path: string, sections: boolean, keys: string[]): void {
@@ -53,6 +54,10 @@ const NAMES_ELSEWHERE: Readonly<Record<string, string>> = {
   guidance_scale: "sample.guidance",
   num_inference_steps: "sample.steps",
   gradient_checkpointing: "recompute",
+  entrypoint: "trainer.command",
+  args: "trainer.command",
+  nproc_per_node: "layout.dp_shard",
+  max_restarts: "recovery.max_attempts",
 };
 
 /** The known key most like an unknown one, or null when none is close: same name elsewhere first, then fewest edits. */

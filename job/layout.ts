@@ -49,6 +49,11 @@ export class Layout {
     }
   }
 
+  /** How many ranks never have a pack, of steps of so many: all of each sequence group that is one too many. */
+  idleRanks(packsPerStep: number): number {
+    return Math.max(0, this.dataRankCount - packsPerStep) * this.sp;
+  }
+
   get size(): LayoutSize {
     return { dp_replicate: this.dpReplicate, dp_shard: this.dpShard, sp: this.sp };
   }

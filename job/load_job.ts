@@ -1,19 +1,29 @@
 import { type Document, isMap, isPair, isScalar, LineCounter, type Node, parse, parseDocument } from "yaml";
 import type { z } from "zod";
+import { type AnyJob, isCommandJob, jobSchemaOf } from "./command_job.js";
 import { GokuError } from "./errors.js";
-import { type Job, jobSchema } from "./job.js";
+import type { Job } from "./job.js";
 import { nearestKey, schemaKeys } from "./job_keys.js";
 
 type Path = readonly (string | number)[];
 /** Where a value came from, as the reader of an error finds it. */
 type Locate = (path: Path, target: "key" | "value") => string | null;
 
+/** A job of our model, as loadAnyJob() reads it; one that runs a program of its own is refused. */
+export function loadJob(yamlText: string, overrides: readonly string[], options: { file: string }): Job {
+  return ofOurModel(loadAnyJob(yamlText, overrides, options), `job file ${options.file}`);
+}
+
 /**
  * A job from the text of its file and dotted overrides (`train.steps=20`, values typed as YAML), defaults filled in.
  * Relative paths stay as written; see absolutePaths().
  * @throws GokuError JOB_INVALID: one line that names the key, its line and column, what was found and what is wanted
  */
-export function loadJob(yamlText: string, overrides: readonly string[], options: { file: string }): Job {
+export function loadAnyJob(
+  yamlText: string,
+  overrides: readonly string[],
+  options: { file: string },
+): AnyJob {
   const lines = new LineCounter();
   const document = parseDocument(yamlText, { lineCounter: lines, uniqueKeys: true, prettyErrors: false });
   const syntax = document.errors[0];
@@ -62,8 +72,13 @@ function plainValues(document: Document.Parsed, file: string): Record<string, un
   }
 }
 
-/** A job from plain data, as REST receives it; same checks and defaults as loadJob(). */
+/** A job of our model from plain data; same checks and defaults as loadJob(). */
 export function resolveJob(value: unknown, source = "job"): Job {
+  return ofOurModel(resolveAnyJob(value, source), source);
+}
+
+/** A job from plain data, as REST receives it; same checks and defaults as loadAnyJob(). */
+export function resolveAnyJob(value: unknown, source = "job"): AnyJob {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new GokuError(
       "JOB_INVALID",
@@ -73,8 +88,16 @@ export function resolveJob(value: unknown, source = "job"): Job {
   return check(value as Record<string, unknown>, source, () => null);
 }
 
-function check(values: Record<string, unknown>, source: string, locate: Locate): Job {
-  const result = jobSchema.safeParse(values);
+function ofOurModel(job: AnyJob, source: string): Job {
+  if (!isCommandJob(job)) return job;
+  throw new GokuError(
+    "JOB_INVALID",
+    `Cannot use ${source}: ${job.name} runs a program of its own (trainer.command), which alone knows its data and checkpoints; want a job with data and train`,
+  );
+}
+
+function check(values: Record<string, unknown>, source: string, locate: Locate): AnyJob {
+  const result = jobSchemaOf(values).safeParse(values);
   if (result.success) return result.data;
   const problems = result.error.issues.flatMap((issue) => explain(issue, [], values, locate));
   throw new GokuError("JOB_INVALID", `Cannot use ${source}: ${problems.join("; ")}`);
@@ -88,8 +111,17 @@ function explain(issue: z.core.$ZodIssue, prefix: Path, values: unknown, locate:
       const dotted = [...path, key].join(".");
       const near = nearestKey(dotted);
       const place = locate([...path, key], "key");
-      return `${dotted}${place ? ` (${place})` : ""} is not a known key, ${near ? `did you mean ${near}` : "see docs/job-file.md for all keys"}`;
+      const found = `${dotted}${place ? ` (${place})` : ""}`;
+      if (schemaKeys({ sections: true }).includes(dotted))
+        return `${found} has no place beside trainer, whose program decides that itself: leave it out`;
+      return `${found} is not a known key, ${near ? `did you mean ${near}` : "see docs/job-file.md for all keys"}`;
     });
+  }
+  if (issue.code === "invalid_key") {
+    const wanted = issue.issues[0]?.message ?? issue.message;
+    return [
+      `${path.slice(0, -1).join(".")} (${locate(path, "key") ?? "given"}) holds ${show(path.at(-1))}, want ${wanted}`,
+    ];
   }
   if (issue.code === "invalid_union") {
     const found = valueAt(values, path);

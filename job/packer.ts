@@ -23,6 +23,8 @@ export interface PackReport {
   fill: number;
   packTokensMin: number;
   packTokensMax: number;
+  packSamplesMin: number;
+  packSamplesMax: number;
   leftOut: LeftOutSample[];
 }
 
@@ -148,11 +150,16 @@ export class Packer {
     let tokensPerEpoch = 0;
     let packTokensMin = Number.POSITIVE_INFINITY;
     let packTokensMax = 0;
+    let packSamplesMin = Number.POSITIVE_INFINITY;
+    let packSamplesMax = 0;
     for (const template of this.templates) {
       packsPerEpoch += template.packCount;
       tokensPerEpoch += template.packCount * template.tokens;
       packTokensMin = Math.min(packTokensMin, template.tokens);
       packTokensMax = Math.max(packTokensMax, template.tokens);
+      const samples = template.entries.reduce((sum, { perPack }) => sum + perPack, 0);
+      packSamplesMin = Math.min(packSamplesMin, samples);
+      packSamplesMax = Math.max(packSamplesMax, samples);
     }
     const { sizes, tokensPerPack } = this.options;
     return {
@@ -164,6 +171,8 @@ export class Packer {
       fill: packsPerEpoch === 0 ? 0 : tokensPerEpoch / (packsPerEpoch * tokensPerPack),
       packTokensMin: packsPerEpoch === 0 ? 0 : packTokensMin,
       packTokensMax,
+      packSamplesMin: packsPerEpoch === 0 ? 0 : packSamplesMin,
+      packSamplesMax,
       leftOut,
     };
   }

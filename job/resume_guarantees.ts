@@ -10,7 +10,7 @@ export interface GuaranteeEnded {
 }
 
 /** Keys whose change has no effect on the numbers. */
-const HARMLESS = new Set(["name", "device", "recompute", "checkpoint", "recovery", "sample"]);
+const HARMLESS = new Set(["name", "recompute", "checkpoint", "recovery", "sample"]);
 
 const CONSEQUENCES: Record<string, string> = {
   model: "the same weights are read by a model that computes differently: losses jump",
@@ -20,6 +20,7 @@ const CONSEQUENCES: Record<string, string> = {
   "train.packs_per_step":
     "the data position is counted in steps of another size: samples are repeated or left out",
   "train.tokens_per_pack": "packs are composed differently: samples of this epoch are repeated or left out",
+  device: "same samples, same packs; on another device losses agree to rounding, not bit for bit",
   layout: "same samples, same packs; losses agree to rounding (1e-6 over ten steps in fp32), not bit for bit",
   precision: "losses differ at the level of bf16 rounding",
   flow: "the loss measures another objective from here on",

@@ -31,6 +31,11 @@ export function text(wanted: string): z.ZodString {
   return z.string({ error: wanted }).min(1, { error: wanted });
 }
 
+/** Text of at most so many characters. */
+export function boundedText(wanted: string, charsMax: number): z.ZodString {
+  return text(wanted).max(charsMax, { error: `${wanted} of at most ${charsMax} characters` });
+}
+
 export function oneOf<const T extends readonly [string, ...string[]]>(...values: T) {
   const error = values.length === 1 ? values[0] : `one of ${values.join(", ")}`;
   return z.enum(values as unknown as [T[number], ...T[number][]], { error });
@@ -38,6 +43,9 @@ export function oneOf<const T extends readonly [string, ...string[]]>(...values:
 
 export const wholeTriple = z.tuple([wholeFrom(1), wholeFrom(1), wholeFrom(1)], {
   error: "a list of 3 whole numbers [t, y, x]",
+});
+export const wholePair = z.tuple([wholeFrom(1), wholeFrom(1)], {
+  error: "a list of 2 whole numbers [width, height]",
 });
 export const fractionPair = z.tuple([fractionBelowOne, fractionBelowOne], {
   error: "a list of 2 numbers from 0 to below 1",

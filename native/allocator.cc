@@ -1,9 +1,5 @@
 #include "native/allocator.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -21,28 +17,6 @@ constexpr size_t kSegmentBytes = size_t{256} << 20;
 
 size_t roundUp(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
 
-/// Maps the whole file, which grows to `bytes`, from an address on where a huge page may begin: matrix
-/// kernels gain from fewer address translations. -1: memory that nobody can be lent. Null where the system
-/// gives no more.
-std::byte* mapAligned(int file, size_t bytes) {
-  if (file >= 0 && ftruncate(file, static_cast<off_t>(bytes)) != 0) return nullptr;
-  void* room =
-      mmap(nullptr, bytes + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (room == MAP_FAILED) return nullptr;
-  auto* raw = static_cast<std::byte*>(room);
-  const size_t skip = (kHugePage - reinterpret_cast<uintptr_t>(raw) % kHugePage) % kHugePage;
-  std::byte* start = raw + skip;
-  if (skip > 0) munmap(raw, skip);
-  if (skip < kHugePage) munmap(start + bytes, kHugePage - skip);
-  const int kind = file >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-  if (mmap(start, bytes, PROT_READ | PROT_WRITE, kind | MAP_FIXED, file, 0) == MAP_FAILED) {
-    munmap(start, bytes);
-    return nullptr;
-  }
-  madvise(start, bytes, MADV_HUGEPAGE);  // advice: it may fail without harm
-  return start;
-}
-
 }  // namespace
 
 uint32_t nextSegmentNumber() {
@@ -51,7 +25,7 @@ uint32_t nextSegmentNumber() {
 }
 
 Allocator::~Allocator() {
-  for (const auto& segment : segments_) unmap(segment);
+  for (const auto& [start, segment] : segments_) memory::unmapSegment(segment.memory);
 }
 
 std::byte* Allocator::allocate(size_t bytes) {
@@ -116,9 +90,9 @@ std::optional<SharedPlace> Allocator::placeOf(const std::byte* address) const {
   if (const auto next = segments_.upper_bound(address); next != segments_.begin()) {
     const auto& [start, segment] = *std::prev(next);
     const auto offset = static_cast<size_t>(address - start);
-    if (offset < segment.bytes) {
-      if (!segment.file) return std::nullopt;
-      return SharedPlace{segment.file.get(), segment.number, offset};
+    if (offset < segment.memory.bytes) {
+      if (!segment.memory.file) return std::nullopt;
+      return SharedPlace{segment.memory.file.get(), segment.number, offset};
     }
   }
   if (const auto next = announced_.upper_bound(address); next != announced_.begin()) {
@@ -158,21 +132,22 @@ void Allocator::resetPeak() {
 
 void Allocator::addSegment(size_t wanted) {
   const size_t bytes = roundUp(std::max(wanted, kSegmentBytes), kHugePage);
-  // Without a descriptor (too many are open) it is memory all the same: payloads are copied then.
-  UniqueFd file(memfd_create("goku-tensors", MFD_CLOEXEC));
-  std::byte* start = bytes < wanted ? nullptr : mapAligned(file.get(), bytes);
-  if (start == nullptr && bytes >= wanted) {
-    dropFreeSegments();
-    start = mapAligned(file.get(), bytes);
+  memory::Segment memory;
+  if (bytes >= wanted) {
+    memory = memory::mapSegment(bytes);
+    if (memory.start == nullptr) {
+      dropFreeSegments();
+      memory = memory::mapSegment(bytes);
+    }
   }
+  std::byte* start = memory.start;
   if (start == nullptr) {
     throw NativeError(
         ErrorCode::kOutOfMemory,
-        concat("Cannot allocate a tensor of ", wanted, " bytes: ", liveBytes_,
-               " bytes are in use and the system gives no more, use more ranks or smaller packs"));
+        concat("Cannot allocate a tensor of ", wanted, " bytes: ", liveBytes_, " bytes are in use and ",
+               memory::shortage(), ", use more ranks or smaller packs"));
   }
-  const auto segment =
-      segments_.emplace(start, Segment{bytes, 0, 0, std::move(file), nextSegmentNumber()}).first;
+  const auto segment = segments_.emplace(start, Segment{std::move(memory), 0, 0, nextSegmentNumber()}).first;
   blocks_.emplace(start, Block{bytes, segment, true});
   free_.emplace(bytes, start);
 }
@@ -184,20 +159,11 @@ void Allocator::dropFreeSegments() noexcept {
       continue;
     }
     // Neighbours join when freed, so a segment without live bytes is one free block.
-    free_.erase({segment->second.bytes, segment->first});
+    free_.erase({segment->second.memory.bytes, segment->first});
     blocks_.erase(segment->first);
-    unmap(*segment);
+    memory::unmapSegment(segment->second.memory);
     segment = segments_.erase(segment);
   }
-}
-
-void Allocator::unmap(const Segments::value_type& entry) noexcept {
-  const auto& [start, segment] = entry;
-  munmap(start, segment.bytes);
-  if (!segment.file) return;
-  // Neighbours keep their mappings, which would keep the pages.
-  fallocate(segment.file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-            static_cast<off_t>(segment.bytes));
 }
 
 }  // namespace goku

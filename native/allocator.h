@@ -5,8 +5,10 @@
 // every size ever seen. Segments are only touched as far as they were ever used, so resident memory follows
 // the peak.
 //
-// A segment is a file in memory without a name: other ranks of the node map it and read a tensor where it
-// lies (docs/decisions/013).
+// A segment of the machine's memory is a file without a name: other ranks of the node map it and read a
+// tensor where it lies (docs/decisions/013). A segment of a device is nobody else's. What is freed may be
+// handed out again at once: kernels of one process run in the order of their calls, so the next user comes
+// later.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +20,7 @@
 #include <set>
 #include <unordered_map>
 
-#include "native/unique_fd.h"
+#include "native/tensor_memory.h"
 
 namespace goku {
 
@@ -59,10 +61,9 @@ class Allocator {
 
  private:
   struct Segment {
-    size_t bytes = 0;
+    memory::Segment memory;
     size_t touchedBytes = 0;  // from its start; beyond that no page was ever used
     size_t liveBytes = 0;
-    UniqueFd file;
     uint32_t number = 0;
   };
   using Segments = std::map<std::byte*, Segment, std::less<>>;
@@ -75,7 +76,6 @@ class Allocator {
 
   void addSegment(size_t bytes);
   void dropFreeSegments() noexcept;
-  static void unmap(const Segments::value_type& segment) noexcept;
 
   struct Announced {
     size_t bytes = 0;

@@ -9,9 +9,6 @@
 
 namespace goku {
 
-/// Bytes that one checksum of a snapshot covers; CHUNK_BYTES in checkpoint/digest.ts.
-inline constexpr size_t kChecksumBytes = size_t{1} << 20;
-
 /// The checksum of what `before` is the checksum of, and then these bytes; 0: of nothing.
 inline uint32_t crc32(uint32_t before, const void* data, size_t bytes) {
   return crc32_gzip_refl(before, static_cast<const unsigned char*>(data), bytes);

@@ -9,7 +9,7 @@
 
 namespace goku {
 
-enum class ErrorCode { kArgument, kOutOfMemory, kIo, kPeerDied, kAborted, kTimeout };
+enum class ErrorCode { kArgument, kOutOfMemory, kIo, kDevice, kPeerDied, kAborted, kTimeout };
 
 /// The name JavaScript sees.
 inline const char* errorCodeName(ErrorCode code) {
@@ -20,6 +20,8 @@ inline const char* errorCodeName(ErrorCode code) {
       return "NATIVE_OUT_OF_MEMORY";
     case ErrorCode::kIo:
       return "NATIVE_IO";
+    case ErrorCode::kDevice:
+      return "NATIVE_DEVICE";
     case ErrorCode::kPeerDied:
       return "COMM_PEER_DIED";
     case ErrorCode::kAborted:

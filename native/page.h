@@ -30,6 +30,9 @@ class Page {
   /// Of this mapping and no other shared memory of the process.
   uint32_t number() const { return number_; }
 
+  /// Held while a device reaches the memory (memory::reachable).
+  std::weak_ptr<void> reached;
+
  private:
   Page(std::byte* data, size_t bytes, UniqueFd file);
   std::byte* data_;

@@ -31,6 +31,7 @@ TensorId TensorTable::ofPage(std::shared_ptr<Page> page, size_t offset, DType dt
   const size_t bytes = static_cast<size_t>(count) * dtypeBytes(dtype);
   // One without bytes at the page's end would stand where another mapping begins.
   if (bytes == 0) return place(Tensor{StorageRef(page, data), data, count, dtype});
+  page = memory::reachable(std::move(page));
   allocator_->announce(data, bytes, {page->fd(), page->number(), offset});
   StorageRef storage(data, [page = std::move(page), allocator = allocator_](std::byte* start) {
     allocator->takeBack(start);

@@ -23,3 +23,5 @@ if [ ! -d gen ] || [ -n "$(find proto buf.gen.yaml package-lock.json -newer gen/
 fi
 step "native addon" npx --no-install cmake-js compile
 step "TypeScript" npx --no-install tsc -p .
+step "TypeScript that drives a browser" npx --no-install tsc -p test/web
+step "web page" node dist/scripts/build_page.js

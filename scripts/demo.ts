@@ -92,6 +92,7 @@ async function main(): Promise<void> {
   try {
     await tasks.run();
     await summary(demo);
+    await keepPage(demo);
   } finally {
     demo.client?.close();
     await demo.cluster?.stop();
@@ -110,7 +111,7 @@ async function writeData(demo: Demo, task: Task): Promise<void> {
 async function startCluster(demo: Demo, task: Task): Promise<void> {
   demo.cluster = await LocalCluster.start({ ...CLUSTER, folder: path.join(FOLDER, "cluster") });
   demo.client = new ControllerClient(demo.cluster.controller);
-  task.title = `Started a controller (${demo.cluster.controller}, REST ${demo.cluster.rest}) and ${CLUSTER.nodes} agents`;
+  task.title = `Started a controller (${demo.cluster.controller}) and ${CLUSTER.nodes} agents; watch it at ${demo.cluster.rest}/`;
 }
 
 async function trainAndKill(demo: Demo, task: Task, at: { kill: number; stop: number }): Promise<void> {
@@ -224,14 +225,14 @@ async function follow(
   const { client, job } = demo;
   for await (const event of client.events({ job: job.name, afterId: 0n, follow: true })) {
     if (event.kind !== "step" || !event.step) continue;
-    demo.points.set(Number(event.step.step), event.step.loss);
+    demo.points.set(Number(event.step.step), event.step.loss ?? Number.NaN);
     const { job: status } = await client.call("getJob", { name: job.name });
     if (!status) continue;
     const done = Number(event.step.step) / job.train.steps;
     draw(
       task,
       done,
-      `step ${event.step.step}/${job.train.steps}  loss ${event.step.loss.toFixed(4)}`,
+      `step ${event.step.step}/${job.train.steps}  loss ${event.step.loss?.toFixed(4)}`,
       status.etaSeconds,
     );
     if (!isOver(status.phase)) await at(status, Number(event.step.step));
@@ -262,6 +263,8 @@ function progressOf(task: Task, done: number): { sinceMs: number; done: number; 
 
 async function summary(demo: Demo): Promise<void> {
   const { verdict } = demo;
+  const { previews } = await demo.client.call("listPreviews", { job: demo.job.name });
+  const drawn = previews.map(({ state }) => state?.step).join(", ");
   const text = fields([
     ["steps", `${demo.job.train.steps} (${demo.points.size} losses recorded)`],
     ["tokens/s", Math.round(demo.tokensPerSecond)],
@@ -278,6 +281,12 @@ async function summary(demo: Demo): Promise<void> {
     ],
     ["pictures", path.join(FOLDER, "samples.png")],
     ["clip", path.join(FOLDER, "clip.mp4")],
+    [
+      "previews",
+      drawn === ""
+        ? "none was done in time"
+        : `of steps ${drawn}, drawn while it trained: ${previews.at(-1)!.uri}`,
+    ],
     ["loss curve", path.join(FOLDER, "loss.png")],
     ["checkpoints", path.join(FOLDER, "checkpoints")],
     ["time", duration((performance.now() - demo.started) / 1000)],
@@ -285,6 +294,19 @@ async function summary(demo: Demo): Promise<void> {
   const report = demo.incident === "" ? text : `${demo.incident}\n\n${text}`;
   writeFileSync(path.join(FOLDER, "summary.txt"), `${report}\n`);
   process.stdout.write(`\n${report}\n\nNext: node dist/cli/main.js --help\n`);
+}
+
+/** Somebody sits there: the page, which tells the whole run, stays until he has seen it. */
+async function keepPage({ cluster }: Demo): Promise<void> {
+  if (!process.stdin.isTTY || !process.stdout.isTTY) return;
+  process.stdout.write(
+    `The run, the kill and the resume are told at ${cluster.rest}/  Enter or Ctrl-C ends it.\n`,
+  );
+  await new Promise<void>((resolve) => {
+    process.once("SIGINT", resolve);
+    process.stdin.once("data", () => resolve());
+  });
+  process.stdin.destroy();
 }
 
 await main();

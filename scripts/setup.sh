@@ -23,8 +23,22 @@ need libdnnl-dev test -e /usr/include/dnnl.hpp
 need libisal-dev test -e /usr/include/isa-l/crc.h
 need ffmpeg command -v ffmpeg
 need clang-format command -v clang-format
+need etcd-server command -v etcd
+need prometheus command -v promtool
+need prometheus-alertmanager command -v amtool
+need openssl command -v openssl
+need unzip command -v unzip
+need iproute2 command -v ip
+if [ "$(id -u)" -eq 0 ]; then # its daemons want root, and so does their test: 12 MB
+  need slurm-wlm command -v slurmctld
+  need munge command -v munged
+fi
+if [ ! -x /usr/bin/chromium ] && [ ! -x /usr/bin/google-chrome ] && grep -qx ID=debian /etc/os-release; then
+  missing+=(chromium) # the page's tests drive it, and are skipped elsewhere: Ubuntu has it as a snap alone
+fi
 if [ ${#missing[@]} -gt 0 ]; then
   install="apt-get install -y --no-install-recommends ${missing[*]}"
+  root=""
   echo "Missing packages: ${missing[*]}"
   if [ "$(id -u)" -ne 0 ]; then
     if ! sudo -n true 2>/dev/null; then
@@ -32,11 +46,23 @@ if [ ${#missing[@]} -gt 0 ]; then
       exit 1
     fi
     install="sudo $install"
+    root="sudo"
     sudo apt-get update -qq
   else
     apt-get update -qq
   fi
   DEBIAN_FRONTEND=noninteractive $install -qq >/dev/null
+  # Some bring services, on their usual ports: only their programs are wanted, the tests start them themselves.
+  quiet() { # quiet PACKAGE SERVICE...
+    [[ " ${missing[*]} " == *" $1 "* && -d /run/systemd/system ]] || return 0
+    shift
+    for service in "$@"; do $root systemctl disable --now --quiet "$service" 2>/dev/null || true; done
+  }
+  quiet etcd-server etcd
+  quiet prometheus prometheus prometheus-node-exporter
+  quiet prometheus-alertmanager prometheus-alertmanager
+  quiet slurm-wlm slurmctld slurmd
+  quiet munge munge
   echo "Installed: ${missing[*]}"
 fi
 
@@ -46,3 +72,5 @@ if [ ! node_modules/.package-lock.json -nt package-lock.json ]; then
   npm ci --no-audit --no-fund --loglevel=error
   touch node_modules/.package-lock.json
 fi
+
+bash scripts/kubectl.sh

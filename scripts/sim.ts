@@ -1,5 +1,6 @@
 import { parseArgs } from "node:util";
-import { planSeed, planText, runSeed, type SeedResult } from "../test/sim/run_seed.js";
+import { planSeed, planText } from "../test/sim/plan_seed.js";
+import { runSeed, type SeedResult } from "../test/sim/run_seed.js";
 
 const USAGE = `Runs the seeded simulation: the real controller core, simulated agents, network and store, on virtual time.
 
@@ -56,7 +57,7 @@ function report(result: SeedResult, options: Options): void {
 }
 
 /** Exit code 1 when a seed fails, 2 for a wrong argument. */
-function main(): number {
+async function main(): Promise<number> {
   let options: Options | null;
   try {
     options = readOptions();
@@ -73,7 +74,7 @@ function main(): number {
   for (let seed = options.first; seed < options.first + options.count; seed++) {
     const plan = planSeed(seed, options.nodes);
     if (options.count === 1) console.log(planText(plan));
-    const result = runSeed(plan, options.trace ? (line) => console.log(line) : null);
+    const result = await runSeed(plan, options.trace ? (line) => console.log(line) : null);
     total.events += result.events;
     total.virtualMs += result.virtualMs;
     total.generations += result.generations;
@@ -91,4 +92,4 @@ function main(): number {
   return failed === 0 ? 0 : 1;
 }
 
-process.exitCode = main();
+process.exitCode = await main();

@@ -25,6 +25,10 @@ function tool(name: string, command: string, args: string[]): Stage {
     name,
     run: () => {
       const done = spawnSync(command, args, { encoding: "utf8" });
+      if (done.status === 0 && done.stdout.startsWith("SKIP")) {
+        console.log(done.stdout.trim());
+        return { passed: 0, failed: 0, skipped: 1 };
+      }
       if (done.status === 0) return { passed: 1, failed: 0, skipped: 0 };
       process.stdout.write(
         `${done.stdout ?? ""}${done.stderr ?? ""}${done.error ? `${done.error.message}\n` : ""}`,
@@ -34,12 +38,19 @@ function tool(name: string, command: string, args: string[]): Stage {
   };
 }
 
-/** All compiled test files below the folders, in one run of node's test runner. */
-function suite(name: string, folders: string[], concurrency: number): Stage {
+/** All compiled test files below the folders, in one run of node's test runner; `other`: another addon than the CPU's, and what it is not for. */
+function suite(
+  name: string,
+  folders: string[],
+  concurrency: number,
+  other?: { addon: string; without: RegExp },
+): Stage {
   return {
     name,
     run: () => {
-      const files = folders.flatMap((folder) => testFiles(path.join("test", folder)));
+      const files = folders
+        .flatMap((folder) => testFiles(path.join("test", folder)))
+        .filter((file) => !other?.without.test(file));
       if (files.length === 0) {
         console.log(`Cannot run ${name}: no test file below ${folders.join(", ")}`);
         return { passed: 0, failed: 1, skipped: 0 };
@@ -61,7 +72,10 @@ function suite(name: string, folders: string[], concurrency: number): Stage {
           ...reporters,
           ...files,
         ],
-        { stdio: ["ignore", "inherit", "inherit"] },
+        {
+          stdio: ["ignore", "inherit", "inherit"],
+          env: other === undefined ? process.env : { ...process.env, GOKU_NATIVE: other.addon },
+        },
       );
       const tap = existsSync(report) ? readFileSync(report, "utf8") : "";
       const count = (word: string) => Number(new RegExp(`^# ${word} (\\d+)$`, "m").exec(tap)?.[1] ?? 0);
@@ -102,7 +116,7 @@ function testFiles(folder: string): string[] {
 
 function cppFiles(): string[] {
   return readdirSync("native", { recursive: true, encoding: "utf8" })
-    .filter((file) => /\.(cc|h)$/.test(file))
+    .filter((file) => /\.(cc|cu|h)$/.test(file))
     .map((file) => path.join("native", file));
 }
 
@@ -112,12 +126,25 @@ const stages: Stage[] = [
   tool("C++ format", "clang-format", ["--dry-run", "-Werror", ...cppFiles()]),
   tool("proto lint", bin("buf"), ["lint"]),
   tool("types", bin("tsc"), ["-p", ".", "--noEmit", "--incremental", "false"]),
-  suite("unit", ["house", "job", "checkpoint", "controller", "worker", "cli", "conformance"], 2),
+  tool("types of the page", bin("tsc"), ["-p", "controller/web"]),
+  tool("types of its tests", bin("tsc"), ["-p", "test/web", "--noEmit"]),
+  suite(
+    "unit",
+    ["house", "job", "security", "checkpoint", "controller", "worker", "cli", "conformance", "deploy"],
+    2,
+  ),
   suite("native", ["native"], 1),
+  tool("CUDA kernels", "bash", ["scripts/build_cuda.sh", "kernels"]),
+  tool("emulated device", "bash", ["scripts/build_cuda.sh", "emulated"]),
+  suite("CUDA on it", ["cuda", "native", "parity"], 1, {
+    addon: "build/cuda-emulated/Release/goku_cuda_emulated.node",
+    without: /collectives_/, // how bytes travel: the same code for both, and device memory is never lent
+  }),
   suite("parity", ["parity"], 1),
   suite("simulation", ["sim"], 1),
   suite("faults", ["faults"], 1),
   suite("end to end", ["e2e"], 1),
+  suite("web page", ["web"], 1),
 ];
 
 function main(): void {

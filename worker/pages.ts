@@ -24,7 +24,7 @@ export const PROGRESS = {
   phase: 20, // u32: PHASE
   layer: 24, // i32: block index, -1 outside the blocks
   pid: 28, // u32
-  /** u64 monotonic ms of the last change of step, microStep or phase. */
+  /** u64 monotonic ms of the last change of step, microStep, phase or layer, or of the last sign of life while it waits for data. */
   changedMs: 32,
   /**
    * Collectives over all groups of the rank, the connecting of a group included. Entered: begun on its group's thread.
@@ -37,6 +37,23 @@ export const PROGRESS = {
   collectiveGroup: 68, // u32: FNV-1a of the group's name
   collectiveBytes: 72, // u64
   collectiveGroupName: 80, // GROUP_NAME_BYTES, NUL-padded
+  /**
+   * What this rank's own steps have taken since the generation began: sums over the steps that it has completed, written
+   * together after each. Whoever reads misses nothing between two looks, and differences give any interval.
+   */
+  timedSteps: 112, // u64: steps in the sums
+  timedWork: 120, // u64: work of this rank's packs, millions of multiply-adds forward (see worker/model/pack_work.ts)
+  forwardUs: 128, // u64 microseconds over these packs, waiting for other ranks excluded
+  backwardUs: 136, // u64, as above
+  optimizerUs: 144, // u64
+  dataUs: 152, // u64: waiting for the packs
+  waitUs: 160, // u64: waiting for other ranks, in all sections
+  // Parts of waitUs, u64, by collective; the vote is the all-reduce at the end of a step.
+  waitAllGatherUs: 168,
+  waitReduceScatterUs: 176,
+  waitAllReduceUs: 184,
+  waitAllToAllUs: 192,
+  waitVoteUs: 200,
 } as const;
 export const GROUP_NAME_BYTES = 32;
 
@@ -52,6 +69,8 @@ export const PHASE = {
   optimizer: 8,
   snapshot: 9,
   finished: 10,
+  /** The rank is a program of its own; its micro-steps are its heartbeats. */
+  program: 11,
 } as const;
 export type PhaseName = keyof typeof PHASE;
 export const COLLECTIVE = {

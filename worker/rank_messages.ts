@@ -1,9 +1,15 @@
 import type { RestoredPart } from "../checkpoint/read_memory.js";
 import type { StateName } from "../checkpoint/state.js";
+import type { CommandJob } from "../job/command_job.js";
+import type { Device } from "../job/device.js";
 import type { ErrorCode } from "../job/errors.js";
 import type { Job } from "../job/job.js";
 import type { LayoutSize } from "../job/layout.js";
+import type { LeftOutReason } from "../job/left_out.js";
+import type { SpikeNews } from "../job/spikes.js";
 import type { CommEndpoint } from "./engine/native.js";
+import type { PeerAccess } from "./peer_channel.js";
+import type { CollectiveWaits } from "./progress.js";
 
 /**
  * The whole contract between an agent and its rank processes (Node IPC, structured clones).
@@ -11,19 +17,10 @@ import type { CommEndpoint } from "./engine/native.js";
  */
 export type ToRank =
   /** Take a place. A running rank has been aborted through the control page first. */
-  | {
+  | ({
       kind: "prepare";
-      generation: string; // decimal u64
-      jobId: string;
       job: Job;
-      layout: LayoutSize;
-      rank: number;
-      localRank: number;
-      localWorldSize: number;
-      nodeId: string;
-      host: string; // address to listen on for collectives
-      controlPage: string; // paths of tmpfs files
-      progressPage: string;
+      controlPage: string; // path of a tmpfs file
       /** The set of slot files of this rank; may hold snapshots of an earlier process, which the rank adopts. */
       snapshotDir: string;
       /** All states in that set whose durable write is under way; `unpin` follows once for each, and for no other. */
@@ -32,29 +29,74 @@ export type ToRank =
       replicate: boolean;
       /** The newest state that all ranks had in two places, as far as this node knows; kept until there is a newer one. */
       kept: StateName | null;
-      threads: number;
-    }
+      /** For what is read from other nodes. */
+      peers: PeerAccess;
+      /** What all ranks of this node may take together, of a machine that several agents may share. */
+      memoryBytes: number;
+      /** The GPU it computes on; null: the CPU. */
+      gpu: GpuPlace | null;
+    } & RankPlace)
+  /** Take a place as the keeper of a program of its own, which `run` starts; no state of it is kept. */
+  | ({ kind: "prepareProgram"; job: CommandJob; heartbeatFile: string; stepHighest: number } & RankPlace)
   /** To a spare: a place in this job, which trains on the data with this digest, is likely to be its next one. */
-  | { kind: "warm"; job: Job; dataDigest: string }
+  | { kind: "warm"; job: Job; dataDigest: string; device: Device }
   | { kind: "connect"; generation: string; members: CommEndpoint[] }
-  | { kind: "restore"; generation: string; source: RestoreSource }
+  | { kind: "restore"; generation: string; source: RestoreSource; rollBacks: RollBackSteps[] }
   | { kind: "run"; generation: string }
   /** Leave this generation and wait; answered by `failed` with COMM_ABORTED unless the rank has left already. */
   | { kind: "abort"; generation: string; code: string; message: string; peer: number }
   /** Raised in the next vote, so that it happens at one step on all ranks. */
-  | { kind: "request"; request: "save" | "stop" }
+  | { kind: "request"; request: RankRequest }
   /**
    * The durable write of this state is over (either way): one answer to each `save`, and to each entry of `pinned`.
    * That of a final save comes when the checkpoint is committed, or with what makes that impossible.
    */
   | { kind: "unpin"; state: StateName; error: { code: ErrorCode; message: string } | null }
+  /** Nobody reads this state for a preview any more. */
+  | { kind: "previewRead"; state: StateName }
   /** Answer to `replicate`; `whole`: another node has the state, or this rank needs no copy. Else it cannot be made. */
   | { kind: "replicated"; state: StateName; whole: boolean };
+
+/** A device of the node as one of its ranks is to use it. */
+export interface GpuPlace {
+  /** For CUDA_VISIBLE_DEVICES; the same in all generations that the process has a place in. */
+  visible: string;
+  /** Of the device, and the ranks of this node that share it. */
+  memoryBytes: number;
+  ranks: number;
+}
+
+/** What every rank is told of its place in a generation. */
+export interface RankPlace {
+  generation: string; // decimal u64
+  jobId: string;
+  layout: LayoutSize;
+  rank: number;
+  localRank: number;
+  localWorldSize: number;
+  nodeId: string;
+  host: string; // address to listen on for collectives
+  progressPage: string; // path of a tmpfs file
+  threads: number;
+  /** Generations of the job before this one. */
+  restarts: number;
+}
+
+/** `yield`: end this generation, not the run, with the state in memory: another layout goes on from it. */
+export type RankRequest = "save" | "stop" | "yield";
+/** Why a rank ended its generation in order. */
+export type EndReason = "steps" | "stop" | "yield";
 
 export type RestoreSource =
   | { kind: "initial" }
   | ({ kind: "snapshot" } & MemorySource)
   | { kind: "checkpoint"; uri: string; state: StateName };
+
+/** Steps that are not computed: the state after the last has the weights of the one before the first. */
+export interface RollBackSteps {
+  first: number;
+  last: number;
+}
 
 /** A state that lies in the memory of the job's nodes. */
 export interface MemorySource {
@@ -71,6 +113,8 @@ export interface MemorySource {
 
 export type FromRank =
   | { kind: "hello"; pid: number }
+  /** A program of its own runs in a session that ends with this process; null: none any more. */
+  | { kind: "program"; session: number | null }
   | { kind: "ready"; generation: string; rank: number; port: number }
   /** All groups connected and a first collective verified. */
   | { kind: "connected"; generation: string; rank: number }
@@ -106,6 +150,11 @@ export type FromRank =
       kept: StateName | null;
       slotPath: string;
     }
+  /**
+   * Of rank 0: a preview of this state is due. It is whole on every rank, and pinned where it is to be read, until
+   * `previewRead`. `skipped`: why it cannot be drawn; null: it can.
+   */
+  | { kind: "preview"; generation: string; rank: number; state: StateName; skipped: string | null }
   /** The state could not be copied into a slot; training goes on without. Once, until a copy succeeds again. */
   | {
       kind: "snapshotFailed";
@@ -115,7 +164,7 @@ export type FromRank =
       code: ErrorCode;
       message: string;
     }
-  | { kind: "finished"; generation: string; rank: number; state: StateName; reason: "steps" | "stop" }
+  | { kind: "finished"; generation: string; rank: number; state: StateName; reason: EndReason }
   | {
       kind: "failed";
       generation: string;
@@ -128,10 +177,10 @@ export type FromRank =
 
 export interface StepMetrics {
   step: number;
-  loss: number;
-  gradNorm: number;
+  loss: number | null; // null: a program of its own has not told it
+  gradNorm: number | null;
   lr: number;
-  applied: boolean; // false: voted down (non-finite)
+  applied: boolean; // false: voted down
   tokens: number;
   images: number;
   videos: number;
@@ -140,8 +189,29 @@ export interface StepMetrics {
   commWaitSeconds: number;
   dataWaitSeconds: number;
   snapshotSeconds: number;
+  optimizerSeconds: number;
+  waits: CollectiveWaits | null; // parts of commWaitSeconds; null: a program of its own
+  longestPauseSeconds: number; // between two signs of life of this rank itself; 0: not known
+  modelFlops: number; // of all ranks, forward and backward without what is recomputed; 0: not known
+  completedMs: number; // Unix milliseconds
   memoryPeakBytes: number;
   packFill: number; // 0..1
   unreadable: number; // samples with weight 0 in this step
   replicatedStep: number; // newest step of this generation that every rank has in two places; 0: none
+  /** The numbers were bad at first and the step was computed again (worker/rank/judge_replay.ts); null: they were not. */
+  replay: {
+    packs: number[];
+    lossRanks: number[];
+    normRanks: number[];
+    homeRanks: number[];
+    loss: { value: number; limit: number; median: number } | null;
+    gradient: { value: number; limit: number; median: number } | null;
+  } | null;
+  /** What the numbers that counted are, against those of the steps before. */
+  lossSpike: SpikeNews | null;
+  gradientSpike: SpikeNews | null;
+  /** Why its packs are left out; null: they are not, or `rollBack`. */
+  leftOut: LeftOutReason | null;
+  /** The generation ends with this step, which is none of the run. */
+  rollBack: RollBackSteps | null;
 }

@@ -75,6 +75,12 @@ export function openStorage(uri: string): Storage {
   return new FileStorage(path, uri.replace(/(?<=[^/])\/+$/, ""));
 }
 
+/** The folder that a storage address names, for what is appended to there; null: it names none. */
+export function localFolder(uri: string): string | null {
+  const scheme = /^([a-z][a-z0-9+.-]*):\/\/(.*)$/i.exec(uri);
+  return scheme === null ? uri : scheme[1]!.toLowerCase() === "file" ? scheme[2]! : null;
+}
+
 const SEGMENT = /^[A-Za-z0-9_][A-Za-z0-9._@+-]{0,199}$/;
 
 /** Whether a file or folder name can be part of a key; names of unfinished writes cannot. */

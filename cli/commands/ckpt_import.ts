@@ -7,6 +7,7 @@ import { requireEmptyRun } from "../../checkpoint/write_checkpoint.js";
 import { absolutePaths } from "../../job/absolute_paths.js";
 import { type Job, modelConfig } from "../../job/job.js";
 import { Layout } from "../../job/layout.js";
+import { nothingSeen } from "../../job/spikes.js";
 import { productVersion } from "../../job/version.js";
 import { ByteProgress } from "../byte_progress.js";
 import { committedJson } from "../ckpt_json.js";
@@ -115,6 +116,8 @@ async function initialMeta(job: Job, layout: Layout, output: GlobalOptions): Pro
     dataDigest: index.digest,
     codec: index.codec,
     exclusions: [],
+    leftOut: [],
+    numbers: nothingSeen(),
     version: productVersion(),
   };
 }

@@ -1,7 +1,10 @@
 import { execFileSync } from "node:child_process";
-import { accessSync, constants, statfsSync } from "node:fs";
+import { accessSync, constants, readdirSync, statfsSync } from "node:fs";
 import os from "node:os";
+import path from "node:path";
 import type { Command } from "commander";
+import { KernelLog } from "../../worker/agent/signals/kernel_log.js";
+import { findDevices } from "../../worker/device/find_devices.js";
 import { loadNative } from "../../worker/engine/load_native.js";
 import { globals } from "../context.js";
 import { type NodeFolder, nodeFolders, removeNodeFolder } from "../node_folders.js";
@@ -19,18 +22,22 @@ interface Finding {
 export function addDoctorCommand(program: Command): void {
   program
     .command("doctor")
-    .description("check this machine: Node, native addon, ffmpeg, shared memory, leftovers of dead jobs")
+    .description(
+      "check this machine: Node, native addon, GPUs, ffmpeg, shared memory, leftovers of dead jobs, what agents can watch",
+    )
     .option("--state-dir <dir>", "shared-memory folder to look at", "/dev/shm/goku")
     .option("--clean", "free the memory of nodes whose agent and ranks are all gone")
     .addHelpText("after", "\nExample:\n  gokuctl doctor --clean")
-    .action((options: { stateDir: string; clean?: boolean }, command: Command) => {
+    .action(async (options: { stateDir: string; clean?: boolean }, command: Command) => {
       const findings = [
         nodeVersion(),
         nativeAddon(),
+        await cudaDevices(),
         ffmpeg(),
         sharedMemory(),
         snapshots(options.stateDir, options.clean ?? false),
         fileLimit(),
+        kernelLog(),
       ];
       show(globals(command), { findings }, () =>
         table(
@@ -68,6 +75,16 @@ function nativeAddon(): Finding {
   }
 }
 
+/** A machine without a GPU lacks nothing; one whose GPU cannot be used does. */
+async function cudaDevices(): Promise<Finding> {
+  const { devices, why } = await findDevices();
+  const names = devices.map(({ name, memoryBytes }) => `${name} (${bytes(memoryBytes)})`);
+  if (names.length > 0) return { check: "CUDA devices", state: "ok", found: names.join(", "), advice: "" };
+  const hasGpu = readdirSync("/dev").some((file) => /^nvidia\d+$/.test(file));
+  const state = hasGpu ? "warning" : "ok";
+  return { check: "CUDA devices", state, found: `none: ${why}`, advice: hasGpu ? "docs/cuda.md" : "" };
+}
+
 function ffmpeg(): Finding {
   try {
     const version = execFileSync("ffmpeg", ["-version"], {
@@ -100,7 +117,7 @@ function sharedMemory(): Finding {
       check: "/dev/shm",
       state: enough ? "ok" : "warning",
       found: `${bytes(free)} free of ${bytes(os.totalmem())} memory`,
-      advice: enough ? "" : "snapshots need 3 times a rank's training state; mount a larger tmpfs",
+      advice: enough ? "" : "gokuctl plan says what a job's snapshots need; mount a larger tmpfs",
     };
   } catch (error) {
     return {
@@ -139,6 +156,21 @@ function snapshots(stateDir: string, clean: boolean): Finding {
 
 function total(nodes: readonly NodeFolder[]): string {
   return bytes(nodes.reduce((sum, node) => sum + node.bytes, 0));
+}
+
+/** What an agent here would see of faults of GPUs, memory and disks. */
+function kernelLog(): Finding {
+  const file = path.join(process.env.GOKU_HOST_ROOT ?? "/", "dev/kmsg");
+  const check = "kernel log";
+  try {
+    new KernelLog(file).close();
+    return { check, state: "ok", found: `${file} can be read`, advice: "" };
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    const advice =
+      "agents do not see faults that the kernel tells (docs/hardware-signals.md): give them CAP_SYSLOG";
+    return { check, state: "warning", found: `${file} cannot be read: ${code ?? message}`, advice };
+  }
 }
 
 function fileLimit(): Finding {

@@ -41,6 +41,10 @@ export function addJobCommands(program: Command): void {
       "\nExample:\n  gokuctl stop shapes && gokuctl resume --ckpt ./runs/shapes --layout 1x3x1",
     )
     .action(stop);
+  named(program, "save")
+    .description("make the next state durable now; training goes on")
+    .addHelpText("after", "\nExample:\n  gokuctl save shapes && gokuctl status shapes")
+    .action(save);
   named(program, "logs")
     .description("print the last lines the ranks wrote")
     .option("--rank <rank>", "one rank only")
@@ -104,6 +108,13 @@ function stop(name: string, options: { wait: boolean }, command: Command): Promi
       for await (const _ of followJob(client, job.name, { onStatus }));
     }
     showJob(output, job);
+  });
+}
+
+function save(name: string, _options: object, command: Command): Promise<void> {
+  return withController(command, async (client, output) => {
+    await client.call("saveJob", { name });
+    show(output, {}, () => "The next step's state is being made durable; see it with: gokuctl status");
   });
 }
 

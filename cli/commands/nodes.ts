@@ -1,8 +1,8 @@
 import type { Command } from "commander";
 import { nodeJson } from "../../controller/api/json.js";
-import type { NodeStatus } from "../../gen/goku/v1/controller.pb.js";
 import { withController } from "../context.js";
-import { duration, show, table } from "../output.js";
+import { nodesText } from "../format_nodes.js";
+import { show } from "../output.js";
 
 export function addNodesCommand(program: Command): void {
   const nodes = program
@@ -12,10 +12,21 @@ export function addNodesCommand(program: Command): void {
     .action(list);
   nodes
     .command("release")
-    .description("use a quarantined node again, once what could not be ended there is gone")
+    .description("use a node again that is quarantined, or that jobs avoid, once its cause is gone")
     .argument("<node>", "its name in: gokuctl nodes")
     .addHelpText("after", "\nExample:\n  gokuctl nodes release node-b")
     .action(release);
+  nodes
+    .command("drain")
+    .description(
+      "give a node no ranks any more; a job that trains there saves at its next step and goes on elsewhere",
+    )
+    .argument("<node>", "its name in: gokuctl nodes")
+    .addHelpText(
+      "after",
+      "\nExample:\n  gokuctl nodes drain node-b   # and later: gokuctl nodes release node-b",
+    )
+    .action(drain);
 }
 
 function list(_options: object, command: Command): Promise<void> {
@@ -32,25 +43,11 @@ function release(nodeId: string, _options: object, command: Command): Promise<vo
   });
 }
 
-function nodesText(nodes: NodeStatus[]): string {
-  const rows = nodes.map((node) => [
-    node.nodeId,
-    `${node.connected ? "connected" : "unreachable"}${node.unusable === "" ? "" : `, ${node.unusable}`}`,
-    node.slots,
-    node.device,
-    node.failureDomain || "-",
-    node.job || "-",
-    node.ranks.map((rank) => `${rank.rank}:${rank.phase}@${rank.step}`).join(" ") || "-",
-    `${duration(node.silentSeconds)} ago`,
-    node.heldStates.length === 0
-      ? "-"
-      : `step ${Math.max(...node.heldStates.map((held) => Number(held.state?.step ?? 0n)))}`,
-  ]);
-  const text = table(
-    ["NODE", "STATE", "SLOTS", "DEVICE", "DOMAIN", "JOB", "RANKS", "HEARD", "SNAPSHOTS"],
-    rows,
-  );
-  const bad = nodes.find((node) => node.quarantined);
-  if (bad === undefined) return text;
-  return `${text}\nA quarantined node is used again after: gokuctl nodes release ${bad.nodeId}`;
+function drain(nodeId: string, _options: object, command: Command): Promise<void> {
+  return withController(command, async (client, output) => {
+    await client.call("drainNode", { nodeId });
+    show(output, { node_id: nodeId, quarantined: true, drained: true }, () => {
+      return `${nodeId} gets no ranks any more; use it again with: gokuctl nodes release ${nodeId}`;
+    });
+  });
 }

@@ -2,6 +2,7 @@ import path from "node:path";
 import type { Command } from "commander";
 import { GokuError } from "../../job/errors.js";
 import type { Job } from "../../job/job.js";
+import { type PictureSize, sizeProblem, squareOf } from "../../job/sample_spec.js";
 import type { RgbClip } from "../../worker/data/rgb_clip.js";
 import { writeClip } from "../../worker/media/write_clip.js";
 import { writeSheet } from "../../worker/media/write_sheet.js";
@@ -16,7 +17,7 @@ interface SampleCommandOptions {
   out: string;
   frames?: string;
   size?: string;
-  seed: string;
+  seed?: string;
   steps?: string;
   guidance?: string;
   weights: string;
@@ -41,9 +42,9 @@ export function addSampleCommand(program: Command): void {
       ".png: a sheet of all pictures; .mp4: one clip per prompt (numbered when several)",
       "samples.png",
     )
-    .option("--frames <count>", "frames of a clip (default: the job's max_frames for .mp4, 1 for .png)")
-    .option("--size <width>x<height>", "pixels (default: the square of the job's max_pixels)")
-    .option("--seed <number>", "seed of the noise", "1")
+    .option("--frames <count>", "frames of a clip (default: the job's, for .mp4 at least its max_frames)")
+    .option("--size <width>x<height>", "pixels (default: the job's, else the square of its max_pixels)")
+    .option("--seed <number>", "seed of the noise (default: the job's)")
     .option("--steps <count>", "Euler steps (default: the job's)")
     .option("--guidance <number>", "classifier-free guidance, 1: none (default: the job's)")
     .option("--weights <kind>", "ema or model", "ema")
@@ -73,7 +74,7 @@ async function runSample(options: SampleCommandOptions, command: Command): Promi
     const picture = pictureSize(asked, job);
     const clips = await sampler.sample({
       requests: prompts.map((prompt) => ({ prompt, ...picture })),
-      seed: asked.seed,
+      seed: asked.seed ?? job.sample.seed,
       ...(asked.steps === null ? {} : { steps: asked.steps }),
       ...(asked.guidance === null ? {} : { guidance: asked.guidance }),
       onProgress: (done) => {
@@ -104,7 +105,7 @@ interface Asked {
   frames: number | null;
   steps: number | null;
   guidance: number | null;
-  seed: number;
+  seed: number | null;
 }
 
 function readOptions(options: SampleCommandOptions): Asked {
@@ -122,28 +123,21 @@ function readOptions(options: SampleCommandOptions): Asked {
     frames: frames === undefined ? null : wholeNumber("--frames", frames, { least: 1 }),
     steps: steps === undefined ? null : wholeNumber("--steps", steps, { least: 1 }),
     guidance: guidance === undefined ? null : notNegative("--guidance", guidance),
-    seed: wholeNumber("--seed", seed),
+    seed: seed === undefined ? null : wholeNumber("--seed", seed),
   };
 }
 
-/** Attention is quadratic: what is this far beyond the pixels or frames that a model was trained on is a slip of the hand. */
-const BEYOND_MAX = 16;
-
-function pictureSize(asked: Asked, { data }: Job): { width: number; height: number; frames: number } {
-  const side = Math.floor(Math.sqrt(data.max_pixels));
-  const [width, height] = asked.size ?? [side, side];
-  const frames = asked.frames ?? (asked.clip ? data.max_frames : 1);
-  const refuse = (option: string, found: string, trained: string) => {
-    throw new GokuError(
-      "ARGUMENT_INVALID",
-      `Cannot sample ${option} ${found}: the model was trained on at most ${trained}, want at most ${BEYOND_MAX} times that`,
-    );
-  };
-  if (width * height > BEYOND_MAX * data.max_pixels)
-    refuse("--size", `${width}x${height}`, `${data.max_pixels} pixels (data.max_pixels)`);
-  if (frames > BEYOND_MAX * data.max_frames)
-    refuse("--frames", String(frames), `${data.max_frames} frames (data.max_frames)`);
-  return { width, height, frames };
+function pictureSize(asked: Asked, { data, sample }: Job): PictureSize {
+  const [width, height] = asked.size ?? sample.size ?? squareOf(data);
+  const frames = asked.frames ?? (asked.clip ? Math.max(data.max_frames, sample.frames) : sample.frames);
+  const size = { width, height, frames };
+  const problem = sizeProblem(size, data);
+  if (problem === null) return size;
+  const found = problem.key === "size" ? `${width}x${height}` : String(frames);
+  throw new GokuError(
+    "ARGUMENT_INVALID",
+    `Cannot sample --${problem.key} ${found}: the model was trained on at most ${problem.trained}, want ${problem.wanted}`,
+  );
 }
 
 async function write(

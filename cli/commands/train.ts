@@ -3,7 +3,7 @@ import { stringify } from "yaml";
 import { absolutePaths } from "../../job/absolute_paths.js";
 import { globals } from "../context.js";
 import { show } from "../output.js";
-import { readJob } from "../read_options.js";
+import { readAnyJob } from "../read_options.js";
 import { localSize, type RunOptions, runJob } from "../run_job.js";
 
 export function addTrainCommand(program: Command): void {
@@ -23,7 +23,8 @@ export function addTrainCommand(program: Command): void {
       `
 Examples:
   gokuctl train examples/shapes.yaml --local 2x2
-  gokuctl train examples/shapes.yaml train.steps=200 layout=auto --detach`,
+  gokuctl train examples/shapes.yaml train.steps=200 layout=auto --detach
+  gokuctl train examples/ddp.yaml --local 2x2          # a program of its own, one per rank`,
     )
     .action(train);
 }
@@ -35,7 +36,7 @@ async function train(
   command: Command,
 ): Promise<void> {
   localSize(options);
-  const job = readJob(file, overrides);
+  const job = readAnyJob(file, overrides);
   const output = globals(command);
   if (options.dryRun) return show(output, job, () => stringify(job).trimEnd());
   await runJob(absolutePaths(job, process.cwd()), null, options, output);

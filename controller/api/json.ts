@@ -1,23 +1,37 @@
 import type { z } from "zod";
-import type { HeldState, RankProgress, StepCompleted } from "../../gen/goku/v1/agent.pb.js";
+import type { HeldState, RankProgress, RankTimes, StepCompleted } from "../../gen/goku/v1/agent.pb.js";
 import type { Layout, StateName } from "../../gen/goku/v1/common.pb.js";
 import {
+  type AuditEntry,
+  type AvoidedNode,
   type CheckpointRecord,
+  type Diagnosis,
   type Incident,
   incidentOutcomeToJSON,
   type JobStatus,
+  type JudgedCheck,
   jobPhaseToJSON,
   type LogLine,
+  type NodeSignalStatus,
   type NodeStatus,
+  type Preview,
   type WatchEventsResponse,
 } from "../../gen/goku/v1/controller.pb.js";
+import { finite } from "../../job/finite.js";
 import type {
+  auditSchema,
+  avoidedSchema,
   checkpointSchema,
+  diagnosisSchema,
   eventSchema,
   incidentSchema,
   jobStatusSchema,
+  judgedCheckSchema,
   logLineSchema,
   nodeSchema,
+  previewSchema,
+  rankProgressSchema,
+  signalSchema,
   stepSchema,
 } from "./schemas.js";
 
@@ -33,8 +47,8 @@ export function jobJson(job: JobStatus): z.infer<typeof jobStatusSchema> {
     reason: job.reason,
     step: Number(job.step),
     steps_total: Number(job.stepsTotal),
-    loss: job.loss ?? null,
-    grad_norm: job.gradNorm ?? null,
+    loss: finite(job.loss),
+    grad_norm: finite(job.gradNorm),
     step_seconds: job.stepSeconds ?? null,
     tokens_per_second: job.tokensPerSecond ?? null,
     tokens_total: Number(job.tokensTotal),
@@ -44,8 +58,17 @@ export function jobJson(job: JobStatus): z.infer<typeof jobStatusSchema> {
     rank_nodes: job.rankNodes,
     checkpoint:
       job.checkpointUri === "" ? null : { uri: job.checkpointUri, step: Number(job.checkpointStep) },
+    spares: job.spares === "" ? null : job.spares,
     protection: job.protection === "" ? null : job.protection,
     replicated_step: job.replicatedStep === undefined ? null : Number(job.replicatedStep),
+    rank_slowness: job.rankSlowness.map((slowness) => (slowness === 0 ? null : slowness)),
+    stragglers: job.stragglers.map(({ nodeId, rank, slowness, evidence }) => ({
+      node_id: nodeId,
+      rank: rank ?? null,
+      slowness,
+      evidence,
+    })),
+    avoided: job.avoided.map(avoidedJson),
     incidents: job.incidents,
     error: job.error ? { code: job.error.code, message: job.error.message } : null,
     submitted_at: job.submittedAt?.toISOString() ?? null,
@@ -59,14 +82,69 @@ export function nodeJson(node: NodeStatus): z.infer<typeof nodeSchema> {
     slots: node.slots,
     host: node.host,
     device: node.device,
+    devices: node.devices.map(({ name, memoryBytes }) => ({ name, memory_bytes: Number(memoryBytes) })),
     unusable: node.unusable === "" ? null : node.unusable,
     quarantined: node.quarantined,
+    drained: node.drained,
+    quarantined_until: node.quarantinedUntil?.toISOString() ?? null,
+    self_check: node.selfCheck === "" ? null : (node.selfCheck as "due"),
+    checks: node.checks.map(judgedCheckJson),
+    checked_at: node.checkedAt?.toISOString() ?? null,
     failure_domain: node.failureDomain === "" ? null : node.failureDomain,
     version: node.version,
     job: node.job === "" ? null : node.job,
     silent_seconds: node.silentSeconds,
     ranks: node.ranks.map(rankJson),
     held_states: node.heldStates.map(heldJson),
+    avoided: node.avoided.map(avoidedJson),
+    signals: node.signals.map(signalJson),
+    unwatched: node.unwatched,
+  };
+}
+
+function signalJson(signal: NodeSignalStatus): z.infer<typeof signalSchema> {
+  const { kind, class: cls, action, meaning, rank, device, text, count, at } = signal;
+  return {
+    kind,
+    class: cls,
+    action: action as "note",
+    meaning,
+    rank: rank ?? null,
+    device: device === "" ? null : device,
+    text,
+    count,
+    at: at?.toISOString() ?? null,
+  };
+}
+
+function avoidedJson({ job, nodeId, reason, until }: AvoidedNode): z.infer<typeof avoidedSchema> {
+  return { job, node_id: nodeId, reason, until: until?.toISOString() ?? null };
+}
+
+export function diagnosisJson(diagnosis: Diagnosis): z.infer<typeof diagnosisSchema> {
+  return {
+    id: Number(diagnosis.id),
+    started_at: diagnosis.startedAt?.toISOString() ?? null,
+    done: diagnosis.done,
+    nodes: diagnosis.nodes.map(({ nodeId, verdict, reason, checks }) => ({
+      node_id: nodeId,
+      verdict: verdict as "passed",
+      reason: reason === "" ? null : reason,
+      checks: checks.map(judgedCheckJson),
+    })),
+    bad_links: diagnosis.badLinks,
+  };
+}
+
+function judgedCheckJson({ result, median, verdict }: JudgedCheck): z.infer<typeof judgedCheckSchema> {
+  return {
+    name: result?.name ?? "",
+    verdict: verdict as "ok",
+    value: result?.value ?? 0,
+    unit: result?.unit ?? "",
+    median: median ?? null,
+    detail: result?.detail ?? "",
+    seconds: result?.seconds ?? 0,
   };
 }
 
@@ -84,9 +162,11 @@ export function incidentJson(incident: Incident): z.infer<typeof incidentSchema>
     generation_before: Number(incident.generationBefore),
     generation_after: incident.generationAfter === 0n ? null : Number(incident.generationAfter),
     milestones: incident.milestones.map((m) => ({ name: m.name, after_ms: Number(m.afterMs) })),
+    step_before: Number(incident.stepBefore),
     steps_lost: incident.stepsLost === undefined ? null : Number(incident.stepsLost),
     outcome: nameOf(incidentOutcomeToJSON(incident.outcome), "INCIDENT_OUTCOME_"),
     last_lines: incident.lastLines,
+    stacks: incident.stacks.map(({ rank, nodeId, lines }) => ({ rank, node_id: nodeId, lines })),
   };
 }
 
@@ -96,11 +176,31 @@ export function checkpointJson(record: CheckpointRecord): z.infer<typeof checkpo
     uri: record.uri,
     bytes: Number(record.bytes),
     seconds: record.seconds,
+    committed_at: record.committedAt?.toISOString() ?? null,
+    unusable: record.unusable === "" ? null : record.unusable,
   };
 }
 
 export function logLineJson(line: LogLine): z.infer<typeof logLineSchema> {
   return { time: line.time?.toISOString() ?? null, rank: line.rank, text: line.text };
+}
+
+export function previewJson(preview: Preview): z.infer<typeof previewSchema> {
+  const { state, uri, prompts, seed, samplingSteps, guidance, shift, width, height, frames } = preview;
+  return {
+    ...stateJson(state),
+    uri,
+    prompts,
+    seed: Number(seed),
+    sampling_steps: samplingSteps,
+    guidance,
+    shift,
+    width,
+    height,
+    frames,
+    files: preview.files.map((file) => ({ name: file.name, bytes: Number(file.bytes) })),
+    drawn_at: preview.drawnAt?.toISOString() ?? null,
+  };
 }
 
 export function eventJson(event: WatchEventsResponse): z.infer<typeof eventSchema> {
@@ -111,7 +211,12 @@ export function eventJson(event: WatchEventsResponse): z.infer<typeof eventSchem
     kind: event.kind,
     message: event.message,
     step: event.step ? stepJson(event.step) : null,
+    audit: event.audit ? auditJson(event.audit) : null,
   };
+}
+
+function auditJson({ who, via, address, action, target, outcome }: AuditEntry): z.infer<typeof auditSchema> {
+  return { who: who || null, via: via || null, address, action, target: target || null, outcome };
 }
 
 /** An enum's value without the prefix of the wire; the schema checks what comes out. */
@@ -122,8 +227,8 @@ function nameOf<Name extends string>(value: string, prefix: string): Name {
 function stepJson(step: StepCompleted): z.infer<typeof stepSchema> {
   return {
     step: Number(step.step),
-    loss: step.loss,
-    grad_norm: step.gradNorm,
+    loss: finite(step.loss),
+    grad_norm: finite(step.gradNorm),
     learning_rate: step.learningRate,
     applied: step.applied,
     tokens: Number(step.tokens),
@@ -138,10 +243,18 @@ function stepJson(step: StepCompleted): z.infer<typeof stepSchema> {
     pack_fill: step.packFill,
     unreadable: step.unreadable,
     replicated_step: step.replicatedStep === 0n ? null : Number(step.replicatedStep),
+    replay: step.replay
+      ? {
+          packs: step.replay.packs,
+          loss_ranks: step.replay.lossRanks,
+          norm_ranks: step.replay.normRanks,
+          home_ranks: step.replay.homeRanks,
+        }
+      : null,
   };
 }
 
-function rankJson(rank: RankProgress): z.infer<typeof nodeSchema>["ranks"][number] {
+export function rankJson(rank: RankProgress): z.infer<typeof rankProgressSchema> {
   return {
     rank: rank.rank,
     pid: rank.pid,
@@ -153,6 +266,20 @@ function rankJson(rank: RankProgress): z.infer<typeof nodeSchema>["ranks"][numbe
     group: rank.group === "" ? null : rank.group,
     in_flight: rank.collectiveEntered > rank.collectiveCompleted,
     unchanged_ms: Number(rank.unchangedMs),
+    times: rank.times ? timesJson(rank.times) : null,
+  };
+}
+
+function timesJson(times: RankTimes): NonNullable<z.infer<typeof rankProgressSchema>["times"]> {
+  const seconds = (microseconds: bigint) => Number(microseconds) / 1e6;
+  return {
+    steps: Number(times.steps),
+    multiply_adds: Number(times.work) * 1e6,
+    forward_seconds: seconds(times.forwardUs),
+    backward_seconds: seconds(times.backwardUs),
+    optimizer_seconds: seconds(times.optimizerUs),
+    data_seconds: seconds(times.dataUs),
+    wait_seconds: seconds(times.waitUs),
   };
 }
 

@@ -13,4 +13,4 @@ export type App = FastifyInstance<
 >;
 
 /** Answers that every route may give. */
-export const failures = { "4xx": problemSchema, "5xx": problemSchema };
+export const failures = { 307: problemSchema, "4xx": problemSchema, "5xx": problemSchema };

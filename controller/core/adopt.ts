@@ -1,5 +1,5 @@
 import { mustStop, requestStop, sendPhase } from "./form.js";
-import { type Fault, faultOf } from "./judge_fault.js";
+import { faultOf, lostFaults } from "./judge_fault.js";
 import { lostRanks } from "./nodes.js";
 import { reportFaults } from "./recover.js";
 import { onPages, startRunning } from "./run.js";
@@ -17,6 +17,7 @@ const TRAINING = new Set([
   "optimizer",
   "snapshot",
   "finished",
+  "program",
 ]);
 
 /**
@@ -71,16 +72,10 @@ export function checkAdoption(turn: Turn, job: JobState): void {
 
 function abandon(turn: Turn, job: JobState, silent: readonly string[]): void {
   const { number } = job.generation!;
-  const base = { atMs: turn.nowMs, source: "lost", code: "NODE_LOST" } as const;
-  const faults: Fault[] = silent.map((nodeId) =>
-    faultOf({ ...base, nodeId, text: `${nodeId} did not come back to the new leader` }),
-  );
+  const faults = lostFaults(turn.nowMs, silent, (nodeId) => `${nodeId} did not come back to the new leader`);
   const text = `the new leader found generation ${number} half formed`;
-  reportFaults(
-    turn,
-    job,
-    faults.length > 0 ? faults : [faultOf({ ...base, source: "deadline", code: "COMM_ABORTED", text })],
-  );
+  const half = { atMs: turn.nowMs, source: "deadline", code: "COMM_ABORTED", text } as const;
+  reportFaults(turn, job, faults.length > 0 ? faults : [faultOf(half)]);
 }
 
 /** A rank that is still leaving older work shows that work's page: it proves nothing about this generation. */

@@ -3,15 +3,20 @@ import { onSaved, onSaveFailed } from "./checkpoints.js";
 import type { Event, Session } from "./contract.js";
 import { knownCode } from "./failure_class.js";
 import { onRankConnected, onRankReady, onRankRestored } from "./form.js";
+import { addStack } from "./incident.js";
 import { isOver, reconsider } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
 import { raiseTerm } from "./leadership.js";
 import { onLeaving } from "./leave.js";
 import { pageText } from "./localise_stall.js";
 import { hear, onHeartbeat, onHello } from "./nodes.js";
-import { reform, reportFaults } from "./recover.js";
+import { onPreviewDue, onPreviewEnded, onPreviewRead } from "./previews.js";
+import { isEcho, reform, reportFaults } from "./recover.js";
 import { onReleased } from "./release.js";
+import { onReplicaFailed } from "./replica_alarm.js";
 import { onLateStep, onRankFinished, onStep, tryComplete } from "./run.js";
+import { onCheckBegun, onCheckReport } from "./self_checks.js";
+import { onSignals } from "./signals.js";
 import type { JobState, NodeState } from "./state.js";
 import { observe, type Turn } from "./turn.js";
 import { type Report, readReport } from "./wire.js";
@@ -80,6 +85,15 @@ function onReport(turn: Turn, node: NodeState, report: Report): void {
       onLeaving(turn, node, report);
       reconsider(turn);
       return;
+    case "checkBegun":
+      onCheckBegun(turn, node, report);
+      return;
+    case "checked":
+      onCheckReport(turn, node, report);
+      return;
+    case "signals":
+      onSignals(turn, node, report);
+      return;
     case "hello":
     case "output":
       return;
@@ -96,7 +110,22 @@ function adoptFrom(turn: Turn, node: NodeState, report: Report & { kind: "heartb
 
 type GenerationReport = Extract<
   Report,
-  { kind: "ready" | "connected" | "restored" | "step" | "exited" | "failed" | "finished" | "refusedPrepare" }
+  {
+    kind:
+      | "ready"
+      | "connected"
+      | "restored"
+      | "step"
+      | "exited"
+      | "failed"
+      | "finished"
+      | "refusedPrepare"
+      | "replicaFailed"
+      | "previewDue"
+      | "previewRead"
+      | "previewEnded"
+      | "inspected";
+  }
 >;
 
 /** The fence: only the newest generation of the job that has a place for this node, and only the rank's own node. */
@@ -117,8 +146,21 @@ function onGenerationReport(turn: Turn, node: NodeState, report: GenerationRepor
     refused(turn, "stale_generation");
     return;
   }
+  if (report.kind === "failed" && isEcho(job, node.nodeId, report)) return;
   if (report.kind === "exited" || report.kind === "failed" || report.kind === "refusedPrepare") {
     reportFaults(turn, job, [faultFrom(turn, job, node, report)]);
+    return;
+  }
+  if (report.kind === "inspected") {
+    if (job.incident !== null) addStack(job.incident, node.nodeId, report);
+    return;
+  }
+  if (report.kind === "replicaFailed") {
+    onReplicaFailed(turn, job, report);
+    return;
+  }
+  if (report.kind === "previewDue" || report.kind === "previewRead" || report.kind === "previewEnded") {
+    onPreviewReport(turn, job, node, report);
     return;
   }
   if (report.kind === "step" || report.kind === "finished") {
@@ -139,6 +181,19 @@ function onGenerationReport(turn: Turn, node: NodeState, report: GenerationRepor
   }
   onRankRestored(turn, job, report);
   return;
+}
+
+/** Nothing but pictures depends on them. */
+function onPreviewReport(
+  turn: Turn,
+  job: JobState,
+  node: NodeState,
+  report: Report & { kind: "previewDue" | "previewRead" | "previewEnded" },
+): void {
+  if (job.stage !== "running" || job.generation!.stage !== "run") return;
+  if (report.kind === "previewDue") onPreviewDue(turn, job, node, report);
+  else if (report.kind === "previewRead") onPreviewRead(turn, job, report);
+  else onPreviewEnded(turn, job, node, report);
 }
 
 function faultFrom(

@@ -1,6 +1,7 @@
 import type { Layout } from "../../job/layout.js";
 import type { StateName } from "./contract.js";
-import { compareStates, stateKey } from "./state_name.js";
+import { StateMap } from "./state_map.js";
+import { compareStates } from "./state_name.js";
 import type { HeldState } from "./wire.js";
 
 export interface AssignableNode {
@@ -52,33 +53,26 @@ export function assignRanks(options: {
 
 interface Holders {
   state: StateName;
-  /** Nodes that hold the state, by rank. */
-  byRank: Map<number, string[]>;
+  /** Nodes that hold the state. */
+  byRank: NodesByRank;
 }
 
 /** Every state in memory in this layout, newest first. */
 function holdersOf(nodes: readonly AssignableNode[], layout: Layout): Holders[] {
   const wanted = layout.toString();
-  const states = new Map<string, Holders>();
-  for (const node of nodes) {
+  const states = new StateMap<Holders>();
+  for (const [at, node] of nodes.entries()) {
     for (const held of node.held) {
       if (held.layout !== wanted || held.rank >= layout.worldSize) continue;
-      const key = stateKey(held.state);
-      let entry = states.get(key);
-      if (entry === undefined) {
-        entry = { state: held.state, byRank: new Map() };
-        states.set(key, entry);
-      }
-      const list = entry.byRank.get(held.rank);
-      if (list) list.push(node.nodeId);
-      else entry.byRank.set(held.rank, [node.nodeId]);
+      const make = () => ({ state: held.state, byRank: new NodesByRank(nodes, layout.worldSize) });
+      states.of(held.state, make).byRank.add(held.rank, at);
     }
   }
   return [...states.values()].sort((a, b) => compareStates(b.state, a.state));
 }
 
 function newestHolders(holders: readonly Holders[], rank: number): string[] {
-  return holders.flatMap((entry) => entry.byRank.get(rank) ?? []);
+  return holders.flatMap((entry) => entry.byRank.of(rank));
 }
 
 /**
@@ -95,7 +89,7 @@ function placeByState(
   const generationNewest = holders[0]?.state.generation ?? 0;
   const readable = prior !== null && nodes.every(({ serves }) => serves);
   for (const { state, byRank } of holders) {
-    if (byRank.size < layout.worldSize) {
+    if (byRank.rankCount < layout.worldSize) {
       if (readable && holdsAllShards(layout, byRank)) return null;
       continue;
     }
@@ -103,7 +97,7 @@ function placeByState(
     const places = new Places(nodes, layout.worldSize);
     let placed = 0;
     for (let rank = 0; rank < layout.worldSize; rank++) {
-      const candidates = byRank.get(rank)!;
+      const candidates = byRank.of(rank);
       const before = prior?.[rank];
       const ordered =
         before !== undefined && candidates.includes(before) ? [before, ...candidates] : candidates;
@@ -115,9 +109,52 @@ function placeByState(
   return null;
 }
 
-function holdsAllShards(layout: Layout, byRank: ReadonlyMap<number, unknown>): boolean {
-  const shards = new Set([...byRank.keys()].map((rank) => rank % layout.shardGroupSize));
+function holdsAllShards(layout: Layout, byRank: NodesByRank): boolean {
+  const shards = new Set<number>();
+  for (let rank = 0; rank < layout.worldSize && shards.size < layout.shardGroupSize; rank++)
+    if (byRank.has(rank)) shards.add(rank % layout.shardGroupSize);
   return shards.size === layout.shardGroupSize;
+}
+
+/** Nodes of every rank, in the order in which they were added: lists linked by numbers, since each snapshot is in one. */
+class NodesByRank {
+  /** Ranks that have a node. */
+  rankCount = 0;
+  readonly #nodes: readonly AssignableNode[];
+  /** Entries by rank: its first and its last; -1: none. */
+  readonly #first: Int32Array;
+  readonly #last: Int32Array;
+  /** Of every entry: its node's place, and the entry that follows. */
+  readonly #at: number[] = [];
+  readonly #next: number[] = [];
+
+  constructor(nodes: readonly AssignableNode[], worldSize: number) {
+    this.#nodes = nodes;
+    this.#first = new Int32Array(worldSize).fill(-1);
+    this.#last = new Int32Array(worldSize).fill(-1);
+  }
+
+  add(rank: number, at: number): void {
+    const entry = this.#at.push(at) - 1;
+    this.#next.push(-1);
+    const last = this.#last[rank]!;
+    if (last === -1) {
+      this.#first[rank] = entry;
+      this.rankCount += 1;
+    } else this.#next[last] = entry;
+    this.#last[rank] = entry;
+  }
+
+  has(rank: number): boolean {
+    return this.#first[rank] !== -1;
+  }
+
+  of(rank: number): string[] {
+    const found: string[] = [];
+    for (let entry = this.#first[rank]!; entry !== -1; entry = this.#next[entry]!)
+      found.push(this.#nodes[this.#at[entry]!]!.nodeId);
+    return found;
+  }
 }
 
 /** Puts the unplaced ranks of one sequence group onto one node, or onto as few as possible. */
@@ -132,53 +169,101 @@ function fillGroup(places: Places, first: number, size: number): void {
   }
 }
 
-/** Slots being handed out. */
+/** Slots being handed out. Finding a node for a group looks at a few candidates, whatever the number of nodes. */
 class Places {
   readonly rankNodes: (string | null)[];
-  readonly #free = new Map<string, number>();
-  readonly #used = new Set<string>();
-  readonly #order: string[];
+  readonly #nodeIds: string[];
+  readonly #index: ReadonlyMap<string, number>;
+  readonly #free: Int32Array;
+  readonly #used: Uint8Array;
+  /** Nodes by whether they are in use and how many slots they have left: `#byFree[used][free]`. */
+  readonly #byFree: LowestFirst[][];
 
   constructor(nodes: readonly AssignableNode[], worldSize: number) {
     this.rankNodes = new Array<string | null>(worldSize).fill(null);
-    for (const node of nodes) this.#free.set(node.nodeId, node.slots);
-    this.#order = nodes.map((node) => node.nodeId);
+    this.#nodeIds = nodes.map((node) => node.nodeId);
+    this.#index = new Map(this.#nodeIds.map((nodeId, at) => [nodeId, at]));
+    this.#free = Int32Array.from(nodes, (node) => node.slots);
+    this.#used = new Uint8Array(nodes.length);
+    const most = nodes.reduce((max, node) => Math.max(max, node.slots), 0);
+    const lists = () => Array.from({ length: most + 1 }, () => new LowestFirst(nodes.length));
+    this.#byFree = [lists(), lists()];
+    for (const [at, node] of nodes.entries()) this.#byFree[0]![node.slots]!.add(at);
   }
 
   freeOf(nodeId: string): number {
-    return this.#free.get(nodeId) ?? 0;
+    const at = this.#index.get(nodeId);
+    return at === undefined ? 0 : this.#free[at]!;
   }
 
   tryPlace(rank: number, nodeId: string): boolean {
-    const free = this.freeOf(nodeId);
-    if (this.rankNodes[rank] !== null || free === 0) return false;
+    const at = this.#index.get(nodeId);
+    if (at === undefined || this.rankNodes[rank] !== null || this.#free[at] === 0) return false;
     this.rankNodes[rank] = nodeId;
-    this.#free.set(nodeId, free - 1);
-    this.#used.add(nodeId);
+    this.#byFree[this.#used[at]!]![this.#free[at]!]!.remove(at);
+    this.#free[at]! -= 1;
+    this.#used[at] = 1;
+    this.#byFree[1]![this.#free[at]!]!.add(at);
     return true;
   }
 
   /** With room for all if any has it: beside the group's others, in use, beside the rank before, the fullest. */
   best(options: { room: number; first: number; size: number }): string {
-    const beside = new Set(this.rankNodes.slice(options.first, options.first + options.size));
-    const before = this.rankNodes[options.first - 1];
-    let best = "";
+    const { room, first, size } = options;
+    const beside = new Set(this.rankNodes.slice(first, first + size));
+    const before = this.rankNodes[first - 1] ?? null;
+    let best = -1;
     let bestScore = Number.NEGATIVE_INFINITY;
-    for (const nodeId of this.#order) {
-      const free = this.freeOf(nodeId);
-      if (free === 0) continue;
-      const fits = free >= options.room;
+    const look = (at: number) => {
+      const free = this.#free[at]!;
+      if (free === 0) return;
+      const nodeId = this.#nodeIds[at]!;
+      const fits = free >= room;
+      const used = this.#used[at] === 1;
       const score =
         (fits ? 1e9 : 0) +
         (beside.has(nodeId) ? 1e8 : 0) +
-        (this.#used.has(nodeId) ? 1e7 : 0) +
+        (used ? 1e7 : 0) +
         (nodeId === before ? 1e6 : 0) +
-        (fits && this.#used.has(nodeId) ? -free : free);
-      if (score > bestScore) {
-        best = nodeId;
-        bestScore = score;
+        (fits && used ? -free : free);
+      if (score < bestScore || (score === bestScore && at > best)) return;
+      best = at;
+      bestScore = score;
+    };
+    for (const nodeId of [...beside, before]) if (nodeId !== null) look(this.#index.get(nodeId)!);
+    // Of all others alike, the first one stands for them.
+    for (const lists of this.#byFree) {
+      for (let free = 1; free < lists.length; free++) {
+        const at = lists[free]!.first();
+        if (at !== null) look(at);
       }
     }
-    return best;
+    return this.#nodeIds[best]!;
+  }
+}
+
+/** A set of small numbers that knows its lowest. */
+class LowestFirst {
+  readonly #has: Uint8Array;
+  /** None is lower. */
+  #from: number;
+
+  constructor(size: number) {
+    this.#has = new Uint8Array(size);
+    this.#from = size;
+  }
+
+  add(value: number): void {
+    this.#has[value] = 1;
+    this.#from = Math.min(this.#from, value);
+  }
+
+  remove(value: number): void {
+    this.#has[value] = 0;
+  }
+
+  first(): number | null {
+    while (this.#from < this.#has.length && this.#has[this.#from] === 0) this.#from += 1;
+    return this.#from < this.#has.length ? this.#from : null;
   }
 }

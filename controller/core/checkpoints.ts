@@ -1,6 +1,8 @@
-import type { CheckpointsRecord, DurableWrite } from "./contract.js";
+import { jobTraits } from "../../job/command_job.js";
+import type { CheckpointsRecord, DurableWrite, StateName } from "./contract.js";
 import { durableKeys } from "./contract.js";
 import { persist } from "./durable.js";
+import { isGivenUp } from "./roll_back.js";
 import type { JobState, NodeState } from "./state.js";
 import { compareStates, sameState, stateText } from "./state_name.js";
 import { log, observe, type Turn } from "./turn.js";
@@ -14,14 +16,18 @@ export function onSaved(
   report: Report & { kind: "saved" },
 ): void {
   const { state, uri, bytes, seconds } = report;
-  if (job.checkpoints.some((entry) => entry.uri === uri && sameState(entry.state, state))) return;
+  endSaveAlarm(turn, job, state);
+  // It is told by several agents and repeated, also late: by then the run may have come to this step again.
+  if (job.checkpoints.some((entry) => entry.uri === uri && compareStates(entry.state, state) >= 0)) return;
   job.excludedCheckpoints.delete(uri);
   job.checkpoints = job.checkpoints.filter((entry) => entry.uri !== uri);
-  job.checkpoints.push({ uri, state, bytes, seconds, committedAtMs: turn.nowMs, unusable: null });
+  const unusable = isGivenUp(job.record.rollBacks, state) ? "the run went back to a step before it" : null;
+  job.checkpoints.push({ uri, state, bytes, seconds, committedAtMs: turn.nowMs, unusable });
   job.checkpoints.sort((a, b) => compareStates(a.state, b.state));
   job.checkpoints = retain(job);
   observe(turn, "goku_checkpoints_committed_total", 1);
   observe(turn, "goku_checkpoint_seconds", seconds);
+  observe(turn, "goku_checkpoint_written_bytes_total", bytes);
   log(turn, {
     level: "info",
     type: "checkpoint",
@@ -30,6 +36,10 @@ export function onSaved(
     text: `${stateText(state)} is durable at ${uri} (${bytes} bytes in ${seconds.toFixed(1)} s)`,
   });
   persist(turn, [checkpointsWrite(job)]);
+}
+
+/** The state that could not be saved, or a newer one, is durable. */
+function endSaveAlarm(turn: Turn, job: JobState, state: StateName): void {
   if (job.saveAlarm === null || compareStates(state, job.saveAlarm) < 0) return;
   job.saveAlarm = null;
   const text = `saves succeed again: ${stateText(state)} is durable`;
@@ -53,7 +63,7 @@ export function onSaveFailed(
     type: "alarm",
     jobId: job.record.jobId,
     nodeId: node.nodeId,
-    text: `saving ${stateText(report.state)} failed (${report.error.code}: ${report.error.message}); training goes on, ${older}`,
+    text: `saving ${stateText(report.state)} failed on ${node.nodeId} (${report.error.code}: ${report.error.message}); training goes on, ${older}`,
   });
 }
 
@@ -62,7 +72,9 @@ const EVERY_COUNT_MAX = 100;
 
 /** The newest keep_last that can be restored, whatever stands between them, and older ones that retention keeps. */
 function retain(job: JobState): JobState["checkpoints"] {
-  const { keep_last, keep_every } = job.record.job.checkpoint;
+  const { checkpoint } = jobTraits(job.record.job);
+  if (checkpoint === null) return job.checkpoints;
+  const { keep_last, keep_every } = checkpoint;
   let usable = 0;
   let first = job.checkpoints.length;
   while (first > 0 && usable < keep_last) {

@@ -1,4 +1,5 @@
 import type { Layout } from "../../job/layout.js";
+import { Heap } from "./heap.js";
 import { ranksText } from "./ranks_text.js";
 
 /** A member node as far as replicas are concerned. */
@@ -70,11 +71,18 @@ function withoutTwin(
   rankNodes: readonly string[],
   placeOf: (nodeId: string) => string,
 ): number[] {
-  const places = Array.from({ length: layout.shardGroupSize }, () => new Set<string>());
-  for (const [rank, nodeId] of rankNodes.entries()) {
-    places[rank % layout.shardGroupSize]!.add(placeOf(nodeId));
+  const { shardGroupSize } = layout;
+  const first = rankNodes.slice(0, shardGroupSize).map(placeOf);
+  const spread = new Uint8Array(shardGroupSize); // 1: the shard is in several places
+  for (let rank = shardGroupSize; rank < rankNodes.length; rank++) {
+    const shard = rank % shardGroupSize;
+    if (spread[shard] === 0 && placeOf(rankNodes[rank]!) !== first[shard]) spread[shard] = 1;
   }
-  return rankNodes.flatMap((_, rank) => (places[rank % layout.shardGroupSize]!.size === 1 ? [rank] : []));
+  const alone: number[] = [];
+  if (!spread.includes(0)) return alone;
+  for (let rank = 0; rank < rankNodes.length; rank++)
+    if (spread[rank % shardGroupSize] === 0) alone.push(rank);
+  return alone;
 }
 
 function byNode(rankNodes: readonly string[], ranks: readonly number[]): Map<string, number[]> {
@@ -131,18 +139,22 @@ function assignKeepers(
 
 /** Shares what is to be kept out over the slots of all keepers, one by one to the emptiest. */
 function makeRoom(ring: readonly Domain[], total: number): void {
-  for (let given = 0; given < total; given++) {
-    let best: { domain: Domain; keeper: Domain["keepers"][number] } | null = null;
-    for (const domain of ring) {
-      if (domain.room + domain.demand >= total) continue; // the others send no more than that
-      for (const keeper of domain.keepers) {
-        const fuller =
-          best !== null && (keeper.room + 1) * best.keeper.slots >= (best.keeper.room + 1) * keeper.slots;
-        if (!fuller) best = { domain, keeper };
-      }
-    }
-    best!.keeper.room += 1;
-    best!.domain.room += 1;
+  const keepers = ring.flatMap((domain) => domain.keepers.map((keeper) => ({ domain, keeper })));
+  const emptier = (a: number, b: number): boolean => {
+    const [one, other] = [keepers[a]!.keeper, keepers[b]!.keeper];
+    const difference = (one.room + 1) * other.slots - (other.room + 1) * one.slots;
+    return difference < 0 || (difference === 0 && a < b);
+  };
+  const open = new Heap(emptier);
+  for (const at of keepers.keys()) open.push(at);
+  for (let given = 0; given < total; ) {
+    const at = open.pop();
+    const { domain, keeper } = keepers[at]!;
+    if (domain.room + domain.demand >= total) continue; // the others send no more than that, now or later
+    keeper.room += 1;
+    domain.room += 1;
+    given += 1;
+    open.push(at);
   }
 }
 
@@ -153,7 +165,8 @@ function serve(ring: readonly Domain[], left: number, keepers: (string | null)[]
   const source = ring[from]!.sources[0]!;
   const keeper = ring[to]!.keepers.find(({ room }) => room > 0)!;
   let count = Math.min(source.length, keeper.room);
-  for (const [at, { demand, room }] of ring.entries()) {
+  for (let at = 0; at < ring.length; at++) {
+    const { demand, room } = ring[at]!;
     if (at !== from && at !== to) count = Math.min(count, left - demand - room);
   }
   for (const rank of source.splice(0, count)) keepers[rank] = keeper.nodeId;
@@ -212,7 +225,8 @@ function reasonOf(options: {
     : "in another failure domain";
   if (far > 0) parts.push(`replicas: ${countText(far)} a copy ${where}`);
   const needy = new Set(alone);
-  const twins = rankNodes.flatMap((_, rank) => (needy.has(rank) ? [] : [rank]));
+  const twins: number[] = [];
+  for (let rank = 0; rank < rankNodes.length; rank++) if (!needy.has(rank)) twins.push(rank);
   if (twins.length > 0) {
     const nothing = alone.length === 0 ? ", nothing is sent" : "";
     parts.push(`${ranksText(twins)} have twins in other failure domains${nothing}`);

@@ -26,10 +26,12 @@ export interface RestoreInput {
   layout: Layout;
   /** Node of every rank, in rank order. */
   rankNodes: readonly string[];
-  /** Every member, once. */
+  /** Every member, once; then others that serve what they hold. */
   nodes: readonly MemoryNode[];
   checkpoints: readonly CheckpointEntry[];
   source: CheckpointSource | null;
+  /** Of steps that a roll-back has undone; nodes do not name such states. */
+  isGivenUp: (state: StateName) => boolean;
   /** Keys of snapshots that failed to restore. */
   excludedSnapshots: ReadonlySet<string>;
   /** Addresses of checkpoints that failed to restore. */
@@ -72,17 +74,22 @@ export function chooseRestore(input: RestoreInput): RestoreChoice {
       reason: `from the checkpoint to resume, ${source.uri} (${stateText(source.state)})`,
     };
   }
-  if (source === null && input.checkpoints.length === 0) {
-    return { kind: "initial", reason: `initial values: ${without} and nothing has been made durable` };
+  const committed = input.checkpoints.filter(({ state }) => !input.isGivenUp(state));
+  if (source === null && committed.length === 0) {
+    const undone = input.checkpoints.length === 0 ? "" : " before the steps that are undone";
+    return {
+      kind: "initial",
+      reason: `initial values: ${without} and nothing has been made durable${undone}`,
+    };
   }
   return {
     kind: "none",
-    reason: `Cannot restore any state: ${without}, and none of ${input.checkpoints.length + (source === null ? 0 : 1)} checkpoints can be read; repair one, or submit the job anew`,
+    reason: `Cannot restore any state: ${without}, and none of ${committed.length + (source === null ? 0 : 1)} checkpoints can be read; repair one, or submit the job anew`,
   };
 }
 
 function newestInMemory({ layout, rankNodes, nodes, excludedSnapshots }: RestoreInput): MemoryState | null {
-  const all = nodes.map(({ nodeId }) => nodeId);
+  const all = [...new Set(rankNodes)];
   const wanting = nodesOfShard(layout, rankNodes);
   for (const memory of memoryStates(nodes, layout)) {
     if (excludedSnapshots.has(stateKey(memory.state))) continue;
@@ -107,12 +114,14 @@ function memoryText({ layout, rankNodes, nodes }: RestoreInput, memory: MemorySt
     const from = nodes.length === 1 ? "1 node" : `${nodes.length} nodes`;
     return `${stateText(state)}, re-partitioned from memory of ${from}, layout ${memory.layout}`;
   }
+  const members = new Set(rankNodes);
   const readers = new Map<string, number[]>();
   for (const [rank, nodeId] of rankNodes.entries()) {
     const list = holders.get(rank % layout.shardGroupSize)!;
     if (list.some((holder) => holder.nodeId === nodeId)) continue;
     const holder = list.find((each) => each.serves)!;
-    const from = `${holder.rank === rank ? "replicas" : "twins"} on ${holder.nodeId}`;
+    const kept = members.has(holder.nodeId) ? "replicas" : "snapshots";
+    const from = `${holder.rank === rank ? kept : "twins"} on ${holder.nodeId}`;
     const ranks = readers.get(from);
     if (ranks) ranks.push(rank);
     else readers.set(from, [rank]);

@@ -8,9 +8,12 @@
  */
 import type { SessionRequest, SessionResponse, StepCompleted } from "../../gen/goku/v1/agent.pb.js";
 import type { ErrorDetail } from "../../gen/goku/v1/common.pb.js";
+import type { AnyJob } from "../../job/command_job.js";
+import type { Device } from "../../job/device.js";
 import type { ErrorCode } from "../../job/errors.js";
-import type { Job } from "../../job/job.js";
 import type { LayoutSize } from "../../job/layout.js";
+import type { ControllerMetric } from "../../job/metrics.js";
+import type { EffectiveRecord } from "./effective_time.js";
 
 /** Name of a training state. Order: generation first, then step (see `compareStates`). */
 export interface StateName {
@@ -33,7 +36,8 @@ export interface Session {
   session: number;
 }
 
-export type AgentMessage = NonNullable<SessionRequest["message"]>;
+/** What comes as one message is several here. */
+export type AgentMessage = Exclude<NonNullable<SessionRequest["message"]>, { $case: "reports" }>;
 
 export type Event =
   /** Leadership won. `records` is everything under the core's keys, read after winning. Starts a fresh state. */
@@ -49,22 +53,39 @@ export type Event =
   | { kind: "agentDisconnected"; from: Session; reason: string }
   /**
    * The job is resolved and checked by its schema; `jobId` is new and unique. `source`: checkpoint to continue from.
-   * `found`: committed checkpoints that stand at job.checkpoint.uri already; `own`: `source` is one of them.
+   * `found`: committed checkpoints that stand at job.checkpoint.uri already, if it has one; `own`: `source` is one of them.
    */
   | {
       kind: "jobSubmitted";
       requestId: string;
       jobId: string;
-      job: Job;
+      job: AnyJob;
       source: CheckpointSource | null;
       found: { count: number; generationHighest: number; own: boolean };
     }
   /** Save and stop. */
   | { kind: "stopRequested"; requestId: string; jobId: string }
   | { kind: "saveRequested"; requestId: string; jobId: string }
+  /** What the platform that runs the agents, such as Kubernetes, says of a node. */
+  | { kind: "nodeFate"; nodeId: string; fate: NodeFate }
   /** A person vouches for a quarantined node. */
   | { kind: "quarantineLifted"; requestId: string; nodeId: string }
+  /** A person wants a node to give its ranks up, and to get none. */
+  | { kind: "drainRequested"; requestId: string; nodeId: string }
+  /** A person wants nodes to be examined; none named: all. */
+  | { kind: "diagnosisRequested"; requestId: string; nodeIds: string[] }
   | { kind: "timerFired"; timer: string };
+
+/** Why the platform ends, or has ended, the process of a node's agent and with it all of the node's ranks. */
+export interface NodeFate {
+  code: "NODE_PREEMPTED" | "NODE_OUT_OF_MEMORY" | "NODE_LOST";
+  /** For example "pod goku-worker-1 was killed for its memory limit of 8Gi (OOMKilled)". */
+  text: string;
+  /** When an agent that is still there will be ended; null: it has ended. */
+  endsAtMs: number | null;
+  /** No other process of the node runs, as far as the platform knows. */
+  down: boolean;
+}
 
 export type PersistOutcome =
   | { kind: "applied"; revision: bigint }
@@ -106,28 +127,23 @@ export type Reply = { ok: true; jobId: string } | { ok: false; code: ErrorCode; 
 
 export interface LogEntry {
   level: "info" | "warning" | "alarm";
-  type: "phase" | "incident" | "checkpoint" | "replica" | "node" | "alarm";
+  type:
+    | "phase"
+    | "incident"
+    | "checkpoint"
+    | "replica"
+    | "preview"
+    | "node"
+    | "straggler"
+    | "numbers"
+    | "alarm";
   jobId: string | null;
   nodeId: string | null;
   text: string;
 }
 
-/** Prometheus names, base units. Counters are given as increments, histograms as observations, gauges as values. */
-export const METRICS = {
-  goku_agent_messages_refused_total: "counter", // label reason: stale_generation, stale_session, malformed
-  goku_generations_formed_total: "counter",
-  goku_generations_failed_total: "counter",
-  goku_incidents_total: "counter", // label code
-  goku_recovery_seconds: "histogram", // detection to the next completed step; label code
-  goku_steps_lost_total: "counter",
-  goku_steps_completed_total: "counter", // label job
-  goku_checkpoints_committed_total: "counter",
-  goku_checkpoints_failed_total: "counter",
-  goku_checkpoint_seconds: "histogram",
-  goku_nodes_connected: "gauge",
-  goku_persist_retries_total: "counter",
-} as const;
-export type MetricName = keyof typeof METRICS;
+/** Counters are given as increments, histograms as observations, gauges as values. */
+export type MetricName = ControllerMetric;
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Durable records (plain JSON; keys below the shell's own prefix)
@@ -182,14 +198,23 @@ export interface JobRecord {
   jobId: string;
   /** Order of submission. */
   order: number;
-  job: Job;
+  job: AnyJob;
   source: CheckpointSource | null;
   /** Highest generation that had written to its checkpoint.uri before: its own are above, so that they supersede. */
   generationFloor: number;
   submittedAtMs: number;
   /** When a person asked to save and stop. */
   stop: { atMs: number } | null;
+  /** In the order in which they happened. */
+  rollBacks: RollBackRecord[];
   outcome: JobOutcome | null;
+}
+
+/** States of that generation and older ones are given up from step `first` on, and who comes there goes on behind `last`. */
+export interface RollBackRecord {
+  generation: number;
+  first: number;
+  last: number;
 }
 
 export interface JobOutcome {
@@ -215,12 +240,18 @@ export interface GenerationRecord {
   restored: StateName | null;
   /** Generations formed since a step was completed for the first time. */
   attempts: number;
+  /** Generations of the job before this one. */
+  restarts: number;
   /** Highest step ever completed. */
   stepHighest: number;
   /** Open incident that this generation answers; null: none. */
   incident: number | null;
   /** Newest incident number used. */
   incidentLast: number;
+  /** What its ranks compute on; absent in older records: cpu. */
+  device?: Device;
+  /** When it was written; absent in older records. */
+  effective?: EffectiveRecord;
 }
 
 export interface CheckpointEntry extends CheckpointSource {
@@ -243,6 +274,12 @@ export interface QuarantineRecord {
   nodeId: string;
   reason: string;
   atMs: number;
+  /** When the node is examined again, and used if it passes; null, and absent in older records: a person must release it. */
+  untilMs: number | null;
+  /** Nothing is wrong with it: a person wants it free. Absent in older records: false. */
+  drained: boolean;
+  /** Boot of the machine whose fault it is: another one ends it, if the node passes its self-checks then. Absent: none does. */
+  machine?: string;
 }
 
 export type Milestone = "detected" | "aborted" | "prepared" | "ready" | "connected" | "restored" | "stepped";
@@ -277,8 +314,17 @@ export interface IncidentRecord {
   /** Steps computed again; null: not known yet. */
   stepsLost: number | null;
   lastLines: string[];
+  /** Of ranks that hung, just before they were killed; at most STACKS_COUNT_MAX. */
+  stacks: RankStack[];
 }
 export const EVIDENCE_COUNT_MAX = 32;
+export const STACKS_COUNT_MAX = 4;
+
+export interface RankStack {
+  rank: number;
+  nodeId: string;
+  lines: string[];
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Limits
@@ -291,12 +337,16 @@ export interface CoreLimits {
   prepareMs: number;
   connectMs: number;
   restoreMs: number;
+  /** How long a rank that waits for no other may show no sign of life in CONNECT and RESTORE before it counts as hung. */
+  stillMs: number;
   /** How long evidence of one fault is collected before it is judged. */
   settleMs: number;
   /** How long it is collected where all of it is echoes, and whoever saw the cause can still be heard. */
   causeMs: number;
   /** How long ranks may take to answer an abort before the silent ones are killed. */
   answerMs: number;
+  /** How long those that wait in a collective may take: then their nodes are asked whether they still do. */
+  answerSoonMs: number;
   /** How long a killed process may take to be reaped before its node counts as bad. */
   reapMs: number;
   /** How long a new leader waits for nodes to re-home before it judges a generation it did not see. */
@@ -305,14 +355,29 @@ export interface CoreLimits {
   finishMs: number;
   /** With layout auto: no node joined for this long before a job takes all free ones. */
   layoutSettleMs: number;
+  /** How long a generation trains at least before it gives way to a larger one. */
+  growMs: number;
   /** Wait between attempts: 0, then this, doubling. */
   backoffMs: number;
   backoffMsMax: number;
   /** No progress while all ranks wait for the final durable save. */
   finalSaveMs: number;
+  /** A program that tells no steps and has run for so long has got somewhere: its attempts are counted anew. */
+  programSteadyMs: number;
+  /** Between two slow nodes of a job that others take the place of. */
+  replaceSlowMs: number;
   /** Between tries of a store that does not answer or takes no writes: this, doubling. */
   storeRetryMs: number;
   storeRetryMsMax: number;
+  /** Work of a node's self-checks before it is used; 0: nodes are used unexamined. */
+  selfCheckMs: number;
+  /** How long a node that is blamed again and again is examined before the job goes on with it. */
+  selfCheckFaultMs: number;
+  /** How long an agent may take to report; then it is asked again. */
+  selfCheckAnswerMs: number;
+  /** Work of a node's self-checks in a diagnosis, and of one collective. */
+  diagnoseMs: number;
+  diagnosePairMs: number;
 }
 
 export const DEFAULT_LIMITS: CoreLimits = {
@@ -320,16 +385,26 @@ export const DEFAULT_LIMITS: CoreLimits = {
   prepareMs: 60_000,
   connectMs: 30_000,
   restoreMs: 900_000,
+  stillMs: 60_000,
   settleMs: 50,
   causeMs: 1_000,
   answerMs: 3_000,
+  answerSoonMs: 400,
   reapMs: 10_000,
   rehomeMs: 10_000,
   finishMs: 30_000,
   layoutSettleMs: 2_000,
+  growMs: 10_000,
   backoffMs: 500,
   backoffMsMax: 30_000,
   finalSaveMs: 900_000,
+  programSteadyMs: 600_000,
+  replaceSlowMs: 600_000,
   storeRetryMs: 500,
   storeRetryMsMax: 5_000,
+  selfCheckMs: 200,
+  selfCheckFaultMs: 5_000,
+  selfCheckAnswerMs: 120_000,
+  diagnoseMs: 3_000,
+  diagnosePairMs: 1_000,
 };

@@ -19,6 +19,8 @@ const FATAL: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   "NATIVE_MISSING",
   "NATIVE_ARGUMENT",
   "NATIVE_OUT_OF_MEMORY",
+  "NOT_FINITE",
+  "NUMBERS_SPIKED",
 ]);
 const SOURCE: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   "CHECKPOINT_CORRUPT",

@@ -1,3 +1,4 @@
+import { forgive } from "./avoid.js";
 import { durableKeys } from "./contract.js";
 import { persist } from "./durable.js";
 import { incidentErasure } from "./incident.js";
@@ -28,10 +29,12 @@ function forgetJob(turn: Turn, job: JobState): void {
 }
 
 export function forgetNodes(turn: Turn): void {
-  const { nodes, jobs } = turn.state;
+  const { nodes, jobs, health } = turn.state;
   for (const node of nodes.values()) {
     const wanted = node.jobId !== null && jobs.get(node.jobId)?.record.outcome === null;
-    if (node.session === null && !wanted && turn.nowMs - node.heardMs > NODE_KEPT_MS)
-      nodes.delete(node.nodeId);
+    if (node.session !== null || wanted || turn.nowMs - node.heardMs <= NODE_KEPT_MS) continue;
+    nodes.delete(node.nodeId);
+    health.delete(node.nodeId);
+    forgive(turn, node.nodeId, "it has gone for good");
   }
 }

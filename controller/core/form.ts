@@ -1,18 +1,22 @@
 import type { DurableWrite, StateName } from "./contract.js";
 import { durableKeys } from "./contract.js";
 import { persist } from "./durable.js";
+import { beginEffective, effectiveRecord } from "./effective_time.js";
+import { keepsMemory, releaseFormer } from "./former.js";
 import { addEvidence, decide, incidentWrite, mark } from "./incident.js";
 import { endJob } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
 import { phaseCommand, stateOf } from "./phase_commands.js";
 import type { MembersPlan } from "./plan_members.js";
 import { planRestore } from "./plan_restore.js";
+import { giveUpPreview } from "./previews.js";
+import { programOf } from "./program.js";
 import { protect } from "./protect.js";
 import { reportFaults } from "./recover.js";
-import { releaseNode } from "./release.js";
 import { startRunning } from "./run.js";
 import { createGeneration, type GenerationState, type JobState, type NodeState } from "./state.js";
 import { compareStates, sameState, stateText } from "./state_name.js";
+import { forgetStragglers } from "./stragglers.js";
 import {
   arm,
   disarm,
@@ -39,38 +43,52 @@ export function startGeneration(
   plan: Extract<MembersPlan, { kind: "form" }>,
 ): void {
   const { state, nowMs } = turn;
-  const { layout, rankNodes } = plan;
+  const { layout, rankNodes, device } = plan;
   const number = Math.max(state.generationLast, newestGenerationKnown(job)) + 1;
   state.generationLast = number;
-  const generation = createGeneration({ number, layout, rankNodes, stage: "persisting", nowMs });
+  const generation = createGeneration({ number, layout, rankNodes, device, stage: "persisting", nowMs });
   generation.step = job.generation?.step ?? 0;
-  generation.leaving = takePlaces(turn, job, generation);
+  generation.former = takePlaces(turn, job, generation);
   const { generation: before } = job;
-  job.left = before && { generation: before.number, stepReported: before.stepReported };
+  forgetStragglers(turn, job);
+  giveUpPreview(turn, job);
+  job.left = before && {
+    number: before.number,
+    layout: before.layout,
+    rankNodes: before.rankNodes,
+    stepReported: before.stepReported,
+  };
+  job.numbers.bad = [];
+  job.numbers.rollBack = null;
+  if (before !== null) job.restarts += 1;
   job.generation = generation;
-  job.prior = { layout: layout.size, rankNodes };
+  job.prior = { layout: layout.size, rankNodes, device };
+  if (before !== null) {
+    const sinceMs = Math.max(job.formedMs, state.leader!.electedMs);
+    job.nodeMs += before.nodeRanks.size * (nowMs - sinceMs);
+  }
   job.formedMs = nowMs;
+  beginEffective(job.effective, nowMs);
   job.faults = [];
   job.kills.clear();
   const writes = [counterWrite(turn), generationWrite(turn, job)];
+  const what = `generation ${number} as ${layout}${device === "cpu" ? "" : ` on ${device}`}`;
   if (job.incident !== null) {
     job.incident.generationAfter = number;
-    decide(turn, job, `form generation ${number} as ${layout}: ${plan.reason}`);
+    decide(turn, job, `form ${what}: ${plan.reason}`);
     writes.push(incidentWrite(job.incident));
   }
   disarm(turn, jobTimers.stage(job));
   disarm(turn, jobTimers.stall(job));
   disarm(turn, jobTimers.leave(job));
-  enter(turn, job, "forming", `forming generation ${number} as ${layout}: ${plan.reason}`);
+  enter(turn, job, "forming", `forming ${what}: ${plan.reason}`);
   protect(turn, job);
   persist(turn, writes, { kind: "prepare", jobId: job.record.jobId, generation: number });
 }
 
 /** Its number is durable: tell the members. */
 export function prepareGeneration(turn: Turn, job: JobState): void {
-  const generation = job.generation!;
-  for (const nodeId of generation.leaving) releaseNode(turn, nodeId, job.record.jobId);
-  generation.leaving = [];
+  releaseFormer(turn, job, (node) => !keepsMemory(turn, job, node));
   enterPhase(turn, job, "prepare", turn.state.config.limits.prepareMs);
   mark(turn, job, "prepared");
   sendPhaseAll(turn, job);
@@ -108,17 +126,37 @@ export function onRankReady(
   const { rank, port, pid, held } = report;
   generation.incarnations.set(node.nodeId, node.incarnation);
   generation.states[rank] = held.length > 0 ? held : toldStates(node, rank, generation.layout.toString());
-  generation.endpoints[rank] = { rank, nodeId: node.nodeId, host: node.host, port, pid };
+  noteEndpoint(generation, node, { rank, port, pid });
   if (!reach(generation, rank)) return;
   mark(turn, job, "ready");
+  const nodes = [...generation.nodeRanks.keys()].map((nodeId) => generation.endpoints.get(nodeId)!);
+  generation.connect = { generation: BigInt(generation.number), nodes };
   enterPhase(turn, job, "connect", turn.state.config.limits.connectMs);
   sendPhaseAll(turn, job);
+}
+
+function noteEndpoint(
+  generation: GenerationState,
+  { nodeId, host }: NodeState,
+  { rank, port, pid }: { rank: number; port: number; pid: number },
+): void {
+  const ranks = generation.nodeRanks.get(nodeId)!;
+  let endpoints = generation.endpoints.get(nodeId);
+  if (endpoints === undefined) {
+    endpoints = { nodeId, host, ranks, ports: ranks.map(() => 0), pids: ranks.map(() => 0) };
+    generation.endpoints.set(nodeId, endpoints);
+  }
+  endpoints.host = host;
+  const at = ranks.indexOf(rank);
+  endpoints.ports[at] = port;
+  endpoints.pids[at] = pid;
 }
 
 export function onRankConnected(turn: Turn, job: JobState, rank: number): void {
   const generation = job.generation!;
   if (generation.stage !== "connect" || !reach(generation, rank)) return;
   mark(turn, job, "connected");
+  for (const nodeId of generation.nodeRanks.keys()) job.unconnected.delete(nodeId);
   const choice = planRestore(turn, job);
   if (choice.kind === "none") {
     endJob(turn, job, { phase: "FAILED", code: "CHECKPOINT_CORRUPT", reason: choice.reason });
@@ -147,12 +185,21 @@ export function onRankRestored(turn: Turn, job: JobState, report: Report & { kin
   if (!reach(generation, rank)) return;
   mark(turn, job, "restored");
   generation.step = wanted.step;
-  if (job.replicated !== null && compareStates(wanted, job.replicated) < 0) job.replicated = null;
-  if (job.incident !== null) job.incident.stepsLost = Math.max(0, job.incident.stepBefore - wanted.step);
+  if (job.replicated !== null && !isReplicatedStill(generation, wanted, job.replicated))
+    job.replicated = null;
+  if (job.incident !== null && programOf(job) === null)
+    job.incident.stepsLost = Math.max(0, job.incident.stepBefore - wanted.step);
   startRunning(turn, job);
   persist(turn, [generationWrite(turn, job)]);
   sendPhaseAll(turn, job);
   if (mustStop(job)) requestStop(turn, generation);
+}
+
+/** Copies of what is given up are overwritten, and those of another layout are freed once a step in the new one is done. */
+function isReplicatedStill(generation: GenerationState, restored: StateName, replicated: StateName): boolean {
+  const { restore, layout } = generation;
+  if (compareStates(restored, replicated) < 0) return false;
+  return restore?.kind === "snapshot" && restore.memory.layout.toString() === layout.toString();
 }
 
 /** Sources that did not serve, damaged or gone: what was restored is whole, and people should know why. */
@@ -177,25 +224,67 @@ export function requestStop(turn: Turn, generation: GenerationState): void {
 }
 
 /**
- * A forming generation is looked at now and then: past its deadline, or with a member whose node has long gone silent,
- * it fails (an agent that dies and comes back says so itself, much sooner). A hung process that never left its old work is found here: it has not become ready, its page stands still.
+ * A forming generation is looked at now and then: past its deadline, with a member whose node has long gone silent, or with
+ * a rank that hangs, it fails (an agent that dies and comes back says so itself, much sooner). A hung process that never left its old work is found here: it has not become ready, its page stands still.
  */
 export function checkForming(turn: Turn, job: JobState): void {
   const generation = job.generation!;
   const overdue = turn.nowMs >= generation.deadlineMs;
   const faults: Fault[] = [];
+  const late: number[] = [];
   for (const [nodeId, ranks] of generation.nodeRanks) {
     const node = turn.state.nodes.get(nodeId);
     if (turn.nowMs - (node?.heardMs ?? 0) > 3 * silenceMs(turn)) {
       const text = `${nodeId} is silent while generation ${generation.number} forms`;
       faults.push(faultOf({ atMs: turn.nowMs, source: "lost", code: "NODE_LOST", nodeId, text }));
     } else if (overdue) {
-      const late = ranks.filter((rank) => generation.reached[rank] === 0);
-      faults.push(...late.map((rank) => lateFault(turn, generation, rank)));
+      late.push(...ranks.filter((rank) => generation.reached[rank] === 0));
+    } else {
+      const { stillMs } = turn.state.config.limits;
+      const still = ranks.filter((rank) => isStill(turn, generation, rank, stillMs));
+      faults.push(...still.map((rank) => stillFault(turn, generation, rank)));
     }
   }
+  faults.push(...lateFaults(turn, generation, late));
   if (faults.length > 0) reportFaults(turn, job, faults);
   else armCheck(turn, job);
+}
+
+/**
+ * A rank beats while it forms, whatever it waits for but other ranks in a collective: its page tells that. Reading a large
+ * state may take as long as its deadline allows; being stopped, or blocked, is seen long before.
+ */
+function isStill(turn: Turn, generation: GenerationState, rank: number, forMs: number): boolean {
+  const page = generation.pages[rank];
+  if (page == null || generation.stage === "prepare" || generation.reached[rank] === 1) return false;
+  const waits = page.entered > page.completed;
+  return !waits && turn.nowMs - generation.changedMs[rank]! > forMs;
+}
+
+/** Of late ranks those that do not beat are whom the others wait for; where all beat, or none, any may be at fault. */
+function lateFaults(turn: Turn, generation: GenerationState, late: readonly number[]): Fault[] {
+  const still = late.filter((rank) => isStill(turn, generation, rank, 3 * silenceMs(turn)));
+  const named = still.length > 0 && still.length < late.length;
+  return named
+    ? still.map((rank) => stillFault(turn, generation, rank))
+    : late.map((rank) => lateFault(turn, generation, rank));
+}
+
+function stillFault(turn: Turn, generation: GenerationState, rank: number): Fault {
+  const nodeId = generation.rankNodes[rank]!;
+  const seconds = ((turn.nowMs - generation.changedMs[rank]!) / 1000).toFixed(0);
+  const { stage: operation, number } = generation;
+  const text = `rank ${rank} on ${nodeId} has shown no sign of life for ${seconds} s (${operation} of generation ${number})`;
+  return faultOf({
+    atMs: turn.nowMs,
+    source: "stall",
+    code: "RANK_STALLED",
+    rank,
+    nodeId,
+    text,
+    remedy: "kill",
+    operation,
+  });
 }
 
 function lateFault(turn: Turn, generation: GenerationState, rank: number): Fault {
@@ -262,19 +351,19 @@ function newestGenerationKnown(job: JobState): number {
 }
 
 /** Gives the members their places; the nodes that lose theirs, or still hold something of the job. */
-function takePlaces(turn: Turn, job: JobState, generation: GenerationState): string[] {
+function takePlaces(turn: Turn, job: JobState, generation: GenerationState): Set<string> {
   const { jobId } = job.record;
-  const leaving: string[] = [];
+  const former = new Set<string>();
   for (const node of turn.state.nodes.values()) {
     if (generation.nodeRanks.has(node.nodeId)) {
       node.jobId = jobId;
     } else if (node.jobId === jobId || node.heldJobId === jobId) {
       node.jobId = null;
-      leaving.push(node.nodeId);
+      former.add(node.nodeId);
     }
   }
   observe(turn, "goku_generations_formed_total", 1);
-  return leaving;
+  return former;
 }
 
 function counterWrite(turn: Turn): DurableWrite {
@@ -297,12 +386,15 @@ function generationWrite(turn: Turn, job: JobState): DurableWrite {
       term: turn.state.leader!.term,
       layout: generation.layout.size,
       rankNodes: generation.rankNodes,
+      device: generation.device,
       stage: running ? "running" : "forming",
       restored: generation.restore === null ? null : stateOf(generation.restore),
       attempts: job.attempts,
+      restarts: job.restarts,
       stepHighest: job.stepHighest,
       incident: job.incident?.number ?? null,
       incidentLast: job.incidentLast,
+      effective: effectiveRecord(job.effective),
     },
   };
 }

@@ -1,7 +1,8 @@
-import type { DurableWrite, IncidentRecord, Milestone } from "./contract.js";
-import { durableKeys, EVIDENCE_COUNT_MAX } from "./contract.js";
+import type { DurableWrite, IncidentRecord, Milestone, RankStack } from "./contract.js";
+import { durableKeys, EVIDENCE_COUNT_MAX, STACKS_COUNT_MAX } from "./contract.js";
 import { persist } from "./durable.js";
 import type { Culprit, Fault } from "./judge_fault.js";
+import { placesOf, rungOf } from "./rung.js";
 import type { JobState } from "./state.js";
 import { log, observe, type Turn } from "./turn.js";
 
@@ -33,8 +34,10 @@ export function openIncident(turn: Turn, job: JobState, first: Fault): IncidentR
     stepBefore: job.generation?.step ?? 0,
     stepsLost: null,
     lastLines: [...first.lastLines],
+    stacks: [],
   };
   job.incident = incident;
+  job.before = job.generation && placesOf(job.generation);
   job.incidents.push(incident);
   const old = job.incidents.splice(0, job.incidents.length - INCIDENTS_COUNT_MAX);
   if (old.length > 0) persist(turn, old.map(incidentErasure));
@@ -44,6 +47,20 @@ export function openIncident(turn: Turn, job: JobState, first: Fault): IncidentR
 export function addEvidence(incident: IncidentRecord, atMs: number, text: string): void {
   if (incident.evidence.length < EVIDENCE_COUNT_MAX) incident.evidence.push({ atMs, text });
   else incident.evidenceDropped += 1;
+}
+
+/** From now on more of it is only counted. */
+export function isFullOfEvidence({ evidence }: IncidentRecord): boolean {
+  return evidence.length >= EVIDENCE_COUNT_MAX;
+}
+
+/** What a rank that hung was doing. Of many, the first tell enough. */
+export function addStack(
+  incident: IncidentRecord,
+  nodeId: string,
+  { rank, lines }: Omit<RankStack, "nodeId">,
+): void {
+  if (incident.stacks.length < STACKS_COUNT_MAX) incident.stacks.push({ rank, nodeId, lines });
 }
 
 /** The headline follows the best evidence, until the first recovery has been decided. */
@@ -85,14 +102,15 @@ export function closeIncident(turn: Turn, job: JobState, outcome: "recovered" | 
   observe(turn, "goku_incidents_total", 1, { code: incident.code });
   if (outcome === "recovered") {
     const seconds = (turn.nowMs - incident.openedAtMs) / 1000;
-    observe(turn, "goku_recovery_seconds", seconds, { code: incident.code });
+    observe(turn, "goku_recovery_seconds", seconds, { rung: rungOf(job) });
     observe(turn, "goku_steps_lost_total", incident.stepsLost ?? 0);
+    const lost = incident.stepsLost === null ? "" : `, ${incident.stepsLost} steps lost`;
     log(turn, {
       level: "info",
       type: "incident",
       jobId: incident.jobId,
       nodeId: incident.nodeId,
-      text: `recovered in ${seconds.toFixed(1)} s, ${incident.stepsLost ?? 0} steps lost: ${incident.what}`,
+      text: `recovered in ${seconds.toFixed(1)} s${lost}: ${incident.what}`,
     });
   }
   return [incidentWrite(incident)];

@@ -1,19 +1,33 @@
+import { type AnyJob, jobTraits } from "../../job/command_job.js";
 import { type ErrorCode, GokuError } from "../../job/errors.js";
-import type { Job } from "../../job/job.js";
 import { Layout } from "../../job/layout.js";
+import { expireAvoided } from "./avoid.js";
 import type { DurableWrite, Event, JobOutcome } from "./contract.js";
 import { durableKeys } from "./contract.js";
 import { deepEqual } from "./deep_equal.js";
 import { persist } from "./durable.js";
 import { forgetJobs } from "./forget.js";
 import { requestStop, startGeneration } from "./form.js";
+import { considerGrowth } from "./grow.js";
 import { closeIncident } from "./incident.js";
 import { membersInput } from "./members.js";
 import { planMembers } from "./plan_members.js";
+import { giveUpPreview } from "./previews.js";
 import { reform } from "./recover.js";
 import { releaseNode } from "./release.js";
 import { createJobState, type JobState } from "./state.js";
-import { arm, disarm, enter, jobTimers, log, RECONSIDER_TIMER, reply, sendAll, type Turn } from "./turn.js";
+import {
+  arm,
+  disarm,
+  enter,
+  jobTimers,
+  log,
+  observe,
+  RECONSIDER_TIMER,
+  reply,
+  sendAll,
+  type Turn,
+} from "./turn.js";
 
 type Submission = Event & { kind: "jobSubmitted" };
 
@@ -42,6 +56,7 @@ export function submitJob(turn: Turn, event: Submission): void {
     generationFloor: event.found.generationHighest,
     submittedAtMs: turn.nowMs,
     stop: null,
+    rollBacks: [],
     outcome: null,
   });
   turn.state.jobs.set(jobId, state);
@@ -66,21 +81,24 @@ function refusalOf(
     const message = `Cannot submit job ${job.name}: another job of that name is ${namesake.stage}, stop it or choose another name`;
     return { code: "CONFLICT", message };
   }
-  const rival = living.find((other) => other.record.job.checkpoint.uri === job.checkpoint.uri);
+  const uri = jobTraits(job).checkpoint?.uri;
+  const rival =
+    uri === undefined
+      ? undefined
+      : living.find((other) => jobTraits(other.record.job).checkpoint?.uri === uri);
   if (rival !== undefined) {
-    const message = `Cannot submit job ${job.name}: job ${rival.record.job.name} writes to ${job.checkpoint.uri}, choose another checkpoint.uri`;
+    const message = `Cannot submit job ${job.name}: job ${rival.record.job.name} writes to ${uri}, choose another checkpoint.uri`;
     return { code: "CONFLICT", message };
   }
   // Retention and lineage know states by generation and step alone: two runs in one folder would mix.
   if (event.found.count > 0 && !event.found.own) {
-    const { uri } = job.checkpoint;
     const message = `Cannot submit job ${job.name}: ${uri} holds ${event.found.count} checkpoints of another run, continue that one with gokuctl resume --ckpt ${uri} or choose another checkpoint.uri`;
     return { code: "CONFLICT", message };
   }
   return layoutRefusal(job);
 }
 
-function layoutRefusal(job: Job): { code: ErrorCode; message: string } | null {
+function layoutRefusal(job: AnyJob): { code: ErrorCode; message: string } | null {
   if (job.layout === "auto") return null;
   try {
     new Layout(job.layout);
@@ -132,7 +150,12 @@ export function saveJob(turn: Turn, event: Event & { kind: "saveRequested" }): v
   const job = livingJob(turn, requestId, jobId, "save");
   if (job === null) return;
   const { generation } = job;
-  if (job.stage !== "running" || generation === null || generation.stage !== "run") {
+  if (jobTraits(job.record.job).checkpoint === null) {
+    const message = `Cannot save job ${job.record.job.name}: its checkpoints are those of its own program (trainer.command)`;
+    reply(turn, requestId, { ok: false, code: "STATE_INVALID", message });
+    return;
+  }
+  if (job.stage !== "running" || generation?.stage !== "run" || generation.yielding) {
     const message = `Cannot save job ${job.record.job.name}: it is ${job.stage} (${job.reason}), try again when it trains`;
     reply(turn, requestId, { ok: false, code: "STATE_INVALID", message });
     return;
@@ -170,6 +193,7 @@ export function endJob(
   disarm(turn, jobTimers.stage(job));
   disarm(turn, jobTimers.stall(job));
   disarm(turn, jobTimers.leave(job));
+  giveUpPreview(turn, job);
   job.record = { ...job.record, outcome: { ...outcome, step, atMs: turn.nowMs } };
   enter(turn, job, "ending", outcome.reason);
   const incident = closeIncident(turn, job, outcome.phase === "COMPLETED" ? "recovered" : "failed");
@@ -180,6 +204,7 @@ export function onEnded(turn: Turn, jobId: string): void {
   const job = turn.state.jobs.get(jobId)!;
   const { phase, reason } = job.record.outcome!;
   job.stage = "ended";
+  observe(turn, "goku_jobs_ended_total", 1, { phase });
   log(turn, {
     level: phase === "FAILED" ? "alarm" : "info",
     type: "phase",
@@ -195,8 +220,13 @@ export function onEnded(turn: Turn, jobId: string): void {
 
 /** Looks again at every job that waits for nodes, oldest first. A job that waits holds no free node back. */
 export function reconsider(turn: Turn): void {
+  expireAvoided(turn);
   // Whoever forms changes what the others read about free slots: their reasons are told anew.
   while (reconsiderOnce(turn));
+  // What they leave free is for jobs that train already; one that waits for more nodes than are free must not wait for ever.
+  const jobs = [...turn.state.jobs.values()];
+  if (jobs.some(({ stage, accepted }) => stage === "queued" && accepted)) return;
+  for (const job of jobs) considerGrowth(turn, job);
 }
 
 /** True when a job formed that had been queued. */
@@ -226,6 +256,7 @@ export function isOver(job: JobState): boolean {
   return job.stage === "ending" || job.stage === "ended";
 }
 
-function jobWrite(job: JobState): DurableWrite {
+/** A copy as of now. */
+export function jobWrite(job: JobState): DurableWrite {
   return { key: durableKeys.job(job.record.jobId), record: structuredClone(job.record) };
 }

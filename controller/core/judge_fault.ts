@@ -1,17 +1,11 @@
-import type { ErrorCode } from "../../job/errors.js";
+import { type ErrorCode, READ_MEMORY } from "../../job/errors.js";
+import type { FaultSource } from "../../job/fault_sources.js";
+import { commonNode, cutPairs, isUnreached } from "./cut_pairs.js";
 
 /** One observation of one fault, by whoever made it. */
 export interface Fault {
   atMs: number;
-  source:
-    | "stall" // the controller compared progress pages
-    | "restart" // an agent came back as another process
-    | "exit" // an agent saw a rank process end
-    | "failed" // a rank left its work with an error
-    | "refused" // an agent refused a Prepare
-    | "leaving" // an agent was asked to end
-    | "deadline" // a phase of forming took too long
-    | "lost"; // a node cannot be reached
+  source: FaultSource;
   code: ErrorCode;
   /** World rank that the observation is about; null: the node. */
   rank: number | null;
@@ -24,6 +18,8 @@ export interface Fault {
   lastLines: readonly string[];
   /** The controller had ordered this very end. */
   ordered: boolean;
+  /** How many other ranks of its node said the very same; they are not in the list. */
+  echoes: number;
   /** `kill`: this rank hangs and must be ended first; `ask`: abort and see which ranks stay silent. */
   remedy: "none" | "kill" | "ask";
 }
@@ -43,6 +39,9 @@ function distance(fault: Fault): number {
   switch (fault.source) {
     case "stall":
       return fault.rank === null && fault.nodeId === null ? 6 : 0;
+    case "signal":
+      return 0;
+    case "fate":
     case "restart":
     case "leaving":
       return 1;
@@ -83,6 +82,17 @@ export function awaitsCause(
   });
 }
 
+/** Nodes that cannot be reached, each with why for people. */
+export function lostFaults(
+  atMs: number,
+  nodeIds: readonly string[],
+  text: (nodeId: string) => string,
+): Fault[] {
+  return nodeIds.map((nodeId) =>
+    faultOf({ atMs, source: "lost", code: "NODE_LOST", nodeId, text: text(nodeId) }),
+  );
+}
+
 /** A fault with the usual values for whatever is not given. */
 export function faultOf(fault: Pick<Fault, "atMs" | "source" | "code" | "text"> & Partial<Fault>): Fault {
   return {
@@ -92,6 +102,7 @@ export function faultOf(fault: Pick<Fault, "atMs" | "source" | "code" | "text"> 
     operation: "",
     lastLines: [],
     ordered: false,
+    echoes: 0,
     remedy: "none",
     ...fault,
   };
@@ -105,8 +116,15 @@ export function faultOf(fault: Pick<Fault, "atMs" | "source" | "code" | "text"> 
  */
 export function judgeFaults(faults: readonly Fault[], nodeOfRank: (rank: number) => string | null): Culprit {
   let nearest = faults[0]!;
-  for (const fault of faults) if (distance(fault) < distance(nearest)) nearest = fault;
+  let least = Number.POSITIVE_INFINITY;
+  for (const fault of faults) {
+    const found = distance(fault);
+    if (found >= least) continue;
+    nearest = fault;
+    least = found;
+  }
   if (nearest.source === "failed" && nearest.code === "COMM_PEER_DIED") return judgePeers(faults, nodeOfRank);
+  if (isUnreached(nearest)) return judgeCut(faults, nodeOfRank, nearest);
   return {
     code: nearest.code,
     what: nearest.text,
@@ -117,11 +135,31 @@ export function judgeFaults(faults: readonly Fault[], nodeOfRank: (rank: number)
   };
 }
 
+/** Ranks cannot connect: a node that several miss is named, of a single pair neither. */
+function judgeCut(
+  faults: readonly Fault[],
+  nodeOfRank: (rank: number) => string | null,
+  nearest: Fault,
+): Culprit {
+  const pairs = cutPairs(faults, nodeOfRank);
+  const common = commonNode(pairs);
+  const [pair] = pairs;
+  const single =
+    pair === undefined
+      ? nearest.text
+      : `rank ${pair.fromRank} on ${pair.fromNode} and rank ${pair.toRank} on ${pair.toNode} cannot connect to each other`;
+  const what =
+    common === null ? single : `${common.nodeId} and ${common.count} others cannot connect to each other`;
+  const nodeId = common?.nodeId ?? null;
+  return { code: "COMM_TIMEOUT", what, rank: null, nodeId, operation: "connect", lastLines: [] };
+}
+
 /** Only peers speak: the rank that most of them name. */
 function judgePeers(faults: readonly Fault[], nodeOfRank: (rank: number) => string | null): Culprit {
   const reports = faults.filter((f) => f.source === "failed" && f.code === "COMM_PEER_DIED");
   const votes = new Map<number, number>();
-  for (const { peer } of reports) if (peer !== null) votes.set(peer, (votes.get(peer) ?? 0) + 1);
+  for (const { peer, echoes } of reports)
+    if (peer !== null) votes.set(peer, (votes.get(peer) ?? 0) + 1 + echoes);
   let named: number | null = null;
   for (const [rank, count] of votes) {
     const best: number = named === null ? 0 : votes.get(named)!;
@@ -129,11 +167,13 @@ function judgePeers(faults: readonly Fault[], nodeOfRank: (rank: number) => stri
   }
   const first = reports[0]!;
   if (named === null) {
+    // Memory that cannot be read is no fault of who reads it.
+    const reporter = first.operation === READ_MEMORY ? { rank: null, nodeId: null } : first;
     return {
       code: first.code,
       what: first.text,
-      rank: first.rank,
-      nodeId: first.nodeId,
+      rank: reporter.rank,
+      nodeId: reporter.nodeId,
       operation: first.operation,
       lastLines: [...first.lastLines],
     };

@@ -2,6 +2,7 @@ import { Layout } from "../../job/layout.js";
 import type { DurableEntry, Event, GenerationRecord, IncidentRecord } from "./contract.js";
 import { durableKeys } from "./contract.js";
 import { persist } from "./durable.js";
+import { createEffectiveTime } from "./effective_time.js";
 import { reconsider } from "./jobs.js";
 import { type CoreState, createGeneration, createJobState, createState, type JobState } from "./state.js";
 import { arm, jobTimers, log, type Turn } from "./turn.js";
@@ -64,6 +65,7 @@ export function raiseTerm(turn: Turn, seen: number): void {
   persist(turn, [{ key: durableKeys.term, record }], { kind: "raise", term });
 }
 
+/** Its parts are replaced, not emptied: whoever kept them can go on reading how things stood. */
 function forget(state: CoreState): void {
   Object.assign(state, createState(state.config));
 }
@@ -80,7 +82,12 @@ function takeOver(turn: Turn, entry: DurableEntry): void {
       state.jobOrderLast = record.jobOrderLast;
       return;
     case "quarantine":
-      state.quarantine.set(record.nodeId, record);
+      // Older versions wrote no time at which it ends, and not whether it was a drain.
+      state.quarantine.set(record.nodeId, {
+        ...record,
+        untilMs: record.untilMs ?? null,
+        drained: record.drained ?? false,
+      });
       return;
     case "job": {
       const job = createJobState(record);
@@ -121,14 +128,18 @@ function takeIncident(job: JobState, record: IncidentRecord): void {
 
 function takeGeneration(turn: Turn, job: JobState, record: GenerationRecord): void {
   turn.state.generationLast = Math.max(turn.state.generationLast, record.generation);
-  job.prior = { layout: record.layout, rankNodes: [...record.rankNodes] };
+  const device = record.device ?? "cpu";
+  job.prior = { layout: record.layout, rankNodes: [...record.rankNodes], device };
   job.attempts = record.attempts;
+  job.restarts = record.restarts;
   job.stepHighest = Math.max(job.stepHighest, record.stepHighest);
   job.incidentLast = Math.max(job.incidentLast, record.incidentLast);
+  job.effective = createEffectiveTime(record.effective);
   const generation = createGeneration({
     number: record.generation,
     layout: new Layout(record.layout),
     rankNodes: [...record.rankNodes],
+    device,
     stage: "adopt",
     nowMs: turn.nowMs,
   });

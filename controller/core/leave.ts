@@ -4,7 +4,9 @@ import { requestStop } from "./form.js";
 import { addEvidence, decide, mark, openIncident } from "./incident.js";
 import { isOver } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
-import { reform, reportFaults } from "./recover.js";
+import { heldFor } from "./members.js";
+import { programOf } from "./program.js";
+import { endedAsAsked, reform, reportFaults } from "./recover.js";
 import { countFinished, tryComplete } from "./run.js";
 import type { GenerationState, JobState, NodeState } from "./state.js";
 import { compareStates, stateText } from "./state_name.js";
@@ -29,22 +31,36 @@ export function onLeaving(turn: Turn, node: NodeState, { graceMs, reason }: Node
   const generation = job?.generation;
   if (job === undefined || generation == null || isOver(job)) return;
   if (!generation.nodeRanks.has(node.nodeId) || generation.finished !== null) return;
-  drain(turn, job, generation, node);
+  const { nodeId } = node;
+  const { untilMs } = node.leaving;
+  const gone = `is gone in ${seconds(untilMs - turn.nowMs)}`;
+  const what = `${nodeId} leaves, asked to by ${reason}`;
+  const fault = leavingFault(turn, nodeId, what);
+  drain(turn, job, node, {
+    untilMs,
+    fault,
+    evidence: `${what}: it ${gone}`,
+    without: `${nodeId}, which ${gone}`,
+  });
 }
 
-function drain(turn: Turn, job: JobState, generation: GenerationState, node: NodeState): void {
-  const { untilMs, reason } = node.leaving!;
+/** Ends the generation at its next vote, because a member is to have no part in the next one. */
+export function drain(
+  turn: Turn,
+  job: JobState,
+  node: NodeState,
+  why: { untilMs: number; fault: Fault; evidence: string; without: string },
+): void {
+  const generation = job.generation!;
   const { nodeId } = node;
-  const left = seconds(untilMs - turn.nowMs);
+  const { untilMs } = why;
   const isNews = !generation.draining.has(nodeId);
-  const what = `${nodeId} leaves, asked to by ${reason}`;
-  const incident = openIncident(turn, job, leavingFault(turn, nodeId, what));
-  if (isNews) addEvidence(incident, turn.nowMs, `${what}: it is gone in ${left}`);
+  const incident = openIncident(turn, job, why.fault);
+  if (isNews) addEvidence(incident, turn.nowMs, why.evidence);
   generation.draining.set(nodeId, untilMs);
   arm(turn, jobTimers.leave(job), turn.nowMs + Math.floor((deadlineMs(generation) - turn.nowMs) / 2));
   if (job.stage === "running" && generation.stage === "run") {
-    if (isNews)
-      decide(turn, job, `save at the next step, then go on without ${nodeId}, which is gone in ${left}`);
+    if (isNews) decide(turn, job, `save at the next step, then go on without ${why.without}`);
     requestStop(turn, generation);
   } else if (isNews && job.stage === "forming") {
     decide(turn, job, `let generation ${generation.number} form: what it restores may be nowhere else`);
@@ -87,12 +103,13 @@ export function goOnElsewhere(turn: Turn, job: JobState, state: StateName): void
   openIncident(turn, job, leavingFault(turn, null, text));
   disarm(turn, jobTimers.stage(job));
   disarm(turn, jobTimers.leave(job));
-  generation.abortSent = true; // it has ended, and cannot be taken back
-  job.waitSinceMs = turn.nowMs;
-  job.attempts = 0; // it did what was asked of it: no attempt failed
-  job.faults = [];
+  endedAsAsked(turn, job);
   mark(turn, job, "aborted");
-  decide(turn, job, `${stateText(state)} is durable: go on from it${left === "" ? "" : ` without ${left}`}`);
+  const kept =
+    programOf(job) === null
+      ? `${stateText(state)} is durable: go on from it`
+      : "its programs ended: start them";
+  decide(turn, job, `${kept}${left === "" ? "" : ` without ${left}`}`);
   reform(turn, job);
 }
 
@@ -130,8 +147,10 @@ function beginRescue(turn: Turn, job: JobState, generation: GenerationState): St
   const layout = generation.layout.toString();
   const rankStates = generation.rankNodes.map((nodeId, rank) => {
     const node = turn.state.nodes.get(nodeId);
-    if (!isReachable(turn, node) || node.heldJobId !== job.record.jobId) return [];
-    return node.held.filter((held) => held.rank === rank && held.layout === layout).map((held) => held.state);
+    if (!isReachable(turn, node)) return [];
+    return heldFor(job, node)
+      .filter((held) => held.rank === rank && held.layout === layout)
+      .map((held) => held.state);
   });
   const state = newestCommon(rankStates, job.excludedSnapshots);
   if (state === null || isDurable(job, state)) return null;

@@ -1,5 +1,10 @@
+import { isCommandJob } from "../../job/command_job.js";
+import type { Device } from "../../job/device.js";
+import { median } from "../../job/median.js";
 import type { AssignableNode } from "./assign_ranks.js";
 import type { MembersInput } from "./plan_members.js";
+import { isGivenUp } from "./roll_back.js";
+import { mayServe } from "./self_checks.js";
 import type { JobState, NodeState } from "./state.js";
 import { isReachable, type Turn } from "./turn.js";
 
@@ -11,9 +16,19 @@ export function membersInput(turn: Turn, job: JobState): MembersInput {
   const { state, nowMs } = turn;
   const nodes: AssignableNode[] = [];
   let busySlots = 0;
+  let lacking = 0;
+  const withCuda = new Set<string>();
+  const device = deviceOf(job);
+  let examined = 0;
   for (const node of state.nodes.values()) {
+    if (isExamined(turn, job, node)) examined += 1;
     if (!isFit(turn, job, node)) continue;
+    if (device === "cuda" && node.device !== "cuda") {
+      lacking += 1;
+      continue;
+    }
     if (isOffered(job, node)) {
+      if (node.device === "cuda") withCuda.add(node.nodeId);
       const { nodeId, slots, peerPort } = node;
       nodes.push({ nodeId, slots, serves: peerPort > 0, held: heldFor(job, node) });
     } else {
@@ -21,8 +36,9 @@ export function membersInput(turn: Turn, job: JobState): MembersInput {
     }
   }
   const givenUp = new Map<string, string>();
-  const avoid = new Map<string, string>();
-  for (const nodeId of new Set(job.prior?.rankNodes)) {
+  const avoid = new Map<string, string>(job.unconnected);
+  for (const [nodeId, { reason, untilMs }] of job.avoided) if (nowMs < untilMs) avoid.set(nodeId, reason);
+  for (const nodeId of job.generation?.nodeRanks.keys() ?? []) {
     const bad = state.quarantine.get(nodeId);
     const leaving = state.nodes.get(nodeId)?.leaving;
     if (leaving) givenUp.set(nodeId, `it leaves: ${leaving.reason}`);
@@ -34,24 +50,61 @@ export function membersInput(turn: Turn, job: JobState): MembersInput {
     nowMs,
     job: job.record.job,
     nodes,
+    device,
+    withCuda,
+    lacking,
     prior: job.prior,
     aborted: job.generation?.abortSent ?? false,
     replicated: replicatedState(job),
+    finished: job.generation?.finished?.state ?? null,
     excludedSnapshots: job.excludedSnapshots,
+    grows: job.generation?.yielding ?? false,
     givenUp,
     avoid,
     waitSinceMs: job.waitSinceMs,
+    ended: endedNodes(turn, job),
+    stepHeld: stepHeld(job),
+    stepMs: usualStepMs(job),
     nodesChangedMs: state.nodesChangedMs,
     busySlots,
+    examined,
     layoutSettleMs: state.config.limits.layoutSettleMs,
     chooseLayout: state.config.chooseLayout,
   };
 }
 
+/** 0: not known. */
+export function usualStepMs({ stepTimesMs }: JobState): number {
+  return stepTimesMs.length === 0 ? 0 : median(stepTimesMs);
+}
+
+function endedNodes(turn: Turn, { generation }: JobState): Set<string> {
+  const members = [...(generation?.nodeRanks.keys() ?? [])];
+  return new Set(members.filter((nodeId) => turn.state.nodes.get(nodeId)?.ended));
+}
+
+/** The last step after which every rank had a snapshot made. */
+function stepHeld({ record, generation }: JobState): number {
+  const step = generation?.step ?? 0;
+  if (isCommandJob(record.job)) return step;
+  return step - (step % record.job.checkpoint.snapshot_every_steps);
+}
+
+/** It may be free for the job soon. */
+function isExamined(turn: Turn, job: JobState, node: NodeState): boolean {
+  const purpose = turn.state.health.get(node.nodeId)?.run?.purpose;
+  return purpose === "use" && !mayServe(turn, job, node);
+}
+
+/** What it computes on: `auto` is decided by its first generation, so that no recovery changes the numbers. */
+function deviceOf({ record, prior }: JobState): Device | "auto" {
+  const { device } = record.job;
+  return device === "auto" && prior !== null ? prior.device : device;
+}
+
 function isFit(turn: Turn, job: JobState, node: NodeState): boolean {
-  const { device } = job.record.job;
-  if (device !== "auto" && device !== node.device) return false;
-  return isReachable(turn, node) && node.leaving === null && !turn.state.quarantine.has(node.nodeId);
+  const isSound = !turn.state.quarantine.has(node.nodeId) && mayServe(turn, job, node);
+  return isReachable(turn, node) && node.leaving === null && isSound;
 }
 
 /** Free, or this job's already. */
@@ -69,7 +122,8 @@ function replicatedState({ generation, replicated }: JobState): MembersInput["re
   return sends ? replicated : null;
 }
 
-/** What the node's memory holds of the job. */
-export function heldFor(job: JobState, node: NodeState): AssignableNode["held"] {
-  return node.heldJobId === job.record.jobId ? node.held : [];
+/** What the node's memory holds of the job, and is not given up. */
+export function heldFor({ record }: JobState, node: NodeState): AssignableNode["held"] {
+  if (node.heldJobId !== record.jobId) return [];
+  return node.held.filter(({ state }) => !isGivenUp(record.rollBacks, state));
 }

@@ -1,6 +1,7 @@
 import { Layout } from "../../job/layout.js";
 import type { StateName } from "./contract.js";
-import { compareStates, stateKey } from "./state_name.js";
+import { StateMap } from "./state_map.js";
+import { compareStates } from "./state_name.js";
 import type { HeldState } from "./wire.js";
 
 /** A member of a generation, and what its memory holds of the job. */
@@ -26,17 +27,21 @@ export interface MemoryState {
   holders: ReadonlyMap<number, readonly Holder[]>;
 }
 
+type Found = Omit<MemoryState, "holders"> & { holders: Map<number, Holder[]> };
+
 /** Every state in the memory of these nodes, newest first; of equal names, that in the layout `first`. */
 export function memoryStates(nodes: readonly MemoryNode[], first: Layout): MemoryState[] {
-  const states = new Map<string, MemoryState & { holders: Map<number, Holder[]> }>();
-  const layouts = new Map<string, Layout>([[first.toString(), first]]);
+  const layouts = new Map<string, { layout: Layout; states: StateMap<Found> }>();
+  layouts.set(first.toString(), { layout: first, states: new StateMap() });
   for (const { nodeId, serves, held } of nodes) {
     for (const { state, rank, layout: text } of held) {
-      const layout = layouts.get(text) ?? Layout.parse(text);
-      layouts.set(text, layout);
-      const key = `${stateKey(state)} ${text}`;
-      const entry = states.get(key) ?? { state, layout, holders: new Map<number, Holder[]>() };
-      states.set(key, entry);
+      let known = layouts.get(text);
+      if (known === undefined) {
+        known = { layout: Layout.parse(text), states: new StateMap() };
+        layouts.set(text, known);
+      }
+      const { layout, states } = known;
+      const entry = states.of(state, () => ({ state, layout, holders: new Map() }));
       if (rank >= layout.worldSize) continue;
       const shard = rank % layout.shardGroupSize;
       const list = entry.holders.get(shard);
@@ -44,8 +49,9 @@ export function memoryStates(nodes: readonly MemoryNode[], first: Layout): Memor
       else entry.holders.set(shard, [{ nodeId, serves, rank }]);
     }
   }
-  const order = ({ layout }: MemoryState) => (layout === first ? 0 : 1);
-  return [...states.values()].sort((a, b) => compareStates(b.state, a.state) || order(a) - order(b));
+  const isOther = ({ layout }: Found) => (layout === first ? 0 : 1);
+  const found = [...layouts.values()].flatMap(({ states }) => states.values());
+  return found.sort((a, b) => compareStates(b.state, a.state) || isOther(a) - isOther(b));
 }
 
 /** Nodes of the ranks that hold each shard of a layout. */

@@ -1,19 +1,26 @@
 import { admitNode } from "./admit_node.js";
 import { adoptMember, adoptRunning, isTraining } from "./adopt.js";
+import { onAnswerPages } from "./answers.js";
 import type { Event, Session } from "./contract.js";
+import { recallFate } from "./fate.js";
 import { forgetNodes } from "./forget.js";
-import { mustStop, repeatToSenders, requestStop, sendPhase } from "./form.js";
+import { mustStop, repeatToSenders, sendPhase } from "./form.js";
+import { keepFormer } from "./former.js";
 import { decide } from "./incident.js";
 import { isOver, reconsider } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
 import { onLeaving, onLeft } from "./leave.js";
+import { resumePreviews } from "./previews.js";
 import { protect } from "./protect.js";
 import { dropKill, sendKill } from "./reap.js";
 import { reportFaults } from "./recover.js";
 import { releaseNode } from "./release.js";
 import { onPages } from "./run.js";
+import { onNodeHello } from "./self_checks.js";
+import { considerBoot } from "./signals.js";
 import type { GenerationState, JobState, NodeState } from "./state.js";
-import { arm, log, observe, RECONSIDER_TIMER, send, silenceMs, type Turn } from "./turn.js";
+import { armSooner, log, observe, RECONSIDER_TIMER, send, silenceMs, type Turn } from "./turn.js";
+import { onProgressTold } from "./watch_stall.js";
 import type { NodeHello, Report } from "./wire.js";
 
 /** An agent introduces itself: admit it, then bring what it says and what we want of it together. */
@@ -36,8 +43,10 @@ export function onHello(turn: Turn, from: Session, hello: NodeHello): void {
     refuse(turn, { ...from, session: known.session }, "CONFLICT", why);
   }
   const node = nodeFrom(turn, from, hello);
+  node.fate = known?.fate ?? null;
+  node.signs = known?.signs ?? [];
   if (known?.incarnation === node.incarnation) node.leaving = known.leaving;
-  else memberOf(turn, node.nodeId)?.generation?.draining.delete(node.nodeId); // that process has left
+  else startedAnew(turn, node.nodeId);
   state.nodes.set(hello.nodeId, node);
   forgetNodes(turn);
   state.nodesChangedMs = nowMs;
@@ -52,10 +61,18 @@ export function onHello(turn: Turn, from: Session, hello: NodeHello): void {
   countConnected(turn);
   if (hello.leaving !== null) onLeaving(turn, node, hello.leaving);
   settleNode(turn, node, hello);
+  considerBoot(turn, node);
+  onNodeHello(turn, node, hello);
   const moved = known !== null && (known.host !== node.host || known.peerPort !== node.peerPort);
   const job = moved ? memberOf(turn, node.nodeId) : null;
   if (job !== null) repeatToSenders(turn, job, node);
   reconsider(turn);
+}
+
+/** Another process than before, on a node that may have been mended meanwhile. */
+function startedAnew(turn: Turn, nodeId: string): void {
+  memberOf(turn, nodeId)?.generation?.draining.delete(nodeId); // that process has left
+  for (const job of turn.state.jobs.values()) job.unconnected.delete(nodeId);
 }
 
 function nodeFrom(turn: Turn, from: Session, hello: NodeHello): NodeState {
@@ -63,6 +80,7 @@ function nodeFrom(turn: Turn, from: Session, hello: NodeHello): NodeState {
     nodeId: hello.nodeId,
     incarnation: hello.incarnation,
     session: from.session,
+    ended: false,
     heardMs: turn.nowMs,
     steadyMs: turn.nowMs + steadyAfterMs(turn),
     slots: hello.slots,
@@ -77,8 +95,15 @@ function nodeFrom(turn: Turn, from: Session, hello: NodeHello): NodeState {
     jobId: memberOf(turn, hello.nodeId)?.record.jobId ?? null,
     releasing: false,
     leaving: null,
+    fate: null,
     failureDomain: hello.failureDomain,
+    machine: hello.machine,
     peerPort: hello.peerPort,
+    metricsUrl: hello.metricsUrl,
+    unwatched: hello.unwatched,
+    signs: [],
+    rates: new Map(),
+    devices: hello.devices,
   };
 }
 
@@ -108,8 +133,8 @@ function settleStranger(turn: Turn, node: NodeState, heldJobId: string): void {
   }
   // While its job looks for nodes, what the node still holds in memory may be wanted.
   const wanted = held.stage === "waiting" || held.stage === "settling" || held.stage === "answering";
-  if (held.stage !== "ending" && !wanted && held.stage !== "reaping")
-    releaseNode(turn, node.nodeId, heldJobId);
+  if (held.stage === "ending" || wanted || held.stage === "reaping") return;
+  if (isOver(held) || !keepFormer(turn, held, node)) releaseNode(turn, node.nodeId, heldJobId);
 }
 
 function settleMember(turn: Turn, job: JobState, node: NodeState, hello: NodeHello): void {
@@ -170,7 +195,11 @@ function resumeMember(turn: Turn, job: JobState, node: NodeState, hello: NodeHel
     return;
   }
   sendPhase(turn, job, node);
-  if (generation.stage === "run" && mustStop(job)) requestStop(turn, generation);
+  if (generation.stage !== "run") return;
+  resumePreviews(turn, generation, node);
+  const value = { generation: BigInt(generation.number) };
+  if (mustStop(job)) send(turn, node, { $case: "requestStop", value });
+  else if (generation.yielding) send(turn, node, { $case: "requestYield", value });
 }
 
 /** Ranks of the generation that ended on this node without a report. */
@@ -233,6 +262,7 @@ export function onDisconnected(turn: Turn, event: Event & { kind: "agentDisconne
   const node = turn.state.nodes.get(from.nodeId);
   if (node === undefined || node.session !== from.session) return;
   node.session = null;
+  node.ended = turn.nowMs - node.heardMs <= silenceMs(turn);
   countConnected(turn);
   log(turn, {
     level: "warning",
@@ -243,6 +273,7 @@ export function onDisconnected(turn: Turn, event: Event & { kind: "agentDisconne
   });
   const job = node.jobId === null ? undefined : turn.state.jobs.get(node.jobId);
   if (node.leaving !== null && job?.generation != null) onLeft(turn, job, node.nodeId);
+  recallFate(turn, node);
 }
 
 export function onHeartbeat(turn: Turn, node: NodeState, report: Report & { kind: "heartbeat" }): void {
@@ -250,17 +281,21 @@ export function onHeartbeat(turn: Turn, node: NodeState, report: Report & { kind
   node.pages = report.pages;
   if (report.held !== null) node.held = report.held;
   node.heardCommand = report.heard;
+  node.rates = report.rates;
   const job = node.jobId === null ? undefined : turn.state.jobs.get(node.jobId);
   if (job === undefined || job.generation === null || isOver(job)) return;
-  if (job.generation.number === report.generation) onPages(turn, job, node, report.pages);
+  if (job.generation.number === report.generation) {
+    onPages(turn, job, node, report.pages);
+    if (job.stage === "running") onProgressTold(turn, job, node.nodeId);
+    else if (job.stage === "answering") onAnswerPages(turn, job, node.nodeId);
+  }
   if (job.stage === "waiting" && report.held !== null) lookAgainSoon(turn);
 }
 
 /** What the others hold decides whether a lost node is waited for. They all tell it at about the same time: looks once. */
 function lookAgainSoon(turn: Turn): void {
   const soonMs = turn.nowMs + turn.state.config.limits.heartbeatMs / 4;
-  const armedMs = turn.state.timers.get(RECONSIDER_TIMER);
-  if (armedMs === undefined || armedMs > soonMs) arm(turn, RECONSIDER_TIMER, soonMs);
+  armSooner(turn, RECONSIDER_TIMER, soonMs);
 }
 
 /** Any message proves the node reachable; after a silence, jobs that wait look again. */

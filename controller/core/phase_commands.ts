@@ -1,6 +1,5 @@
 import type {
   Prepare,
-  RankEndpoint,
   Restore,
   SnapshotPlace,
   CheckpointSource as WireCheckpoint,
@@ -22,12 +21,19 @@ export function phaseCommand(nodes: Nodes, job: JobState, nodeId: string): Comma
     case "prepare":
       return { $case: "prepare", value: prepareOf(nodes, job, generation, nodeId) };
     case "connect":
-      return {
-        $case: "connect",
-        value: { generation: number, members: generation.endpoints as RankEndpoint[] },
-      };
+      return { $case: "connect", value: generation.connect! };
     case "restore":
-      return { $case: "restore", value: { generation: number, source: sourceOf(nodes, generation, nodeId) } };
+      return {
+        $case: "restore",
+        value: {
+          generation: number,
+          source: sourceOf(nodes, generation, nodeId),
+          rollBacks: job.record.rollBacks.map(({ first, last }) => ({
+            first: BigInt(first),
+            last: BigInt(last),
+          })),
+        },
+      };
     case "run":
       return { $case: "run", value: { generation: number } };
     case "persisting":
@@ -52,6 +58,12 @@ function prepareOf(nodes: Nodes, job: JobState, generation: GenerationState, nod
     replicate: kept.size > 0,
     replicas,
     keeps: [...(kept.get(nodeId) ?? [])],
+    restarts: job.restarts,
+    stepHighest: BigInt(job.stepHighest),
+    device: generation.device,
+    // The shell's: decisions need neither.
+    peerSecret: "",
+    recentSteps: [],
   };
 }
 
@@ -79,7 +91,8 @@ function sourceOf(nodes: Nodes, generation: GenerationState, nodeId: string): Re
   }
 }
 
-function wirePlace(nodes: Nodes, { rank, nodeId }: RestorePlace): SnapshotPlace {
+/** With the address at which its node is read. */
+export function wirePlace(nodes: Nodes, { rank, nodeId }: RestorePlace): SnapshotPlace {
   const { host, peerPort } = nodes.get(nodeId)!;
   return { rank, nodeId, host, port: peerPort };
 }
@@ -92,7 +105,7 @@ function wireLayout({ dpReplicate, dpShard, sp }: Layout): WireLayout {
   return { dpReplicate, dpShard, sp };
 }
 
-function wireState(state: StateName): WireState {
+export function wireState(state: StateName): WireState {
   return { generation: BigInt(state.generation), step: BigInt(state.step) };
 }
 

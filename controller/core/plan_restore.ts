@@ -1,43 +1,89 @@
+import { isCommandJob } from "../../job/command_job.js";
 import { modelConfig } from "../../job/job.js";
 import { parameterSpecs } from "../../job/parameters.js";
 import { flatUnits } from "../../job/sharding.js";
 import { chooseRestore, type RestoreChoice } from "./choose_restore.js";
-import { heldFor } from "./members.js";
+import { formerNodes } from "./former.js";
+import { heldFor, usualStepMs } from "./members.js";
 import type { MemoryNode } from "./memory_states.js";
+import { stateOf } from "./phase_commands.js";
 import { restorePlaces } from "./restore_places.js";
-import type { GenerationState, JobState } from "./state.js";
+import { isGivenUp } from "./roll_back.js";
+import type { GenerationState, JobState, NodeState } from "./state.js";
+import { compareStates } from "./state_name.js";
 import type { Turn } from "./turn.js";
+
+/** What it costs to find out that nobody answers: the silence of a read, and one generation more. */
+const TRY_MS = 12_000;
 
 /** What the connected ranks of a generation restore, and what each node reads where; kept, so that repeats say the same. */
 export function planRestore(turn: Turn, job: JobState): RestoreChoice {
   const generation = job.generation!;
   const { layout, rankNodes } = generation;
-  const choice = chooseRestore({
-    layout,
-    rankNodes,
-    nodes: memoryNodes(turn, job, generation),
-    checkpoints: job.checkpoints,
-    source: job.record.source,
-    excludedSnapshots: job.excludedSnapshots,
-    excludedCheckpoints: job.excludedCheckpoints,
-  });
+  const { job: spec } = job.record;
+  if (isCommandJob(spec)) {
+    generation.restore = { kind: "initial", reason: "nothing: its program restores its own checkpoints" };
+    return generation.restore;
+  }
+  const { inSight, outOfSight } = formerNodes(turn, job);
+  const choose = (former: readonly NodeState[]) =>
+    chooseRestore({
+      layout,
+      rankNodes,
+      nodes: [...memberNodes(turn, job, generation), ...former.map((node) => servingNode(job, node))],
+      checkpoints: job.checkpoints,
+      source: job.record.source,
+      isGivenUp: (state) => isGivenUp(job.record.rollBacks, state),
+      excludedSnapshots: job.excludedSnapshots,
+      excludedCheckpoints: job.excludedCheckpoints,
+    });
+  const sure = choose(inSight);
+  const tried = outOfSight.length > 0 ? choose([...inSight, ...outOfSight]) : sure;
+  const choice = isWorthTrying({ sure, tried, stepMs: usualStepMs(job) }) ? tried : sure;
   if (choice.kind === "none") return choice;
   generation.restore = choice;
   if (choice.kind === "snapshot") {
-    const units = flatUnits(parameterSpecs(modelConfig(job.record.job)));
+    const units = flatUnits(parameterSpecs(modelConfig(spec)));
     generation.places = restorePlaces({ layout, rankNodes, memory: choice.memory, units });
   }
   return choice;
 }
 
 /** What the memory of the members holds: of its ranks as a node said when they were ready, of others as it said before. */
-function memoryNodes(turn: Turn, job: JobState, generation: GenerationState): MemoryNode[] {
+function memberNodes(turn: Turn, job: JobState, generation: GenerationState): MemoryNode[] {
   const layout = generation.layout.toString();
   return [...generation.nodeRanks].map(([nodeId, ranks]) => {
     const node = turn.state.nodes.get(nodeId)!;
     const own = new Set(ranks);
     const others = heldFor(job, node).filter((held) => held.layout !== layout || !own.has(held.rank));
-    const told = ranks.flatMap((rank) => generation.states[rank]!.map((state) => ({ state, rank, layout })));
+    const told = ranks.flatMap((rank) =>
+      generation.states[rank]!.filter((state) => !isGivenUp(job.record.rollBacks, state)).map((state) => ({
+        state,
+        rank,
+        layout,
+      })),
+    );
     return { nodeId, serves: node.peerPort > 0, held: [...told, ...others] };
   });
+}
+
+/** A node without a place that serves what it holds. */
+function servingNode(job: JobState, node: NodeState): MemoryNode {
+  return { nodeId: node.nodeId, serves: true, held: heldFor(job, node) };
+}
+
+/**
+ * Whether to read from nodes that the controller cannot reach: their peers may, and where the node is lost the try costs no more
+ * than the steps that it might have saved.
+ */
+export function isWorthTrying(options: {
+  sure: RestoreChoice;
+  tried: RestoreChoice;
+  stepMs: number;
+}): boolean {
+  const { sure, tried, stepMs } = options;
+  if (tried.kind !== "snapshot") return false;
+  if (sure.kind === "none") return true;
+  const kept = stateOf(sure);
+  return compareStates(tried.state, kept) > 0 && (tried.state.step - kept.step) * stepMs >= TRY_MS;
 }

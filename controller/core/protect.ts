@@ -1,3 +1,4 @@
+import { jobTraits } from "../../job/command_job.js";
 import { chooseKeepers, type KeeperNode } from "./choose_keepers.js";
 import type { JobState } from "./state.js";
 import { log, type Turn } from "./turn.js";
@@ -16,7 +17,17 @@ export function protect(turn: Turn, job: JobState): void {
     const { failureDomain, slots, peerPort } = node;
     nodes.push({ nodeId, failureDomain, slots, serves: peerPort > 0 });
   }
-  const { replicas } = job.record.job.checkpoint;
+  const { checkpoint } = jobTraits(job.record.job);
+  if (checkpoint === null) {
+    generation.keepers = {
+      keepers: generation.rankNodes.map(() => null),
+      kept: new Map(),
+      covers: "nothing",
+      reason: "",
+    };
+    return;
+  }
+  const { replicas } = checkpoint;
   const { layout, rankNodes } = generation;
   generation.keepers = chooseKeepers({ replicas, layout, rankNodes, nodes });
   const { covers, reason } = generation.keepers;

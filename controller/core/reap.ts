@@ -1,9 +1,8 @@
-import { durableKeys } from "./contract.js";
-import { persist } from "./durable.js";
 import { decide } from "./incident.js";
+import { quarantine } from "./quarantine.js";
 import { reform } from "./recover.js";
 import type { JobState } from "./state.js";
-import { arm, enter, hasHeard, isReachable, jobTimers, log, type Turn, tell } from "./turn.js";
+import { arm, enter, hasHeard, isReachable, jobTimers, type Turn, tell } from "./turn.js";
 
 /** Ends processes that hang, where they can be reached; the job goes on when the last one is gone. */
 export function orderKills(turn: Turn, job: JobState, ranks: readonly number[], why: string): void {
@@ -44,12 +43,4 @@ export function giveUpReaping(turn: Turn, job: JobState): void {
   }
   job.kills.clear();
   reform(turn, job);
-}
-
-export function quarantine(turn: Turn, nodeId: string, reason: string): void {
-  if (turn.state.quarantine.has(nodeId)) return;
-  const record = { kind: "quarantine" as const, nodeId, reason, atMs: turn.nowMs };
-  turn.state.quarantine.set(nodeId, record);
-  persist(turn, [{ key: durableKeys.quarantine(nodeId), record }]);
-  log(turn, { level: "alarm", type: "node", nodeId, text: `${nodeId} is quarantined: ${reason}` });
 }

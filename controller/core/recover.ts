@@ -1,34 +1,36 @@
-import type { ErrorCode } from "../../job/errors.js";
+import { type ErrorCode, READ_MEMORY } from "../../job/errors.js";
+import { awaitAnswers, finishAnswering, onAnswersDue } from "./answers.js";
 import { checkpointsWrite } from "./checkpoints.js";
 import { newestCheckpoint } from "./choose_restore.js";
+import type { Command } from "./contract.js";
+import { cutOff, cutPairs } from "./cut_pairs.js";
+import { awaitChecks, suspectNode } from "./doubt.js";
 import { persist } from "./durable.js";
 import { failureClass } from "./failure_class.js";
+import { explainByFate } from "./fate.js";
 import { startGeneration } from "./form.js";
-import { addEvidence, decide, mark, nameCulprit, openIncident } from "./incident.js";
+import { passOverFormer } from "./former.js";
+import { addEvidence, decide, isFullOfEvidence, mark, nameCulprit, openIncident } from "./incident.js";
 import { endJob } from "./jobs.js";
 import { awaitsCause, type Culprit, type Fault, judgeFaults } from "./judge_fault.js";
 import { awaitRescue } from "./leave.js";
 import { membersInput } from "./members.js";
+import { onNotFinite } from "./not_finite.js";
 import { type MembersPlan, planMembers } from "./plan_members.js";
+import { forgiveAttempts, programOf } from "./program.js";
 import { dropKill, giveUpReaping, orderKills } from "./reap.js";
+import { rollBack } from "./roll_back.js";
 import { countFinished, tryComplete } from "./run.js";
+import { explainBySigns } from "./signals.js";
 import type { GenerationState, JobState } from "./state.js";
 import { stateKey } from "./state_name.js";
-import {
-  arm,
-  disarm,
-  enter,
-  hasHeard,
-  isReachable,
-  jobTimers,
-  log,
-  observe,
-  type Turn,
-  tell,
-} from "./turn.js";
+import { arm, disarm, enter, isReachable, jobTimers, log, observe, type Turn, tell } from "./turn.js";
+import type { Report } from "./wire.js";
 
 /** Generations in a row whose restore from memory could not reach a member; then the next source is taken. */
 const UNREACHED_ATTEMPTS = 2;
+/** The trainer has given up because of what its steps came to. */
+const BAD_NUMBERS: ReadonlySet<ErrorCode> = new Set<ErrorCode>(["NOT_FINITE", "NUMBERS_SPIKED"]);
 
 /**
  * The way back from a fault:
@@ -76,6 +78,28 @@ export function reportFaults(turn: Turn, job: JobState, faults: readonly Fault[]
   }
 }
 
+/**
+ * A rank says what another one of its node has said just before it: it counts, and need not be kept. Thousands of survivors
+ * miss the same peer. False: it has to be reported like any other, as long as people are to read it, too.
+ */
+export function isEcho(job: JobState, nodeId: string, report: Report & { kind: "failed" }): boolean {
+  const last = job.faults.at(-1);
+  if (job.stage !== "settling" || last === undefined || job.incident === null) return false;
+  const { rank, error } = report;
+  const isSame =
+    last.source === "failed" &&
+    last.nodeId === nodeId &&
+    last.code === error.code &&
+    last.peer === (error.peer ?? null) &&
+    last.operation === error.operation;
+  // The steps before a failure are told by the agent of rank 0: that it has failed is looked for by name.
+  if (!isSame || rank === 0 || !isFullOfEvidence(job.incident)) return false;
+  last.echoes += 1;
+  job.generation!.answered.add(rank);
+  if (last.code !== "COMM_ABORTED") addEvidence(job.incident, last.atMs, last.text);
+  return true;
+}
+
 /** The final state is durable already: whoever falls away now has nothing left to lose. */
 function finishWithout(
   turn: Turn,
@@ -97,12 +121,15 @@ function beginRecovery(
   faults: readonly Fault[],
 ): void {
   const first = faults[0]!;
+  forgiveAttempts(turn, job);
   openIncident(turn, job, first);
   job.faults = [...faults];
   generation.answered.clear();
+  generation.asked = null;
   generation.abortedMs = turn.nowMs;
   note(job, generation, faults);
   observe(turn, "goku_generations_failed_total", 1);
+  observe(turn, "goku_detections_total", 1, { source: first.source });
   disarm(turn, jobTimers.stall(job));
   enter(turn, job, "settling", first.text);
   const reason = {
@@ -111,12 +138,8 @@ function beginRecovery(
     peer: first.rank ?? first.peer ?? undefined,
     operation: first.operation,
   };
-  for (const nodeId of generation.nodeRanks.keys()) {
-    tell(turn, generation, nodeId, {
-      $case: "abort",
-      value: { generation: BigInt(generation.number), reason },
-    });
-  }
+  const abort: Command = { $case: "abort", value: { generation: BigInt(generation.number), reason } };
+  for (const nodeId of generation.nodeRanks.keys()) tell(turn, generation, nodeId, abort);
   generation.abortSent = generation.told.size > 0;
   arm(turn, jobTimers.stage(job), turn.nowMs + turn.state.config.limits.settleMs);
 }
@@ -139,7 +162,7 @@ export function onRecoveryTimer(turn: Turn, job: JobState): void {
       judge(turn, job);
       return;
     case "answering":
-      finishAnswering(turn, job);
+      onAnswersDue(turn, job);
       return;
     case "reaping":
       giveUpReaping(turn, job);
@@ -158,48 +181,80 @@ function judge(turn: Turn, job: JobState): void {
   const nodeOf = (rank: number) => generation.rankNodes[rank] ?? null;
   const isHeard = (nodeId: string) => isReachable(turn, turn.state.nodes.get(nodeId));
   const isEarly = turn.nowMs - generation.abortedMs < causeMs;
-  if (isEarly && awaitsCause(job.faults, nodeOf, isHeard)) {
+  const fatal = job.faults.find((f) => isReported(f) && failureClass(f.code) === "fatal");
+  const badNumbers = fatal !== undefined && BAD_NUMBERS.has(fatal.code) ? fatal : undefined;
+  const rolledBack = job.faults.some((f) => isReported(f) && f.code === "ROLLED_BACK");
+  // Steps are told by the agent of rank 0, before it tells the end of that rank.
+  const awaitsSteps = (badNumbers !== undefined || rolledBack) && !job.faults.some(({ rank }) => rank === 0);
+  if (isEarly && (awaitsSteps || awaitsCause(job.faults, nodeOf, isHeard))) {
     arm(turn, jobTimers.stage(job), turn.nowMs + settleMs);
     return;
   }
-  const culprit = judgeFaults(job.faults, nodeOf);
+  const culprit = named(job, judgeFaults(job.faults, nodeOf));
   if (job.incident !== null) nameCulprit(job.incident, culprit);
+  explainByFate(turn, job);
+  const cause = explainBySigns(turn, job, culprit);
   job.waitSinceMs = turn.nowMs;
-  const fatal = job.faults.find((f) => isReported(f) && failureClass(f.code) === "fatal");
+  if (rolledBack) rollBack(turn, job);
+  if (badNumbers !== undefined) {
+    if (!onNotFinite(turn, job, badNumbers)) return;
+    mark(turn, job, "aborted");
+    reform(turn, job);
+    return;
+  }
   if (fatal !== undefined) {
     endJob(turn, job, { phase: "FAILED", code: fatal.code, reason: fatal.text });
     return;
   }
-  const missing = job.faults.some(
-    (f) => isReported(f) && (failureClass(f.code) === "source" || isUnreached(job, f)),
-  );
+  const unreached = job.faults.filter((fault) => isReported(fault) && isUnreached(job, fault));
+  // Where no member is named it was a node without a place that could not be read.
+  const readers = job.faults.filter((fault) => isReported(fault) && isUnread(fault) && fault.peer === null);
+  if (readers.length > 0)
+    passOverFormer(
+      turn,
+      job,
+      readers.flatMap(({ nodeId }) => nodeId ?? []),
+    );
+  const missing =
+    unreached.some(({ peer }) => peer !== null) ||
+    job.faults.some((fault) => isReported(fault) && failureClass(fault.code) === "source");
   if (missing && !isTakenAlong(job)) excludeSource(turn, job, culprit);
-  else if (culprit.nodeId !== null) {
-    job.blame.set(culprit.nodeId, (job.blame.get(culprit.nodeId) ?? 0) + 1);
-  }
+  else if (culprit.nodeId !== null && cause !== "program")
+    blame(turn, job, culprit.nodeId, cause === "machine" ? "HARDWARE_FAULT" : culprit.code);
+  for (const [nodeId, why] of cutOff(cutPairs(job.faults, nodeOf, isHeard))) job.unconnected.set(nodeId, why);
   const hung = job.faults.flatMap((f) => (f.remedy === "kill" && f.rank !== null ? [f.rank] : []));
   if (hung.length > 0) {
     orderKills(turn, job, hung, "it holds up the others");
     return;
   }
   if (job.faults.some((f) => f.remedy === "ask")) {
-    decide(
-      turn,
-      job,
-      "abort and see which ranks do not answer: their pages do not tell who holds the others up",
-    );
-    enter(turn, job, "answering", `${culprit.what}: looks for the ranks that do not answer`);
-    arm(turn, jobTimers.stage(job), turn.nowMs + turn.state.config.limits.answerMs);
+    awaitAnswers(turn, job, culprit.what);
     return;
   }
   mark(turn, job, "aborted");
   reform(turn, job);
 }
 
+/** Whichever rank told that the run is rolled back, it is no fault of that rank: the step's numbers are. */
+function named(job: JobState, culprit: Culprit): Culprit {
+  if (culprit.code !== "ROLLED_BACK") return culprit;
+  const what = job.numbers.bad.at(-1)?.text ?? culprit.what;
+  return { ...culprit, what, rank: null, nodeId: null, lastLines: [] };
+}
+
+/** A fault is laid to a node, which no program said to be its own. */
+function blame(turn: Turn, job: JobState, nodeId: string, code: ErrorCode): void {
+  job.blame.set(nodeId, (job.blame.get(nodeId) ?? 0) + 1);
+  suspectNode(turn, job, nodeId, code);
+}
+
 /** A member whose memory others could not read, again: what the controller can reach is of no use to them. */
-function isUnreached({ attempts, generation }: JobState, { code }: Fault): boolean {
-  const reads = generation?.stage === "restore" && generation.restore?.kind === "snapshot";
-  return reads && attempts >= UNREACHED_ATTEMPTS && code === "COMM_PEER_DIED";
+function isUnreached({ attempts }: JobState, fault: Fault): boolean {
+  return attempts >= UNREACHED_ATTEMPTS && isUnread(fault);
+}
+
+function isUnread({ code, operation }: Fault): boolean {
+  return code === "COMM_PEER_DIED" && operation === READ_MEMORY;
 }
 
 function isReported(fault: Fault): boolean {
@@ -208,7 +263,7 @@ function isReported(fault: Fault): boolean {
 
 /** Memory could not be read while a member ended: what that one holds comes back with it, or is found to be lost. */
 function isTakenAlong(job: JobState): boolean {
-  const ended = job.faults.some(({ source }) => ["exit", "restart", "leaving"].includes(source));
+  const ended = job.faults.some(({ source }) => ["exit", "restart", "leaving", "fate"].includes(source));
   return ended && job.generation!.restore?.kind === "snapshot";
 }
 
@@ -231,22 +286,12 @@ function excludeSource(turn: Turn, job: JobState, culprit: Culprit): void {
   log(turn, { level: "alarm", type: "alarm", jobId: job.record.jobId, nodeId: culprit.nodeId, text });
 }
 
-/** Time for answers is over, or all have answered: silent ranks hang. */
-function finishAnswering(turn: Turn, job: JobState): void {
-  const generation = job.generation!;
-  mark(turn, job, "aborted");
-  const silent: number[] = [];
-  for (const [rank, nodeId] of generation.rankNodes.entries()) {
-    if (generation.answered.has(rank) || !hasHeard(turn, generation, nodeId)) continue;
-    const page = generation.pages[rank];
-    const left = page != null && (page.phase === "idle" || page.phase === "forming");
-    if (!left && generation.changedMs[rank]! <= generation.abortedMs) silent.push(rank);
-  }
-  if (silent.length === 0) {
-    reform(turn, job);
-    return;
-  }
-  orderKills(turn, job, silent, "it did not answer the abort");
+/** Its ranks have ended by a vote that was asked for: no attempt failed, and it cannot be taken back. */
+export function endedAsAsked(turn: Turn, job: JobState): void {
+  job.generation!.abortSent = true;
+  job.waitSinceMs = turn.nowMs;
+  job.attempts = 0;
+  job.faults = [];
 }
 
 /** Forms the next generation if it may and can; else says what it waits for. */
@@ -258,6 +303,11 @@ export function reform(turn: Turn, job: JobState): void {
     decide(turn, job, rescue.reason);
     enter(turn, job, "waiting", rescue.reason);
     arm(turn, jobTimers.stage(job), rescue.untilMs);
+    return;
+  }
+  const examined = awaitChecks(turn, job);
+  if (examined !== null) {
+    wait(turn, job, examined.reason, examined.untilMs);
     return;
   }
   if (job.attempts >= max_attempts) {
@@ -297,7 +347,8 @@ function goWithout(turn: Turn, job: JobState, plan: Extract<MembersPlan, { kind:
   else if (turn.nowMs < untilMs)
     wait(turn, job, `${plan.reason}; waits for nodes, at most ${seconds} s`, untilMs);
   else {
-    const code = job.incident?.code === "NODE_PREEMPTED" ? job.incident.code : plan.code;
+    const told = job.incident?.code;
+    const code = told === "NODE_PREEMPTED" || told === "RANK_CORRUPT" ? told : plan.code;
     giveUp(turn, job, code, `no nodes came in ${seconds} s: ${plan.reason}`);
   }
 }
@@ -331,6 +382,11 @@ function giveUp(turn: Turn, job: JobState, code: ErrorCode, why: string): void {
 
 /** A stop is asked for and nothing runs that could save: the job ends at what is durable, and says what that gives up. */
 function stopWhereDurable(turn: Turn, job: JobState, why: string): void {
+  if (programOf(job) !== null) {
+    const reason = `stopped as asked, while it could not recover (${why})`;
+    endJob(turn, job, { phase: "STOPPED", code: null, reason });
+    return;
+  }
   const durable = newestCheckpoint(job.checkpoints, job.excludedCheckpoints) ?? job.record.source;
   const step = durable?.state.step ?? 0;
   const lost = Math.max(0, (job.generation?.step ?? 0) - step);

@@ -1,3 +1,4 @@
+import { considerChecks } from "./self_checks.js";
 import { log, send, type Turn } from "./turn.js";
 
 /** Ends a job's stay on a node: its processes end, its snapshots are freed, and NodeReleased makes the node free. */
@@ -20,4 +21,5 @@ export function onReleased(turn: Turn, nodeId: string, jobId: string): void {
   node.pages = [];
   turn.state.nodesChangedMs = turn.nowMs;
   log(turn, { level: "info", type: "node", jobId, nodeId, text: `${nodeId} is free again` });
+  considerChecks(turn, node);
 }

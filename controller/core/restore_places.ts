@@ -35,18 +35,45 @@ export function restorePlaces(options: {
     wanted.set(nodeId, shards);
     for (const shard of overlaps[rank % layout.shardGroupSize]!) shards.add(shard);
   }
+  const servers = serversOf(memory);
   const places = new Map<string, RestorePlace[]>();
   for (const [turn, [nodeId, shards]] of [...wanted].entries()) {
-    const found = [...shards].sort((a, b) => a - b).flatMap((shard) => placesOf(memory, shard, nodeId, turn));
+    const found = [...shards]
+      .sort((a, b) => a - b)
+      .flatMap((shard) => placesOf(servers.get(shard)!, nodeId, turn));
     places.set(nodeId, found);
   }
   return places;
 }
 
-function placesOf({ holders }: MemoryState, shard: number, nodeId: string, turn: number): RestorePlace[] {
-  const open = holders.get(shard)!.filter((holder) => holder.serves && holder.nodeId !== nodeId);
-  const count = Math.min(PLACES_COUNT_MAX, open.length);
-  return Array.from({ length: count }, (_, i) => placeOf(open[(turn + i) % open.length]!));
+/** Those who can be read from, and where in that list each node stands. */
+interface Servers {
+  list: readonly Holder[];
+  at: ReadonlyMap<string, readonly number[]>;
+}
+
+/** By shard: every node that reads looks at all of them, so this is done once. */
+function serversOf({ holders }: MemoryState): Map<number, Servers> {
+  const found = new Map<number, Servers>();
+  for (const [shard, all] of holders) {
+    const list = all.filter((holder) => holder.serves);
+    const at = new Map<string, number[]>();
+    for (const [place, { nodeId }] of list.entries()) at.set(nodeId, [...(at.get(nodeId) ?? []), place]);
+    found.set(shard, { list, at });
+  }
+  return found;
+}
+
+/** Of the others' snapshots, which count as a list of their own, some from the `turn`th on. */
+function placesOf({ list, at }: Servers, nodeId: string, turn: number): RestorePlace[] {
+  const own = at.get(nodeId) ?? [];
+  const others = list.length - own.length;
+  const count = Math.min(PLACES_COUNT_MAX, others);
+  return Array.from({ length: count }, (_, i) => {
+    let place = (turn + i) % others;
+    for (const skipped of own) if (skipped <= place) place += 1;
+    return placeOf(list[place]!);
+  });
 }
 
 function placeOf({ rank, nodeId }: Holder): RestorePlace {

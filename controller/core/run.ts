@@ -1,33 +1,53 @@
+import { ROLL_BACK } from "../../job/left_out.js";
 import { persist } from "./durable.js";
-import { mustStop } from "./form.js";
+import { countStep, restoredAt } from "./effective_time.js";
+import { releaseFormer } from "./former.js";
+import { onYielded } from "./grow.js";
 import { closeIncident, mark } from "./incident.js";
 import { endJob } from "./jobs.js";
-import { type Fault, faultOf } from "./judge_fault.js";
 import { goOnElsewhere } from "./leave.js";
-import { localiseStall, type RankSighting } from "./localise_stall.js";
-import { reportFaults } from "./recover.js";
-import { rememberStepTime, stallLimitMs } from "./stall_limit.js";
+import { onNumbers } from "./numbers.js";
+import { takeTimes } from "./pace.js";
+import { noteProgramsBack, onProgramFinished, programOf } from "./program.js";
+import { onReplicated } from "./replica_alarm.js";
+import { rememberStepTime } from "./stall_limit.js";
 import type { GenerationState, JobState, NodeState } from "./state.js";
 import { compareStates, stateText } from "./state_name.js";
-import { arm, disarm, enter, isReachable, jobTimers, log, observe, silenceMs, type Turn } from "./turn.js";
+import { onRound } from "./stragglers.js";
+import {
+  arm,
+  armSooner,
+  disarm,
+  enter,
+  jobTimers,
+  log,
+  observe,
+  RECONSIDER_TIMER,
+  type Turn,
+} from "./turn.js";
+import { armStall, notePause } from "./watch_stall.js";
 import type { RankPage, Report } from "./wire.js";
 
 /** All ranks hold the same state, or a new leader found them training: from here on progress is what counts. */
 export function startRunning(turn: Turn, job: JobState): void {
   const generation = job.generation!;
   generation.stage = "run";
+  generation.runMs = turn.nowMs;
+  restoredAt(job.effective, generation.step, turn.nowMs);
   generation.reached.fill(0);
   generation.reachedCount = 0;
   generation.changedMs.fill(turn.nowMs);
   generation.changedLastMs = turn.nowMs;
   disarm(turn, jobTimers.stage(job));
   const nodes = generation.nodeRanks.size;
+  const does = programOf(job) === null ? `trains from step ${generation.step}` : "runs its program";
   enter(
     turn,
     job,
     "running",
-    `generation ${generation.number} trains from step ${generation.step} as ${generation.layout} on ${nodes} ${nodes === 1 ? "node" : "nodes"}`,
+    `generation ${generation.number} ${does} as ${generation.layout} on ${nodes} ${nodes === 1 ? "node" : "nodes"}`,
   );
+  noteProgramsBack(turn, job);
   armStall(turn, job);
 }
 
@@ -38,28 +58,45 @@ export function startRunning(turn: Turn, job: JobState): void {
 export function onStep(turn: Turn, job: JobState, report: Report & { kind: "step" }): void {
   const generation = job.generation!;
   if (generation.stage !== "run" || report.number <= generation.stepReported) return;
+  const steps = report.number - generation.stepReported; // a program of its own may tell every tenth step
   generation.stepReported = report.number;
-  if (report.replicated > 0) job.replicated = { generation: generation.number, step: report.replicated };
+  if (report.replicated > 0) onReplicated(turn, job, report.replicated);
   passOn(turn, job, report);
+  onNumbers(turn, job, report.step, generation);
   if (job.stage !== "running") return;
-  if (generation.hasStepped) rememberStepTime(job.stepTimesMs, 1000 * report.step.stepSeconds);
+  const stepMs = 1000 * report.step.stepSeconds;
+  if (programOf(job) !== null) noteBeat(job, steps * stepMs);
+  else if (report.step.leftOut !== ROLL_BACK) {
+    if (generation.hasStepped) rememberStepTime(job.stepTimesMs, stepMs);
+    notePause(job, report.step);
+  }
   generation.changedLastMs = turn.nowMs;
   noteStep(turn, job, report.number);
   armStall(turn, job);
 }
 
+/** The first heartbeat of a program has no pace yet. */
+function noteBeat(job: JobState, beatMs: number): void {
+  if (beatMs > 0) rememberStepTime(job.stepTimesMs, beatMs);
+}
+
 /** On busy nodes the next generation forms already: false where it trains, or another one was in between. */
 export function onLateStep(turn: Turn, job: JobState, report: Report & { kind: "step" }): boolean {
   const { left, generation } = job;
-  if (left?.generation !== report.generation || generation!.hasStepped) return false;
+  if (left?.number !== report.generation || generation!.hasStepped) return false;
   if (report.number <= left.stepReported) return false;
   left.stepReported = report.number;
   passOn(turn, job, report);
+  onNumbers(turn, job, report.step, left);
   return true;
 }
 
 function passOn(turn: Turn, job: JobState, { generation, step }: Report & { kind: "step" }): void {
   job.lastStep = step;
+  job.lastStepMs = turn.nowMs;
+  const ms = 1000 * (step.stepSeconds - step.snapshotSeconds);
+  const atMs = Number(step.completedMs) || turn.nowMs;
+  countStep(job.effective, { step: Number(step.step), ms, atMs }, turn.nowMs);
   const { jobId } = job.record;
   turn.effects.push({ kind: "step", jobId, generation, step });
   observe(turn, "goku_steps_completed_total", 1, { job: job.record.job.name });
@@ -69,6 +106,7 @@ function passOn(turn: Turn, job: JobState, { generation, step }: Report & { kind
 export function onPages(turn: Turn, job: JobState, node: NodeState, pages: readonly RankPage[]): void {
   const generation = job.generation!;
   let step = generation.step;
+  let roundsEnded = false;
   for (const page of pages) {
     if (generation.rankNodes[page.rank] !== node.nodeId || page.generation !== generation.number) continue;
     const before = generation.pages[page.rank] ?? null;
@@ -78,9 +116,12 @@ export function onPages(turn: Turn, job: JobState, node: NodeState, pages: reado
       generation.changedLastMs = Math.max(generation.changedLastMs, changedMs);
     }
     generation.pages[page.rank] = page;
+    roundsEnded = takeTimes(generation.pace, page) || roundsEnded;
     step = Math.max(step, page.step);
   }
-  if (job.stage === "running" && generation.stage === "run") noteStep(turn, job, step);
+  if (job.stage !== "running" || generation.stage !== "run") return;
+  noteStep(turn, job, step);
+  if (roundsEnded) onRound(turn, job);
 }
 
 function samePlace(a: RankPage, b: RankPage): boolean {
@@ -100,11 +141,15 @@ function noteStep(turn: Turn, job: JobState, step: number): void {
   const generation = job.generation!;
   if (step <= generation.step) return;
   generation.step = step;
+  if (!generation.hasStepped) armSooner(turn, RECONSIDER_TIMER, turn.nowMs); // it may be smaller than it could be
   generation.hasStepped = true;
+  releaseFormer(turn, job, () => true);
   if (step > job.stepHighest) {
     job.stepHighest = step;
     job.attempts = 0;
     job.blame.clear();
+    job.unreadable.clear();
+    job.unreadTries = 0;
   }
   // With a member that leaves, the incident ends in the generation that goes on without it.
   if (job.incident === null || generation.draining.size > 0) return;
@@ -112,118 +157,18 @@ function noteStep(turn: Turn, job: JobState, step: number): void {
   persist(turn, closeIncident(turn, job, "recovered"));
 }
 
-function armStall(turn: Turn, job: JobState): void {
-  const generation = job.generation!;
-  if (generation.finished !== null) return;
-  const timer = jobTimers.stall(job);
-  const atMs = generation.changedLastMs + limitMs(turn, job);
-  const armed = turn.state.timers.get(timer);
-  // Moved only to fire earlier: firing too early merely looks again.
-  if (armed === undefined || atMs < armed - silenceMs(turn)) arm(turn, timer, atMs);
-}
-
-function limitMs(turn: Turn, job: JobState): number {
-  const limit = stallLimitMs({
-    stepTimesMs: job.stepTimesMs,
-    floorMs: 1000 * job.record.job.recovery.stall_seconds,
-    generationHasStepped: job.generation!.hasStepped,
-  });
-  // Pages are up to a heartbeat old, and as late as a message may be without its node counting as silent.
-  return Math.max(limit, silenceMs(turn) + turn.state.config.limits.heartbeatMs);
-}
-
-/** Nothing may have changed for the learnt limit: compare the pages and name who holds the others up. */
-export function checkStall(turn: Turn, job: JobState): void {
-  const generation = job.generation!;
-  const { nowMs } = turn;
-  const timer = jobTimers.stall(job);
-  const sightings = sight(turn, generation);
-  const saving = sightings.every((s) => s.page === null || ["snapshot", "finished"].includes(s.page.phase));
-  const limit = Math.max(
-    limitMs(turn, job),
-    saving && isEnding(job) ? turn.state.config.limits.finalSaveMs : 0,
-  );
-  if (nowMs < generation.changedLastMs + limit) {
-    arm(turn, timer, generation.changedLastMs + limit);
-    return;
-  }
-  const verdict = localiseStall(sightings);
-  const base = { atMs: nowMs, source: "stall", code: "RANK_STALLED" } as const;
-  switch (verdict.kind) {
-    case "unseen":
-      checkUnseen(turn, job, verdict.reason);
-      return;
-    case "ranks": {
-      const { operation, reason: text } = verdict;
-      const name = (rank: number) => ({ rank, nodeId: generation.rankNodes[rank]!, operation, text });
-      reportFaults(
-        turn,
-        job,
-        verdict.ranks.map((rank): Fault => faultOf({ ...base, ...name(rank), remedy: "kill" })),
-      );
-      return;
-    }
-    case "nodes":
-      reportFaults(
-        turn,
-        job,
-        verdict.nodeIds.map((nodeId) =>
-          faultOf({ ...base, source: "lost", code: "NODE_LOST", nodeId, text: verdict.reason }),
-        ),
-      );
-      return;
-    case "unknown":
-      reportFaults(turn, job, [faultOf({ ...base, text: `no progress: ${verdict.reason}`, remedy: "ask" })]);
-      return;
-  }
-}
-
-/** Pages of reachable nodes; a rank whose page was never told counts as unseen. */
-function sight(turn: Turn, generation: GenerationState): RankSighting[] {
-  return generation.rankNodes.map((nodeId, rank) => ({
-    rank,
-    nodeId,
-    page: isInSight(turn, nodeId) ? generation.pages[rank]! : null,
-    unchangedMs: turn.nowMs - generation.changedMs[rank]!,
-  }));
-}
-
-function isInSight(turn: Turn, nodeId: string): boolean {
-  const node = turn.state.nodes.get(nodeId);
-  return isReachable(turn, node) && turn.nowMs >= node.steadyMs;
-}
-
-/** The last steps are done, or a stop is asked for: what follows is the final save, which may take long. */
-function isEnding(job: JobState): boolean {
-  return mustStop(job) || job.generation!.step >= job.record.job.train.steps;
-}
-
-/** Silent is not dead: with nobody in sight training may well go on. Only the grace for lost nodes ends that. */
-function checkUnseen(turn: Turn, job: JobState, reason: string): void {
-  const generation = job.generation!;
-  let heardMs = turn.state.leader!.electedMs;
-  for (const nodeId of generation.nodeRanks.keys()) {
-    heardMs = Math.max(heardMs, turn.state.nodes.get(nodeId)?.heardMs ?? 0);
-  }
-  const graceMs = 1000 * job.record.job.recovery.node_grace_seconds;
-  if (turn.nowMs < heardMs + graceMs) {
-    enter(turn, job, "running", `${reason}; training may go on, waits ${graceMs / 1000} s to hear of it`);
-    arm(turn, jobTimers.stall(job), Math.min(heardMs + graceMs, turn.nowMs + silenceMs(turn)));
-    return;
-  }
-  const nodeIds = [...generation.nodeRanks.keys()].sort();
-  const text = `${reason} for ${graceMs / 1000} s`;
-  reportFaults(
-    turn,
-    job,
-    nodeIds.map((nodeId) => faultOf({ atMs: turn.nowMs, source: "lost", code: "NODE_LOST", nodeId, text })),
-  );
-}
-
 /** The first finished rank proves that the final state is durable for all. */
 export function onRankFinished(turn: Turn, job: JobState, report: Report & { kind: "finished" }): void {
   const generation = job.generation!;
   const { rank, state, reason } = report;
+  if (reason === "yield") {
+    onYielded(turn, job, report);
+    return;
+  }
+  if (programOf(job) !== null) {
+    onProgramFinished(turn, job, report);
+    return;
+  }
   countFinished(generation, rank);
   if (generation.finished === null) {
     generation.finished = { state, reason };

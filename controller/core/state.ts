@@ -1,5 +1,7 @@
-import type { RankEndpoint, StepCompleted } from "../../gen/goku/v1/agent.pb.js";
+import type { Connect, NodeEndpoints, StepCompleted } from "../../gen/goku/v1/agent.pb.js";
+import type { Device } from "../../job/device.js";
 import type { Layout, LayoutSize } from "../../job/layout.js";
+import type { Avoided } from "./avoid.js";
 import type { KeeperPlan } from "./choose_keepers.js";
 import type { RestoreChoice } from "./choose_restore.js";
 import type {
@@ -9,13 +11,21 @@ import type {
   Event,
   IncidentRecord,
   JobRecord,
+  NodeFate,
   QuarantineRecord,
   StateName,
 } from "./contract.js";
+import { createEffectiveTime, type EffectiveTime } from "./effective_time.js";
+import type { FleetMedians } from "./judge_checks.js";
 import type { Fault } from "./judge_fault.js";
+import type { NodeSign } from "./judge_signals.js";
+import { createNumbers, type NumbersWatch } from "./numbers.js";
+import { createPace, type Pace } from "./pace.js";
 import type { LayoutChooser } from "./plan_members.js";
+import type { PairTrial } from "./plan_pairs.js";
 import type { RestorePlace } from "./restore_places.js";
-import type { HeldState, RankPage } from "./wire.js";
+import type { PlacesBefore } from "./rung.js";
+import type { HeldState, NodeDevice, RankPage } from "./wire.js";
 
 /** Everything the core knows. Owned and changed by `step` alone; views read it. */
 export interface CoreState {
@@ -28,6 +38,14 @@ export interface CoreState {
   nodes: Map<string, NodeState>;
   jobs: Map<string, JobState>;
   quarantine: Map<string, QuarantineRecord>;
+  /** What self-checks found, by node. Soft: agents repeat what they passed. */
+  health: Map<string, NodeHealth>;
+  /** The newest; null: none was asked for since this leader was elected. */
+  diagnosis: DiagnosisState | null;
+  /** What the readings of all nodes came to last, and how many were compared with that since; null: nothing yet. */
+  fleet: { medians: FleetMedians; uses: number } | null;
+  /** Numbers self-checks and their collectives. */
+  checkLast: number;
   durable: DurableState;
   /** When each armed timer fires. */
   timers: Map<string, number>;
@@ -61,6 +79,8 @@ export interface NodeState {
   incarnation: string;
   /** Null: not connected. */
   session: number | null;
+  /** Its stream was closed while it was heard: its agent ended, and its memory may be there when it starts again. */
+  ended: boolean;
   /** Last message of any kind. */
   heardMs: number;
   /** From then on its pages count again: after a silence, what comes first may have been long under way. */
@@ -83,10 +103,92 @@ export interface NodeState {
   releasing: boolean;
   /** This agent process was asked to end, by what, and will be gone by then; null: it stays. */
   leaving: { untilMs: number; reason: string } | null;
+  /** What the platform said last of this node, and of which of its processes; `spent`: it has explained an incident. Null: nothing. */
+  fate: { atMs: number; fate: NodeFate; incarnation: string; spent: boolean } | null;
   /** What fails together with it; its own id when nothing else does. */
   failureDomain: string;
+  /** Nodes with the same one share a machine: pods of different addresses do. */
+  machine: string;
   /** Of its agent's PeerService; 0: it has none. */
   peerPort: number;
+  /** Where its agent's metrics are read; empty: nowhere. */
+  metricsUrl: string;
+  /** What of the machine its agent cannot watch, with why. */
+  unwatched: string[];
+  /** Signs of trouble that it told, oldest first. */
+  signs: NodeSign[];
+  /** By how much its counters grew in the last minute; those that stand still are left out. */
+  rates: ReadonlyMap<string, number>;
+  /** Its CUDA devices, in CUDA's order. */
+  devices: readonly NodeDevice[];
+}
+
+/** What one self-check of a node found. */
+export interface CheckReading {
+  name: string;
+  ok: boolean;
+  value: number;
+  unit: string;
+  detail: string;
+  seconds: number;
+  /** Of the value, either way; 0: none is known. */
+  uncertainty: number;
+}
+
+/** Where a node's self-checks stand. */
+export interface NodeHealth {
+  /** Agent process that this is about. */
+  incarnation: string;
+  /** due: to be examined before it gets a place that it has not had. */
+  state: "due" | "running" | "passed" | "failed";
+  /** Why it is due, or how it passed or failed. */
+  why: string;
+  run: CheckRun | null;
+  readings: CheckReading[];
+  /** When they were taken; null: never. */
+  checkedMs: number | null;
+  /** A job waits so long for it to be examined, after faults; null: none does. */
+  awaitedUntilMs: number | null;
+}
+
+export interface CheckRun {
+  checkId: number;
+  session: number;
+  sentMs: number;
+  deadlineMs: number;
+  purpose: "use" | "diagnosis" | "pair";
+  /** It was slow, and is measured once more, for longer. */
+  isSecond: boolean;
+  /** Of the node's clock against this controller's; null: not told yet. */
+  clock: { skewMs: number; uncertaintyMs: number } | null;
+}
+
+/** One request to examine nodes, from the first check to the verdict about pairs. */
+export interface DiagnosisState {
+  id: number;
+  startedMs: number;
+  stage: "nodes" | "pairs" | "done";
+  nodes: Map<string, NodeVerdict>;
+  trials: PairTrial[];
+  /** Groups whose collectives are being tried. */
+  wave: PairGroup[];
+  waveUntilMs: number;
+  badLinks: string[][];
+}
+
+export interface NodeVerdict {
+  /** suspect: its collectives fail, and too few nodes are good to say whose fault that is. */
+  verdict: "running" | "passed" | "failed" | "suspect" | "skipped";
+  /** Why it did not pass; empty when it did. */
+  reason: string;
+}
+
+export interface PairGroup {
+  number: number;
+  members: string[];
+  /** Where each member listens. */
+  ports: Map<string, { port: number; pid: number }>;
+  results: Map<string, CheckReading>;
 }
 
 /**
@@ -121,17 +223,26 @@ export interface JobState {
   reason: string;
   generation: GenerationState | null;
   /** Places of the newest generation, for the next one to stick to. */
-  prior: { layout: LayoutSize; rankNodes: string[] } | null;
+  prior: { layout: LayoutSize; rankNodes: string[]; device: Device } | null;
   /** Every incident that is remembered, oldest first; the open one, if any, is `incident`. */
   incidents: IncidentRecord[];
   incident: IncidentRecord | null;
   incidentLast: number;
+  /** Places when the open incident was detected; null: another controller led then. */
+  before: PlacesBefore | null;
+  effective: EffectiveTime;
   /** Generations formed for recovery since a step was completed for the first time. */
   attempts: number;
+  /** Generations before the present one. */
+  restarts: number;
   formedMs: number;
+  /** Milliseconds times nodes of the generations before the present one, since this controller leads. */
+  nodeMs: number;
   /** Highest step ever completed. */
   stepHighest: number;
   stepTimesMs: number[];
+  /** The longest pause of each step in the newest layout that has told some. */
+  pauses: { layout: string; ms: number[] };
   checkpoints: CheckpointEntry[];
   /** The newest state whose save failed and was told, until a later one is durable; null: saves succeed. */
   saveAlarm: StateName | null;
@@ -141,32 +252,54 @@ export interface JobState {
   protection: string | null;
   /** Newest state known to be in two places for every rank; null: none, or the job went back behind it. */
   replicated: StateName | null;
+  /** The newest state whose copy to another node failed and was told, until it or a later one is replicated; null: none. */
+  replicaAlarm: StateName | null;
   /** Observations of the fault being judged. */
   faults: Fault[];
   waitSinceMs: number;
   /** Faults laid to each node since a step was completed for the first time. */
   blame: Map<string, number>;
+  /** What its steps told of their numbers. */
+  numbers: NumbersWatch;
+  /** Nodes that were slow or computed wrong: used again where nothing else is left, or when their time is over. */
+  avoided: Map<string, Avoided>;
+  /** Nodes to be avoided since they and other members cannot connect, with why; until they do, or their agents start anew. */
+  unconnected: Map<string, string>;
+  /** Nodes without a place whose memory the members could not read, since a step was completed for the first time. */
+  unreadable: Set<string>;
+  /** Generations that could not read from such a node in sight, in the same time. */
+  unreadTries: number;
+  /** When the last slow one was replaced. */
+  replacedMs: number;
   /** Hung ranks whose end has been ordered, and their nodes. */
   kills: Map<number, string>;
   lastStep: StepCompleted | null;
-  /** The generation before the present one, and the last of its steps that was passed on; null: there was none. */
-  left: { generation: number; stepReported: number } | null;
+  /** When this controller was told of it; 0: of none. */
+  lastStepMs: number;
+  /** What is still told of the generation before the present one; null: there was none. */
+  left: (GenerationPlaces & { stepReported: number }) | null;
 }
 
 export type GenerationStage = "persisting" | "prepare" | "connect" | "restore" | "run" | "adopt";
 
-export interface GenerationState {
+/** Who computed what in a generation. */
+export interface GenerationPlaces {
   number: number;
   layout: Layout;
   /** Node of every rank, in rank order. */
   rankNodes: string[];
+}
+
+export interface GenerationState extends GenerationPlaces {
+  /** What its ranks compute on; the same in all generations of a job. */
+  device: Device;
   nodeRanks: Map<string, number[]>;
   /** Agent process of each node when its first rank was ready. */
   incarnations: Map<string, string>;
   /** The last command of this generation to each node that is to be answered, and the stream it went out on. */
   told: Map<string, { session: number; term: number; commandId: number; atMs: number }>;
-  /** Nodes of earlier generations, released once this one is durable. */
-  leaving: string[];
+  /** Nodes without a place in it that may hold what it restores: released once it has done a step. */
+  former: Set<string>;
   /** Members whose agents were asked to end, and when they will be gone: this generation ends at its next vote. */
   draining: Map<string, number>;
   /** State that its agents were told to make durable from memory, and how long that is waited for. */
@@ -177,9 +310,18 @@ export interface GenerationState {
   reached: Uint8Array;
   reachedCount: number;
   finished: { state: StateName; reason: "steps" | "stop" } | null;
-  endpoints: (RankEndpoint | null)[];
+  /** When it was told to run, or found running; 0: not yet. */
+  runMs: number;
+  /** Of ranks that are programs of their own: some ended because they were told to. */
+  programsStopped: boolean;
+  /** Its ranks were asked to yield to a larger layout, or (after a change of leaders) did so. */
+  yielding: boolean;
+  /** Where the ranks of each node listen, as far as they are ready. */
+  endpoints: Map<string, NodeEndpoints>;
+  /** What all nodes are told of that: one object, so that it is encoded once. Null: not all are ready. */
+  connect: Connect | null;
   /** Snapshots of each rank at its place, told when ready. */
-  states: StateName[][];
+  states: (readonly StateName[])[];
   /** Where every rank was told to take its state from. */
   restore: Exclude<RestoreChoice, { kind: "none" }> | null;
   /** What each node reads from others for that, by node. */
@@ -190,17 +332,36 @@ export interface GenerationState {
   /** When each page last changed. */
   changedMs: Float64Array;
   changedLastMs: number;
+  /** How fast its ranks are. */
+  pace: Pace;
+  /** When its agents were last told that, for their metrics. */
+  scoresMs: number;
   /** Last step completed in this generation; before the first, the restored one. */
   step: number;
   /** Last step whose report was passed on. */
   stepReported: number;
   hasStepped: boolean;
+  /** Steps that rank 0 has told. */
+  stepsTold: number;
+  /** Nodes that have not answered yet what their ranks do, since nothing seems to move; null: nobody is asked. */
+  asked: Set<string> | null;
+  previews: PreviewsState;
   /** When its abort was decided; 0: not aborted. */
   abortedMs: number;
   /** Some node was there to be told of the abort: from then on the generation cannot go on. */
   abortSent: boolean;
   /** Ranks that answered the abort (or ended). */
   answered: Set<number>;
+}
+
+/** What a generation draws while it trains. Soft: agents repeat what they told. */
+export interface PreviewsState {
+  /** The newest state of which one was due. */
+  due: StateName | null;
+  /** Under way: where, and whether nothing is pinned for it any more. */
+  drawing: { state: StateName; nodeId: string; places: readonly RestorePlace[]; isRead: boolean } | null;
+  /** The newest whose end its agent has told. */
+  ended: StateName | null;
 }
 
 export interface DurableState {
@@ -240,6 +401,10 @@ export function createState(config: CoreConfig): CoreState {
     nodes: new Map(),
     jobs: new Map(),
     quarantine: new Map(),
+    health: new Map(),
+    diagnosis: null,
+    fleet: null,
+    checkLast: 0,
     durable: { revisions: new Map(), queue: [], inFlight: null, troubled: false, idLast: 0 },
     timers: new Map(),
     excused: new Set(),
@@ -261,21 +426,34 @@ export function createJobState(record: JobRecord): JobState {
     incidents: [],
     incident: null,
     incidentLast: 0,
+    before: null,
+    effective: createEffectiveTime(),
     attempts: 0,
+    restarts: 0,
     formedMs: 0,
+    nodeMs: 0,
     stepHighest: record.outcome?.step ?? 0,
     stepTimesMs: [],
+    pauses: { layout: "", ms: [] },
     checkpoints: [],
     saveAlarm: null,
     excludedSnapshots: new Set(),
     excludedCheckpoints: new Set(),
     protection: null,
     replicated: null,
+    replicaAlarm: null,
     faults: [],
     waitSinceMs: 0,
     blame: new Map(),
+    numbers: createNumbers(),
+    avoided: new Map(),
+    unconnected: new Map(),
+    unreadable: new Set(),
+    unreadTries: 0,
+    replacedMs: Number.NEGATIVE_INFINITY,
     kills: new Map(),
     lastStep: null,
+    lastStepMs: 0,
     left: null,
   };
 }
@@ -284,10 +462,11 @@ export function createGeneration(options: {
   number: number;
   layout: Layout;
   rankNodes: string[];
+  device: Device;
   stage: GenerationStage;
   nowMs: number;
 }): GenerationState {
-  const { number, layout, rankNodes, stage, nowMs } = options;
+  const { number, layout, rankNodes, device, stage, nowMs } = options;
   const nodeRanks = new Map<string, number[]>();
   for (const [rank, nodeId] of rankNodes.entries()) {
     const ranks = nodeRanks.get(nodeId);
@@ -298,10 +477,11 @@ export function createGeneration(options: {
     number,
     layout,
     rankNodes,
+    device,
     nodeRanks,
     incarnations: new Map(),
     told: new Map(),
-    leaving: [],
+    former: new Set(),
     draining: new Map(),
     rescue: null,
     stage,
@@ -309,17 +489,26 @@ export function createGeneration(options: {
     reached: new Uint8Array(layout.worldSize),
     reachedCount: 0,
     finished: null,
-    endpoints: new Array<RankEndpoint | null>(layout.worldSize).fill(null),
-    states: Array.from({ length: layout.worldSize }, () => []),
+    runMs: 0,
+    programsStopped: false,
+    yielding: false,
+    endpoints: new Map(),
+    connect: null,
+    states: new Array<readonly StateName[]>(layout.worldSize).fill([]),
     restore: null,
     places: new Map(),
     keepers: null,
     pages: new Array<RankPage | null>(layout.worldSize).fill(null),
     changedMs: new Float64Array(layout.worldSize).fill(nowMs),
     changedLastMs: nowMs,
+    pace: createPace(layout.worldSize),
+    scoresMs: Number.NEGATIVE_INFINITY,
     step: 0,
     stepReported: 0,
     hasStepped: false,
+    stepsTold: 0,
+    asked: null,
+    previews: { due: null, drawing: null, ended: null },
     abortedMs: 0,
     abortSent: false,
     answered: new Set(),

@@ -1,17 +1,24 @@
 import { checkAdoption } from "./adopt.js";
 import { onAgentMessage } from "./agent_reports.js";
+import { forgive } from "./avoid.js";
 import type { Effect, Event } from "./contract.js";
 import { durableKeys } from "./contract.js";
+import { diagnose } from "./diagnosis.js";
+import { drainNode } from "./drain_node.js";
 import { onPersisted, onRead, onStoreTimer, persist } from "./durable.js";
+import { onFate } from "./fate.js";
 import { checkForming, prepareGeneration } from "./form.js";
 import { acceptJob, isOver, onEnded, passStop, reconsider, saveJob, stopJob, submitJob } from "./jobs.js";
 import { gainLeadership, lead, loseLeadership } from "./leadership.js";
 import { onLeaveTimer } from "./leave.js";
 import { onDisconnected } from "./nodes.js";
 import { onRecoveryTimer } from "./recover.js";
-import { checkStall, tryComplete } from "./run.js";
+import { tryComplete } from "./run.js";
+import { armChecks, onChecksTimer, vouch } from "./self_checks.js";
+import { onWordsTimer } from "./signals.js";
 import type { Continuation, CoreState, JobState } from "./state.js";
-import { arm, log, RECONSIDER_TIMER, reply, STORE_TIMER, type Turn } from "./turn.js";
+import { arm, CHECKS_TIMER, log, RECONSIDER_TIMER, reply, STORE_TIMER, type Turn } from "./turn.js";
+import { checkStall } from "./watch_stall.js";
 
 /**
  * The core: takes one event, changes the state that it owns, and returns what is to be done, in order.
@@ -65,6 +72,15 @@ function handle(turn: Turn, event: Event): void {
     case "saveRequested":
       saveJob(turn, event);
       return;
+    case "diagnosisRequested":
+      diagnose(turn, event);
+      return;
+    case "drainRequested":
+      drainNode(turn, event.requestId, event.nodeId);
+      return;
+    case "nodeFate":
+      onFate(turn, event);
+      return;
     case "quarantineLifted":
       liftQuarantine(turn, event.requestId, event.nodeId);
       return;
@@ -83,6 +99,7 @@ function proceed(turn: Turn, then: Continuation | { kind: "resign"; reason: stri
       return;
     case "lead":
       lead(turn);
+      armChecks(turn);
       replay(turn);
       return;
     case "raise":
@@ -136,10 +153,15 @@ function onTimer(turn: Turn, timer: string): void {
     reconsider(turn);
     return;
   }
+  if (timer === CHECKS_TIMER) {
+    onChecksTimer(turn);
+    return;
+  }
   const [, jobId, what] = timer.split("/");
   const job = state.jobs.get(jobId ?? "");
   if (job === undefined || isOver(job) || excuseLate(turn, timer, atMs)) return;
   if (what === "leave") onLeaveTimer(turn, job);
+  else if (what === "words") onWordsTimer(turn, job);
   else if (what !== "stall") onStageTimer(turn, job);
   else if (job.stage === "running") checkStall(turn, job);
 }
@@ -178,12 +200,15 @@ function onStageTimer(turn: Turn, job: JobState): void {
 }
 
 function liftQuarantine(turn: Turn, requestId: string, nodeId: string): void {
+  const isForgiven = forgive(turn, nodeId, "a person released it");
   if (!turn.state.quarantine.delete(nodeId)) {
-    const message = `Cannot lift the quarantine of node ${nodeId}: it is not quarantined`;
-    reply(turn, requestId, { ok: false, code: "NOT_FOUND", message });
+    const message = `Cannot lift the quarantine of node ${nodeId}: it is not quarantined, and no job avoids it`;
+    reply(turn, requestId, isForgiven ? { ok: true, jobId: "" } : { ok: false, code: "NOT_FOUND", message });
+    if (isForgiven) reconsider(turn);
     return;
   }
   persist(turn, [{ key: durableKeys.quarantine(nodeId), record: null }], { kind: "confirm", requestId });
+  vouch(turn, nodeId);
   log(turn, { level: "info", type: "node", nodeId, text: `${nodeId} may be used again` });
   reconsider(turn);
 }

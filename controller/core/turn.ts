@@ -72,6 +72,12 @@ export function arm(turn: Turn, timer: string, atMs: number): void {
   turn.effects.push({ kind: "armTimer", timer, atMs });
 }
 
+/** A timer that looks at what may have changed: it may only be moved to fire earlier. */
+export function armSooner(turn: Turn, timer: string, atMs: number): void {
+  const armedMs = turn.state.timers.get(timer);
+  if (armedMs === undefined || armedMs > atMs) arm(turn, timer, atMs);
+}
+
 export function disarm(turn: Turn, timer: string): void {
   if (turn.state.timers.delete(timer)) turn.effects.push({ kind: "cancelTimer", timer });
 }
@@ -94,16 +100,36 @@ export function isReachable(turn: Turn, node: NodeState | undefined): node is No
   return node !== undefined && node.session !== null && turn.nowMs - node.heardMs <= silenceMs(turn);
 }
 
+/** Reachable, and for long enough since a silence that what it tells is news. */
+export function isInSight(turn: Turn, nodeId: string): boolean {
+  const node = turn.state.nodes.get(nodeId);
+  return isReachable(turn, node) && turn.nowMs >= node.steadyMs;
+}
+
+/** When a node was last heard; a new leader counts silence from its own election. */
+export function heardMs(turn: Turn, nodeId: string): number {
+  const { leader, nodes } = turn.state;
+  return Math.max(leader!.electedMs, nodes.get(nodeId)?.heardMs ?? 0);
+}
+
+/** Least time without a change that says anything: pages are up to a heartbeat old, and as late as a message may be without its node counting as silent. */
+export function pageAgeMs(turn: Turn): number {
+  return silenceMs(turn) + turn.state.config.limits.heartbeatMs;
+}
+
 /** A node silent for longer is unreachable. */
 export function silenceMs(turn: Turn): number {
   return 3 * turn.state.config.limits.heartbeatMs;
 }
 
-/** Timers of one job. `stage` belongs to whatever stage it is in; `stall` to a running generation; `leave` to one with a member that leaves. */
+/** Timers of one job. `stage` belongs to whatever stage it is in; `stall` to a running generation; `leave` to one with a member that leaves; `words` to one with a rank that wrote of broken hardware. */
 export const jobTimers = {
   stage: (job: JobState) => `job/${job.record.jobId}/stage`,
   stall: (job: JobState) => `job/${job.record.jobId}/stall`,
   leave: (job: JobState) => `job/${job.record.jobId}/leave`,
+  words: (job: JobState) => `job/${job.record.jobId}/words`,
 };
 export const RECONSIDER_TIMER = "reconsider";
 export const STORE_TIMER = "store";
+/** Self-checks that are not answered, quarantines that end. */
+export const CHECKS_TIMER = "checks";

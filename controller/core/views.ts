@@ -1,8 +1,15 @@
 import type { StepCompleted } from "../../gen/goku/v1/agent.pb.js";
 import type { LayoutSize } from "../../job/layout.js";
 import type { CheckpointEntry, IncidentRecord, JobOutcome, JobRecord, QuarantineRecord } from "./contract.js";
-import type { CoreState, JobState, NodeState } from "./state.js";
-import type { HeldState, RankPage } from "./wire.js";
+import { isDiagnosed } from "./diagnosis.js";
+import { fleetNode, medians } from "./fleet.js";
+import { isOver } from "./jobs.js";
+import { type FleetMedians, type JudgedReading, judgeChecks } from "./judge_checks.js";
+import type { NodeSign } from "./judge_signals.js";
+import type { SlowSubject } from "./pace.js";
+import { sparesText } from "./spares.js";
+import type { CoreState, JobState, NodeHealth, NodeState, NodeVerdict } from "./state.js";
+import type { HeldState, NodeDevice, RankPage } from "./wire.js";
 
 export type JobPhase =
   | "QUEUED"
@@ -34,6 +41,14 @@ export interface JobView {
   protection: string | null;
   /** Newest step of the present generation that is in two places for every rank; null: none. */
   replicatedStep: number | null;
+  /** How many nodes are ready to replace lost ones, and how many the failures so far call for; null: it trains nowhere. */
+  spares: string | null;
+  /** Typical slowness of every rank over the last rounds of steps, NaN: not known; null: no generation trains. */
+  rankSlowness: Float64Array | null;
+  /** What is slow, slowest first. */
+  stragglers: readonly SlowSubject[];
+  /** Nodes that it does without. */
+  avoided: readonly AvoidedView[];
 }
 
 export interface NodeView {
@@ -43,37 +58,91 @@ export interface NodeView {
   slots: number;
   host: string;
   device: string;
+  devices: readonly NodeDevice[];
   version: string;
   jobId: string | null;
   pages: readonly RankPage[];
   held: readonly HeldState[];
   /** Why it is not used; null: it may be. */
   unusable: string | null;
-  /** Until a person lifts that. */
+  /** Until a person lifts that, or it passes its self-checks after `quarantinedUntilMs`. */
   quarantined: boolean;
+  /** It is quarantined because a person drained it, for no fault. */
+  drained: boolean;
+  /** Null: only a person can lift it, or it is not quarantined. */
+  quarantinedUntilMs: number | null;
+  /** Null: it has not come since this leader was elected, or nodes are used unexamined. */
+  selfCheck: NodeHealth["state"] | null;
+  /** Newest results of its self-checks against the fleet's. */
+  checks: readonly JudgedReading[];
+  checkedMs: number | null;
   /** What fails together with it; null: it has not come since this leader was elected. */
   failureDomain: string | null;
+  /** Jobs that do without it; others may use it. */
+  avoided: readonly AvoidedView[];
+  /** Signs of trouble that it told, newest first. */
+  signs: readonly NodeSign[];
+  /** What of the machine its agent cannot watch. */
+  unwatched: readonly string[];
+}
+
+/** A job does without a node until then, or until it is known to be well, where others can take its ranks. */
+export interface AvoidedView {
+  job: string;
+  nodeId: string;
+  reason: string;
+  untilMs: number;
+}
+
+/** The newest diagnosis as people see it. */
+export interface DiagnosisView {
+  id: number;
+  startedMs: number;
+  done: boolean;
+  nodes: (NodeVerdict & { nodeId: string; checks: readonly JudgedReading[] })[];
+  badLinks: readonly (readonly string[])[];
 }
 
 /** In order of submission. */
-export function jobViews(state: CoreState): JobView[] {
-  return [...state.jobs.values()].filter((job) => job.accepted).map(viewJob);
+export function jobViews(state: CoreState, nowMs: number): JobView[] {
+  return [...state.jobs.values()].filter((job) => job.accepted).map((job) => viewJob(state, job, nowMs));
 }
 
-export function jobView(state: CoreState, jobId: string): JobView | null {
+export function jobView(state: CoreState, jobId: string, nowMs: number): JobView | null {
   const job = state.jobs.get(jobId);
-  return job === undefined || !job.accepted ? null : viewJob(job);
+  return job === undefined || !job.accepted ? null : viewJob(state, job, nowMs);
 }
 
 export function nodeViews(state: CoreState, nowMs: number): NodeView[] {
-  const known = [...state.nodes.values()].map((node) => viewNode(state, node, nowMs));
+  const fleet = medians(state);
+  const known = [...state.nodes.values()].map((node) => viewNode(state, node, { nowMs, fleet }));
   const unseen = [...state.quarantine.values()].filter(({ nodeId }) => !state.nodes.has(nodeId));
   return [...known, ...unseen.map((record) => viewUnseen(record, nowMs))].sort((a, b) =>
     a.nodeId < b.nodeId ? -1 : 1,
   );
 }
 
-function viewJob(job: JobState): JobView {
+/** Null: none was asked for since this leader was elected. */
+export function diagnosisView(state: CoreState): DiagnosisView | null {
+  const { diagnosis } = state;
+  if (diagnosis === null) return null;
+  const { id, startedMs, stage, badLinks } = diagnosis;
+  const fleet = medians(state);
+  const nodes = [...diagnosis.nodes].map(([nodeId, { verdict, reason }]) => ({
+    nodeId,
+    verdict,
+    reason,
+    checks: verdict === "skipped" ? [] : judged(state, nodeId, fleet),
+  }));
+  return { id, startedMs, done: stage === "done", nodes, badLinks };
+}
+
+function judged(state: CoreState, nodeId: string, fleet: FleetMedians): readonly JudgedReading[] {
+  const node = fleetNode(state, nodeId);
+  return node === null ? [] : judgeChecks(node, fleet);
+}
+
+function viewJob(state: CoreState, job: JobState, nowMs: number): JobView {
   const { generation } = job;
   return {
     record: job.record,
@@ -89,8 +158,17 @@ function viewJob(job: JobState): JobView {
     incidents: job.incidents,
     outcome: job.record.outcome,
     protection: job.protection,
+    rankSlowness: job.stage === "running" ? (generation?.pace.verdict?.typical ?? null) : null,
+    stragglers: job.stage === "running" ? [...(generation?.pace.told.values() ?? [])] : [],
     replicatedStep: job.replicated?.generation === generation?.number ? (job.replicated?.step ?? null) : null,
+    spares: isOver(job) ? null : sparesText(state, job, nowMs),
+    avoided: avoidedBy(job),
   };
+}
+
+function avoidedBy(job: JobState): AvoidedView[] {
+  if (isOver(job)) return [];
+  return [...job.avoided].map(([nodeId, avoided]) => ({ job: job.record.job.name, nodeId, ...avoided }));
 }
 
 export function phaseOf(job: JobState): JobPhase {
@@ -102,8 +180,12 @@ export function phaseOf(job: JobState): JobPhase {
   return job.stage === "forming" && job.incident === null ? "FORMING" : "RECOVERING";
 }
 
-function viewNode(state: CoreState, node: NodeState, nowMs: number): NodeView {
-  const { nodeId, slots, host, device, version, pages, held } = node;
+function viewNode(
+  state: CoreState,
+  node: NodeState,
+  { nowMs, fleet }: { nowMs: number; fleet: FleetMedians },
+): NodeView {
+  const { nodeId, slots, host, device, devices, version, pages, held } = node;
   return {
     nodeId,
     connected: node.session !== null,
@@ -111,18 +193,28 @@ function viewNode(state: CoreState, node: NodeState, nowMs: number): NodeView {
     slots,
     host,
     device,
+    devices,
     version,
     jobId: node.jobId ?? node.heldJobId,
     pages,
     held,
     unusable: unusableText(state, node),
     quarantined: state.quarantine.has(nodeId),
+    drained: state.quarantine.get(nodeId)?.drained ?? false,
+    quarantinedUntilMs: state.quarantine.get(nodeId)?.untilMs ?? null,
+    selfCheck: state.health.get(nodeId)?.state ?? null,
+    checks: judged(state, nodeId, fleet),
+    checkedMs: state.health.get(nodeId)?.checkedMs ?? null,
     failureDomain: node.failureDomain,
+    avoided: [...state.jobs.values()].flatMap(avoidedBy).filter((each) => each.nodeId === nodeId),
+    signs: node.signs.toReversed(),
+    unwatched: node.unwatched,
   };
 }
 
 /** A quarantined node that has not come since this leader was elected. */
-function viewUnseen({ nodeId, reason, atMs }: QuarantineRecord, nowMs: number): NodeView {
+function viewUnseen(record: QuarantineRecord, nowMs: number): NodeView {
+  const { nodeId, atMs, untilMs, drained } = record;
   return {
     nodeId,
     connected: false,
@@ -130,25 +222,36 @@ function viewUnseen({ nodeId, reason, atMs }: QuarantineRecord, nowMs: number): 
     slots: 0,
     host: "",
     device: "",
+    devices: [],
     version: "",
     jobId: null,
     pages: [],
     held: [],
-    unusable: quarantineText(reason),
+    unusable: quarantineText(record),
     quarantined: true,
+    drained,
+    quarantinedUntilMs: untilMs,
+    selfCheck: null,
+    checks: [],
+    checkedMs: null,
     failureDomain: null,
+    avoided: [],
+    signs: [],
+    unwatched: [],
   };
 }
 
-function quarantineText(reason: string): string {
-  return `quarantined: ${reason}`;
+function quarantineText({ reason, drained }: QuarantineRecord): string {
+  return drained ? reason : `quarantined: ${reason}`;
 }
 
 function unusableText(state: CoreState, node: NodeState): string | null {
   const bad = state.quarantine.get(node.nodeId);
-  if (bad !== undefined) return quarantineText(bad.reason);
+  if (bad !== undefined) return quarantineText(bad);
   if (node.leaving !== null) return `leaves: ${node.leaving.reason}`;
   if (node.releasing) return "is being freed";
+  const isExamined = state.health.get(node.nodeId)?.run != null || isDiagnosed(state, node.nodeId);
+  if (isExamined) return "is being examined";
   if (node.heldJobId !== null && !state.jobs.has(node.heldJobId)) {
     return `holds job ${node.heldJobId}, which this controller does not know`;
   }

@@ -1,12 +1,29 @@
 import type {
+  CheckResult,
+  CounterRate,
   Hello,
+  NodeSignal,
+  PreviewEnded,
   RankProgress,
   StepCompleted,
   HeldState as WireHeld,
   NodeLeaving as WireLeaving,
+  RankTimes as WireTimes,
 } from "../../gen/goku/v1/agent.pb.js";
 import type { ErrorDetail, StateName as WireState } from "../../gen/goku/v1/common.pb.js";
 import type { AgentMessage, StateName } from "./contract.js";
+
+/** Sums over the steps that a rank has completed in a generation; see RankTimes on the wire. */
+export interface RankTimes {
+  steps: number;
+  /** Millions of multiply-adds; 0: it had no pack. */
+  work: number;
+  forwardUs: number;
+  backwardUs: number;
+  optimizerUs: number;
+  dataUs: number;
+  waitUs: number;
+}
 
 /** A rank's progress page as last told, in numbers. */
 export interface RankPage {
@@ -24,6 +41,8 @@ export interface RankPage {
   unchangedMs: number;
   /** Generation that the page is about. */
   generation: number;
+  /** Null: the agent does not tell. */
+  times: RankTimes | null;
 }
 
 /** A whole snapshot of one rank; `layout` as text, for example 1x2x2. */
@@ -40,7 +59,16 @@ export interface RestoredPart {
   insteadOf: string;
 }
 
-/** What an agent says, checked and in numbers. Counts above 2^53 are malformed: nothing real reaches them. */
+/** What became of a preview. */
+export type PreviewOutcome =
+  | { kind: "drawn"; uri: string; seconds: number }
+  | { kind: "skipped"; reason: string }
+  | { kind: "failed"; error: ErrorDetail };
+
+/**
+ * What an agent says, checked and in numbers. Counts above 2^53 and times and sums above AMOUNT_MAX are malformed: nothing
+ * real reaches them.
+ */
 export type Report =
   | { kind: "hello"; hello: NodeHello }
   | {
@@ -50,7 +78,10 @@ export type Report =
       held: HeldState[] | null;
       /** Newest command taken in; null: the agent does not tell. */
       heard: { term: number; commandId: number } | null;
+      /** Growth of counters in the last minute. */
+      rates: ReadonlyMap<string, number>;
     }
+  | { kind: "signals"; generation: number; signals: ToldSign[] }
   | { kind: "ready"; generation: number; rank: number; pid: number; port: number; held: StateName[] }
   | { kind: "connected"; generation: number; rank: number }
   | { kind: "restored"; generation: number; rank: number; state: StateName; parts: RestoredPart[] }
@@ -65,6 +96,7 @@ export type Report =
       page: RankPage | null;
     }
   | { kind: "failed"; generation: number; rank: number; error: ErrorDetail; lastLines: string[] }
+  | { kind: "inspected"; generation: number; rank: number; lines: string[] }
   | {
       kind: "saved";
       generation: number;
@@ -74,17 +106,54 @@ export type Report =
       seconds: number;
     }
   | { kind: "saveFailed"; generation: number; state: StateName; error: ErrorDetail }
-  | { kind: "finished"; generation: number; rank: number; state: StateName; reason: "steps" | "stop" }
+  | {
+      kind: "replicaFailed";
+      generation: number;
+      rank: number;
+      state: StateName;
+      keeperNodeId: string;
+      error: ErrorDetail;
+    }
+  | { kind: "previewDue"; generation: number; state: StateName }
+  | { kind: "previewRead"; generation: number; state: StateName }
+  | { kind: "previewEnded"; generation: number; state: StateName; outcome: PreviewOutcome }
+  | {
+      kind: "finished";
+      generation: number;
+      rank: number;
+      state: StateName;
+      reason: "steps" | "stop" | "yield";
+    }
   | { kind: "released"; jobId: string }
   | ({ kind: "leaving" } & NodeLeaving)
   | { kind: "refusedPrepare"; generation: number; error: ErrorDetail }
+  /** An examination has begun; `port`, `pid`: where its collective listens, 0 for none. */
+  | { kind: "checkBegun"; checkId: number; clockMs: number; port: number; pid: number }
+  /** `busy`: why nothing was examined; empty: it was. */
+  | { kind: "checked"; checkId: number; results: CheckResult[]; busy: string }
   /** Rank output: kept by the shell, no decision depends on it. */
   | { kind: "output" };
+
+/** A sign of trouble as an agent tells it; `atMs` on its own clock. */
+export interface ToldSign {
+  name: string;
+  rank: number | null;
+  device: string;
+  text: string;
+  count: number;
+  atMs: number;
+}
 
 /** An agent was asked to end, by what, and how much of its grace is left. */
 export interface NodeLeaving {
   graceMs: number;
   reason: string;
+}
+
+/** A CUDA device of a node. */
+export interface NodeDevice {
+  name: string;
+  memoryBytes: number;
 }
 
 export interface NodeHello {
@@ -104,9 +173,27 @@ export interface NodeHello {
   leaving: NodeLeaving | null;
   /** What fails together with it; its own id when nothing else does. */
   failureDomain: string;
+  /** Agents with the same one share a machine. */
+  machine: string;
   /** Of its agent's PeerService; 0: it has none. */
   peerPort: number;
+  /** Where its metrics are read; empty: nowhere. */
+  metricsUrl: string;
+  /** Its CUDA devices. */
+  devices: NodeDevice[];
+  /** What this agent process found last when it examined its node; null: it has not. */
+  selfCheck: CheckResult[] | null;
+  /** What of the machine it cannot watch. */
+  unwatched: string[];
 }
+
+/** Sums of such amounts stay finite, in milliseconds too. */
+const AMOUNT_MAX = 1e30;
+/** What an agent quotes, and how much it may leave unwatched. */
+const SIGN_TEXT_MAX = 300;
+const UNWATCHED_COUNT_MAX = 8;
+/** Counters that there may be. */
+const RATES_COUNT_MAX = 64;
 
 class Malformed extends Error {}
 
@@ -125,7 +212,8 @@ function convert(message: AgentMessage): Report {
     case "hello":
       return { kind: "hello", hello: readHello(message.value) };
     case "heartbeat": {
-      const { generation, ranks, heldStates, heldStatesChanged, term, commandId } = message.value;
+      const { generation, ranks, heldStates, heldStatesChanged, term, commandId, counterRates } =
+        message.value;
       const held = heldStatesChanged ? heldStates.map(readHeld) : null;
       const heard =
         term === 0n && commandId === 0n ? null : { term: count(term), commandId: count(commandId) };
@@ -135,7 +223,12 @@ function convert(message: AgentMessage): Report {
         pages: readPages(ranks, generation),
         held,
         heard,
+        rates: readRates(counterRates),
       };
+    }
+    case "nodeSignals": {
+      const { generation, signals } = message.value;
+      return { kind: "signals", generation: count(generation), signals: signals.map(readSign) };
     }
     case "rankReady": {
       const { generation, rank, pid, port, heldStates } = message.value;
@@ -167,13 +260,21 @@ function convert(message: AgentMessage): Report {
         generation: count(step.generation),
         number: count(step.step),
         replicated: count(step.replicatedStep),
-        step,
+        step: checkStep(step),
       };
     }
     case "nodeReleased":
       return { kind: "released", jobId: message.value.jobId };
     case "nodeLeaving":
       return { kind: "leaving", ...readLeaving(message.value) };
+    case "selfCheckBegun": {
+      const { checkId, clockMs, port, pid } = message.value;
+      return { kind: "checkBegun", checkId: count(checkId), clockMs: count(clockMs), port, pid };
+    }
+    case "selfCheckReport": {
+      const { checkId, results, busy } = message.value;
+      return { kind: "checked", checkId: count(checkId), results: results.map(readCheck), busy };
+    }
     case "rankLog":
       return { kind: "output" };
     default:
@@ -189,6 +290,11 @@ type EndingMessage = Extract<
       | "rankFailed"
       | "checkpointCommitted"
       | "checkpointFailed"
+      | "replicaFailed"
+      | "rankInspected"
+      | "previewDue"
+      | "previewRead"
+      | "previewEnded"
       | "rankFinished"
       | "prepareRefused";
   }
@@ -206,22 +312,105 @@ function convertEnding(message: EndingMessage): Report {
       const { rank, error, lastLines } = message.value;
       return { kind: "failed", generation, rank, error: present(error), lastLines };
     }
+    case "rankInspected": {
+      const { rank, lines } = message.value;
+      return { kind: "inspected", generation, rank, lines };
+    }
     case "checkpointCommitted": {
       const { state, uri, bytes, seconds } = message.value;
-      return { kind: "saved", generation, state: readState(state), uri, bytes: count(bytes), seconds };
+      return {
+        kind: "saved",
+        generation,
+        state: readState(state),
+        uri,
+        bytes: count(bytes),
+        seconds: amount(seconds),
+      };
     }
     case "checkpointFailed": {
       const { state, error } = message.value;
       return { kind: "saveFailed", generation, state: readState(state), error: present(error) };
     }
+    case "replicaFailed": {
+      const { rank, state, keeperNodeId, error } = message.value;
+      return {
+        kind: "replicaFailed",
+        generation,
+        rank,
+        state: readState(state),
+        keeperNodeId,
+        error: present(error),
+      };
+    }
+    case "previewDue":
+    case "previewRead": {
+      const { $case: kind, value } = message;
+      return { kind, generation, state: readState(value.state) };
+    }
+    case "previewEnded": {
+      const { state, outcome } = message.value;
+      return { kind: "previewEnded", generation, state: readState(state), outcome: readOutcome(outcome) };
+    }
     case "rankFinished": {
       const { rank, state, reason } = message.value;
-      if (reason !== "steps" && reason !== "stop") throw new Malformed();
+      if (reason !== "steps" && reason !== "stop" && reason !== "yield") throw new Malformed();
       return { kind: "finished", generation, rank, state: readState(state), reason };
     }
     case "prepareRefused":
       return { kind: "refusedPrepare", generation, error: present(message.value.error) };
   }
+}
+
+/**
+ * Its amounts go into sums that may only grow. Loss and gradient norm may be any number: that they are not finite is what
+ * such a step has to tell.
+ */
+function checkStep(step: StepCompleted): StepCompleted {
+  const { stepSeconds, computeSeconds, commWaitSeconds, dataWaitSeconds, snapshotSeconds } = step;
+  const { optimizerSeconds, modelFlops, packFill, learningRate, waits, longestPauseSeconds } = step;
+  for (const value of [
+    ...[stepSeconds, computeSeconds, commWaitSeconds, dataWaitSeconds, snapshotSeconds, optimizerSeconds],
+    ...[modelFlops, packFill, learningRate, longestPauseSeconds],
+    ...(waits === undefined ? [] : Object.values(waits)),
+  ])
+    amount(value);
+  return step;
+}
+
+function readOutcome(outcome: PreviewEnded["outcome"]): PreviewOutcome {
+  switch (outcome?.$case) {
+    case "drawn":
+      return { kind: "drawn", uri: outcome.value.uri, seconds: amount(outcome.value.seconds) };
+    case "skipped":
+      return { kind: "skipped", reason: outcome.value };
+    case "failed":
+      return { kind: "failed", error: outcome.value };
+    default:
+      throw new Malformed();
+  }
+}
+
+/** Of nearly all heartbeats. */
+const NO_RATES: ReadonlyMap<string, number> = new Map();
+
+function readRates(rates: readonly CounterRate[]): ReadonlyMap<string, number> {
+  if (rates.length === 0) return NO_RATES;
+  if (rates.length > RATES_COUNT_MAX) throw new Malformed();
+  return new Map(rates.map(({ counter, perMinute }) => [counter, amount(perMinute)]));
+}
+
+/** What it quotes was written by anybody, and is shown to people: control characters are left out. */
+function readSign({ kind, rank, device, text, count: seen, atMs }: NodeSignal): ToldSign {
+  const clean = (words: string) => words.slice(0, SIGN_TEXT_MAX).replace(/\p{Cc}/gu, " ");
+  if (seen < 1) throw new Malformed();
+  return {
+    name: kind,
+    rank: rank ?? null,
+    device: clean(device),
+    text: clean(text),
+    count: seen,
+    atMs: count(atMs),
+  };
 }
 
 function readHello(hello: Hello): NodeHello {
@@ -239,9 +428,20 @@ function readHello(hello: Hello): NodeHello {
     held: hello.heldStates.map(readHeld),
     term: count(hello.term),
     leaving: hello.leaving === undefined ? null : readLeaving(hello.leaving),
+    machine: hello.bootId === "" ? hello.host : hello.bootId,
     failureDomain: hello.failureDomain === "" ? hello.nodeId : hello.failureDomain,
     peerPort: hello.peerPort,
+    metricsUrl: hello.metricsUrl,
+    devices: hello.devices.map(({ name, memoryBytes }) => ({ name, memoryBytes: count(memoryBytes) })),
+    selfCheck: hello.selfCheck === undefined ? null : hello.selfCheck.results.map(readCheck),
+    unwatched: hello.unwatched.slice(0, UNWATCHED_COUNT_MAX).map((line) => line.slice(0, SIGN_TEXT_MAX)),
   };
+}
+
+function readCheck(result: CheckResult): CheckResult {
+  if (result.name === "" || !Number.isFinite(result.value) || !Number.isFinite(result.seconds))
+    throw new Malformed();
+  return result;
 }
 
 function readLeaving({ graceMs, reason }: WireLeaving): NodeLeaving {
@@ -267,6 +467,19 @@ function readPage(page: RankProgress, generation: bigint): RankPage {
     group: page.group,
     unchangedMs: count(page.unchangedMs),
     generation: count(page.generation === 0n ? generation : page.generation),
+    times: page.times === undefined ? null : readTimes(page.times),
+  };
+}
+
+function readTimes(times: WireTimes): RankTimes {
+  return {
+    steps: count(times.steps),
+    work: count(times.work),
+    forwardUs: count(times.forwardUs),
+    backwardUs: count(times.backwardUs),
+    optimizerUs: count(times.optimizerUs),
+    dataUs: count(times.dataUs),
+    waitUs: count(times.waitUs),
   };
 }
 
@@ -285,6 +498,12 @@ function count(value: bigint): number {
   const number = Number(value);
   if (!Number.isSafeInteger(number)) throw new Malformed();
   return number;
+}
+
+/** A time, a sum, a share or a rate. */
+function amount(value: number): number {
+  if (!(value >= 0 && value <= AMOUNT_MAX)) throw new Malformed();
+  return value;
 }
 
 function present<T>(value: T | undefined): T {

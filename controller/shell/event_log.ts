@@ -1,7 +1,9 @@
 import type { StepCompleted } from "../../gen/goku/v1/agent.pb.js";
-import type { WatchEventsResponse } from "../../gen/goku/v1/controller.pb.js";
+import type { AuditEntry, WatchEventsResponse } from "../../gen/goku/v1/controller.pb.js";
 
 const KEPT_MAX = 10_000;
+/** Of these, entries of the audit stay longer than others: steps come by the thousand, and must not push them out. */
+const AUDIT_KEPT_MAX = 1_000;
 
 /** What happened, as people read it: the newest events in memory, numbered without gaps, for streams and pages. */
 export class EventLog {
@@ -14,7 +16,14 @@ export class EventLog {
     this.#last = BigInt(Math.floor(startMs)) * 1000n;
   }
 
-  add(entry: { timeMs: number; job: string; kind: string; message: string; step?: StepCompleted }): void {
+  add(entry: {
+    timeMs: number;
+    job: string;
+    kind: string;
+    message: string;
+    step?: StepCompleted;
+    audit?: AuditEntry;
+  }): void {
     const event: WatchEventsResponse = {
       id: ++this.#last,
       time: new Date(entry.timeMs),
@@ -22,10 +31,32 @@ export class EventLog {
       kind: entry.kind,
       message: entry.message,
       step: entry.step,
+      audit: entry.audit,
     };
     this.#events.push(event);
-    if (this.#events.length > KEPT_MAX) this.#events.splice(0, KEPT_MAX / 10);
+    if (this.#events.length > KEPT_MAX) this.#forget();
     for (const listener of this.#listeners) listener(event);
+  }
+
+  /** The oldest tenth; of the audit only what is beyond its own limit. */
+  #forget(): void {
+    let audits = this.#events.filter((event) => event.audit !== undefined).length - AUDIT_KEPT_MAX;
+    let others = KEPT_MAX / 10;
+    this.#events = this.#events.filter((event) =>
+      event.audit !== undefined ? audits-- <= 0 : others-- <= 0,
+    );
+  }
+
+  /**
+   * Among what is here comes what another leader has kept, of which no listener is told. Numbers go on above all that any leader may
+   * have given so far, whatever this process was started after.
+   */
+  restore(kept: readonly WatchEventsResponse[], nowMs: number): void {
+    const known = new Set(this.#events.map(({ id }) => id));
+    const all = [...kept.filter(({ id }) => !known.has(id)), ...this.#events];
+    this.#events = all.sort((a, b) => (a.id < b.id ? -1 : 1));
+    for (const id of [BigInt(Math.floor(nowMs)) * 1000n, this.#events.at(-1)?.id ?? 0n])
+      if (id > this.#last) this.#last = id;
   }
 
   past(job: string, afterId: bigint): WatchEventsResponse[] {

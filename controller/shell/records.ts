@@ -33,7 +33,10 @@ function decodeRecord(key: string, bytes: Uint8Array): DurableRecord {
   }
   const kind = (found as { kind?: unknown } | null)?.kind;
   if (!KINDS.has(kind)) throw damaged(key, `its kind is ${JSON.stringify(kind)}`);
-  return found as DurableRecord;
+  const record = found as DurableRecord;
+  // Earlier versions wrote incidents and jobs without them.
+  if (record.kind === "incident") return { ...record, stacks: record.stacks ?? [] };
+  return record.kind === "job" ? { ...record, rollBacks: record.rollBacks ?? [] } : record;
 }
 
 function damaged(key: string, found: string): GokuError {

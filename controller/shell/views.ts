@@ -1,14 +1,24 @@
+import type { Preview } from "../../checkpoint/previews.js";
+import type { RankProgress, RankTimes as WireTimes } from "../../gen/goku/v1/agent.pb.js";
 import {
+  type AvoidedNode,
   type CheckpointRecord,
+  type Diagnosis,
   type Incident,
   IncidentOutcome,
   JobPhase,
   type JobStatus,
+  type JudgedCheck,
+  type NodeSignalStatus,
   type NodeStatus,
+  type Preview as PreviewMessage,
 } from "../../gen/goku/v1/controller.pb.js";
+import { isCommandJob, jobTraits } from "../../job/command_job.js";
 import { Layout } from "../../job/layout.js";
 import type { IncidentRecord } from "../core/contract.js";
-import type { JobView, NodeView } from "../core/views.js";
+import type { JudgedReading } from "../core/judge_checks.js";
+import type { AvoidedView, DiagnosisView, JobView, NodeView } from "../core/views.js";
+import type { RankPage, RankTimes } from "../core/wire.js";
 import type { TrainingHistory } from "./training_history.js";
 
 /** The core's views as messages of the wire. Pure translation; nothing here is kept. */
@@ -16,19 +26,20 @@ export function jobStatus(view: JobView, history: TrainingHistory | undefined): 
   const { record, layout, lastStep, outcome } = view;
   const pace = view.phase === "RUNNING" ? (history?.pace() ?? null) : null;
   const usable = view.checkpoints.filter((entry) => entry.unusable === null).at(-1);
-  const stepsTotal = record.job.train.steps;
+  const { stepsTotal } = jobTraits(record.job);
   return {
     id: record.jobId,
     name: record.job.name,
     phase: JobPhase[view.phase],
     reason: view.reason,
     step: BigInt(outcome?.step ?? view.step),
-    stepsTotal: BigInt(stepsTotal),
+    stepsTotal: BigInt(stepsTotal ?? 0),
     loss: lastStep?.loss,
     gradNorm: lastStep?.gradNorm,
     stepSeconds: lastStep?.stepSeconds,
-    tokensPerSecond: pace?.tokensPerSecond,
-    etaSeconds: pace ? Math.max(0, stepsTotal - view.step) * pace.secondsPerStep : undefined,
+    tokensPerSecond: isCommandJob(record.job) ? undefined : pace?.tokensPerSecond,
+    etaSeconds:
+      pace && stepsTotal !== null ? Math.max(0, stepsTotal - view.step) * pace.secondsPerStep : undefined,
     generation: BigInt(view.generation),
     layout: layout
       ? { dpReplicate: layout.dp_replicate, dpShard: layout.dp_shard, sp: layout.sp }
@@ -44,7 +55,22 @@ export function jobStatus(view: JobView, history: TrainingHistory | undefined): 
     tokensTotal: BigInt(history?.tokensTotal ?? 0),
     protection: view.protection ?? "",
     replicatedStep: view.replicatedStep === null ? undefined : BigInt(view.replicatedStep),
+    spares: view.spares ?? "",
+    rankSlowness: Array.from(view.rankSlowness ?? [], (slowness) =>
+      Number.isFinite(slowness) ? slowness : 0,
+    ),
+    stragglers: view.stragglers.map(({ nodeId, rank, slowness, evidence }) => ({
+      nodeId,
+      rank: rank ?? undefined,
+      slowness,
+      evidence,
+    })),
+    avoided: view.avoided.map(avoidedNode),
   };
+}
+
+function avoidedNode({ untilMs, ...avoided }: AvoidedView): AvoidedNode {
+  return { ...avoided, until: new Date(untilMs) };
 }
 
 /** @param jobName of the job whose id the view names; empty when it serves none. */
@@ -55,31 +81,91 @@ export function nodeStatus(node: NodeView, jobName: string): NodeStatus {
     slots: node.slots,
     host: node.host,
     device: node.device,
+    devices: node.devices.map(({ name, memoryBytes }) => ({ name, memoryBytes: BigInt(memoryBytes) })),
     version: node.version,
     job: jobName,
     unusable: node.unusable ?? "",
     quarantined: node.quarantined,
+    drained: node.drained,
     failureDomain: node.failureDomain ?? "",
-    ranks: node.pages.map((page) => ({
-      rank: page.rank,
-      pid: page.pid,
-      step: BigInt(page.step),
-      microStep: page.microStep,
-      phase: page.phase,
-      layer: page.layer,
-      collectiveEntered: BigInt(page.entered),
-      collectiveCompleted: BigInt(page.completed),
-      collective: page.collective,
-      group: page.group,
-      unchangedMs: BigInt(page.unchangedMs),
-      generation: 0n,
-    })),
+    quarantinedUntil: dateOf(node.quarantinedUntilMs),
+    selfCheck: node.selfCheck ?? "",
+    checks: node.checks.map(judgedCheck),
+    checkedAt: dateOf(node.checkedMs),
+    avoided: node.avoided.map(avoidedNode),
+    signals: node.signs.map(signalStatus),
+    unwatched: [...node.unwatched],
+    ranks: node.pages.map(rankProgress),
     silentSeconds: node.silentMs / 1000,
     heldStates: node.held.map((held) => {
       const { dp_replicate: dpReplicate, dp_shard: dpShard, sp } = Layout.parse(held.layout).size;
       const state = { generation: BigInt(held.state.generation), step: BigInt(held.state.step) };
       return { state, rank: held.rank, layout: { dpReplicate, dpShard, sp } };
     }),
+  };
+}
+
+function signalStatus(sign: NodeView["signs"][number]): NodeSignalStatus {
+  const { name, class: cls, action, meaning, rank, device, text, count, heardMs } = sign;
+  return {
+    kind: name,
+    class: cls,
+    action,
+    meaning,
+    rank: rank ?? undefined,
+    device,
+    text,
+    count,
+    at: new Date(heardMs),
+  };
+}
+
+export function rankProgress(page: RankPage): RankProgress {
+  return {
+    rank: page.rank,
+    pid: page.pid,
+    step: BigInt(page.step),
+    microStep: page.microStep,
+    phase: page.phase,
+    layer: page.layer,
+    collectiveEntered: BigInt(page.entered),
+    collectiveCompleted: BigInt(page.completed),
+    collective: page.collective,
+    group: page.group,
+    unchangedMs: BigInt(page.unchangedMs),
+    generation: 0n,
+    times: page.times === null ? undefined : timesMessage(page.times),
+  };
+}
+
+export function diagnosisMessage(view: DiagnosisView): Diagnosis {
+  return {
+    id: BigInt(view.id),
+    startedAt: new Date(view.startedMs),
+    done: view.done,
+    nodes: view.nodes.map(({ checks, ...node }) => ({ ...node, checks: checks.map(judgedCheck) })),
+    badLinks: view.badLinks.map((members) => members.join(", ")),
+  };
+}
+
+function judgedCheck({ reading, median, verdict }: JudgedReading): JudgedCheck {
+  const { name, ok, value, unit, detail, seconds } = reading;
+  return { result: { name, ok, value, unit, detail, seconds }, median: median ?? undefined, verdict };
+}
+
+function dateOf(ms: number | null): Date | undefined {
+  return ms === null ? undefined : new Date(ms);
+}
+
+function timesMessage(times: RankTimes): WireTimes {
+  return {
+    steps: BigInt(times.steps),
+    work: BigInt(times.work),
+    forwardUs: BigInt(times.forwardUs),
+    backwardUs: BigInt(times.backwardUs),
+    optimizerUs: BigInt(times.optimizerUs),
+    dataUs: BigInt(times.dataUs),
+    waitUs: BigInt(times.waitUs),
   };
 }
 
@@ -107,23 +193,44 @@ export function incidentMessage(record: IncidentRecord, jobName: string): Incide
       name,
       afterMs: BigInt(Math.round(afterMs)),
     })),
+    stepBefore: BigInt(record.stepBefore),
     stepsLost: record.stepsLost === null ? undefined : BigInt(record.stepsLost),
     outcome: OUTCOMES[record.outcome],
     lastLines: record.lastLines,
+    stacks: record.stacks,
   };
 }
 
 export function checkpointMessages(view: JobView): CheckpointRecord[] {
-  return view.checkpoints
-    .filter((entry) => entry.unusable === null)
-    .map((entry) => ({
-      state: { generation: BigInt(entry.state.generation), step: BigInt(entry.state.step) },
-      uri: entry.uri,
-      bytes: BigInt(entry.bytes),
-      seconds: entry.seconds,
-    }));
+  return view.checkpoints.map((entry) => ({
+    state: { generation: BigInt(entry.state.generation), step: BigInt(entry.state.step) },
+    uri: entry.uri,
+    bytes: BigInt(entry.bytes),
+    seconds: entry.seconds,
+    committedAt: new Date(entry.committedAtMs),
+    unusable: entry.unusable ?? "",
+  }));
+}
+
+export function previewMessage(preview: Preview): PreviewMessage {
+  const { state, uri, prompts, seed, steps, guidance, shift, width, height, frames, files } = preview;
+  return {
+    state: { generation: BigInt(state.generation), step: BigInt(state.step) },
+    uri,
+    prompts: [...prompts],
+    seed: BigInt(seed),
+    samplingSteps: steps,
+    guidance,
+    shift,
+    width,
+    height,
+    frames,
+    files: files.map(({ name, bytes }) => ({ name, bytes: BigInt(bytes) })),
+    drawnAt: new Date(preview.drawnAt),
+  };
 }
 
 function after(record: IncidentRecord, atMs: number): string {
-  return `+${((atMs - record.openedAtMs) / 1000).toFixed(3)} s`;
+  const seconds = (atMs - record.openedAtMs) / 1000;
+  return `${seconds < 0 ? "" : "+"}${seconds.toFixed(3)} s`;
 }

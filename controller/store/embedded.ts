@@ -12,6 +12,7 @@ import type {
   StoreWatch,
   StoreWrite,
 } from "./store.js";
+import { checkTransaction } from "./transaction_limits.js";
 
 /**
  * The store of one machine: LevelDB for durability (its lock keeps a second controller out, its log survives a crash),
@@ -42,7 +43,7 @@ export class EmbeddedStore implements Store {
 
   /** Throws STORE_LOCKED when another process holds the folder. */
   static async open(folder: string, clock: Clock = systemClock): Promise<EmbeddedStore> {
-    mkdirSync(folder, { recursive: true });
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
     const store = new EmbeddedStore(folder, clock, await openLevel(folder));
     await store.#reload();
     return store;
@@ -62,6 +63,7 @@ export class EmbeddedStore implements Store {
 
   async transact(compares: readonly StoreCompare[], writes: readonly StoreWrite[]): Promise<StoreOutcome> {
     this.#checkOpen();
+    checkTransaction(compares, writes);
     return new Promise((resolve) => {
       this.#queue.push({ compares, writes, resolve });
       this.#committing ??= this.#commitAll();

@@ -2,19 +2,25 @@
 #include "native/binding/call.h"
 
 namespace goku {
+#if defined(GOKU_EMULATED_DEVICE)
+void RegisterEmulatedProbe(Registry& registry);  // native/cuda/emulated_probe.cc
+#endif
 namespace {
 
 // NATIVE_CONTRACT in worker/engine/native.ts.
-constexpr uint32_t kContract = 2;
+constexpr uint32_t kContract = 4;
 
 napi_value load(napi_env env, napi_value exports) {
   auto context = std::make_unique<Context>();
   Registry registry(env, exports, *context);
   for (auto* const part :
        {RegisterTensors, RegisterPages, RegisterLinear, RegisterElementwise, RegisterFlow, RegisterNorm,
-        RegisterAttention, RegisterRandom, RegisterOptimizer, RegisterCollectives}) {
+        RegisterAttention, RegisterRandom, RegisterOptimizer, RegisterCollectives, RegisterStackDump}) {
     part(registry);
   }
+#if defined(GOKU_EMULATED_DEVICE)
+  RegisterEmulatedProbe(registry);
+#endif
   napi_value contract;
   checkNapi(napi_create_uint32(env, kContract, &contract), "contract");
   checkNapi(napi_set_named_property(env, exports, "contract", contract), "contract");

@@ -155,5 +155,6 @@ void RegisterAttention(Registry& registry);
 void RegisterRandom(Registry& registry);
 void RegisterOptimizer(Registry& registry);
 void RegisterCollectives(Registry& registry);
+void RegisterStackDump(Registry& registry);
 
 }  // namespace goku

@@ -147,6 +147,7 @@ GroupOptions readOptions(Call& call) {
   options.progressPage = fields.page(call.context(), "progressPage");
   options.tensors = call.context().tensors.memory();
   options.timeoutMs = fields.milliseconds("timeoutMs");
+  options.reachMs = fields.milliseconds("reachMs");
   const std::string transport = fields.string("transport");
   if (transport != "auto" && transport != "tcp")
     fields.fail("transport", "\"" + transport + "\", want auto or tcp");

@@ -6,7 +6,7 @@ namespace goku {
 namespace {
 
 ProductResources resources(Call& c) {
-  return {c.context().tensors.allocator(), c.context().service<OnednnMatmul>()};
+  return {c.context().tensors.allocator(), c.context().service<MatrixLibrary>()};
 }
 LinearShape shape(const Call& c, size_t first) {
   return {c.count(first), c.count(first + 1), c.count(first + 2)};

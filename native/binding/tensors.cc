@@ -1,9 +1,8 @@
 // Tensors, their bytes and counts, and what the machine can do.
 #include <omp.h>
 
-#include <cstring>
-
 #include "native/binding/call.h"
+#include "native/devices.h"
 
 namespace goku {
 namespace {
@@ -30,6 +29,21 @@ void cpuInfo(Call& call) {
   checkNapi(napi_set_named_property(call.env(), info, "bf16Native", bf16), "cpuInfo");
   setNumber(call, info, "threads", omp_get_max_threads());
   call.returns(info);
+}
+
+void listDevices(Call& call) {
+  napi_value list;
+  checkNapi(napi_create_array(call.env(), &list), "devices");
+  uint32_t index = 0;
+  for (const DeviceInfo& device : devices()) {
+    napi_value info, name;
+    checkNapi(napi_create_object(call.env(), &info), "devices");
+    checkNapi(napi_create_string_utf8(call.env(), device.name.c_str(), NAPI_AUTO_LENGTH, &name), "devices");
+    checkNapi(napi_set_named_property(call.env(), info, "name", name), "devices");
+    setNumber(call, info, "memoryBytes", static_cast<double>(device.memoryBytes));
+    checkNapi(napi_set_element(call.env(), list, index++, info), "devices");
+  }
+  call.returns(list);
 }
 
 void memoryStats(Call& call) {
@@ -61,19 +75,20 @@ std::byte* rawElements(const Call& call, size_t bytes) {
 void tensorRead(Call& call) {
   const auto into = call.bytes(2);
   const std::byte* from = rawElements(call, into.size());
-  if (!into.empty()) std::memcpy(into.data(), from, into.size());
+  if (!into.empty()) memory::copyOut(into.data(), from, into.size());
 }
 
 void tensorWrite(Call& call) {
   const auto from = call.bytes(2);
   std::byte* to = rawElements(call, from.size());
-  if (!from.empty()) std::memcpy(to, from.data(), from.size());
+  if (!from.empty()) memory::copyIn(to, from.data(), from.size());
 }
 
 }  // namespace
 
 void RegisterTensors(Registry& registry) {
   registry.add("cpuInfo", cpuInfo);
+  registry.add("devices", listDevices);
   registry.add("threadsSet", [](Call& c) { omp_set_num_threads(static_cast<int>(c.integer(0, 1, 1024))); });
   registry.add("tensorAlloc", [](Call& c) {
     const auto dtype = static_cast<DType>(c.integer(0, 0, 3));

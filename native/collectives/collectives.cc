@@ -48,8 +48,9 @@ const GroupOptions& Collectives::optionsOf(CommId comm) const { return find(comm
 
 Ticket Collectives::start(CommId comm, std::shared_ptr<Operation> operation) {
   Group& group = find(comm);
+  std::unique_ptr<Staged> staged = stage(*operation);
   const Ticket ticket = ++lastId_;
-  tickets_.emplace(ticket, operation);
+  tickets_.emplace(ticket, Pending{operation, std::move(staged)});
   group.start(std::move(operation));
   return ticket;
 }
@@ -58,11 +59,13 @@ void Collectives::wait(Ticket ticket) {
   const auto found = tickets_.find(ticket);
   GOKU_CHECK(found != tickets_.end(), "Cannot wait for ticket ", ticket,
              ": it is unknown or was waited for, wait once");
-  const std::shared_ptr<Operation> operation = found->second;
+  const Pending pending = std::move(found->second);
+  const std::shared_ptr<Operation>& operation = pending.operation;
   tickets_.erase(found);
   std::unique_lock lock(operation->mutex);
   operation->finished.wait(lock, [&] { return operation->done; });
   if (operation->error) throw NativeError(*operation->error);
+  if (pending.staged != nullptr) pending.staged->place();
 }
 
 void Collectives::shutdown() {

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "native/collectives/group.h"
+#include "native/collectives/staging.h"
 
 namespace goku::collectives {
 
@@ -42,7 +43,11 @@ class Collectives {
   std::string listenHost_;
   std::shared_ptr<Progress> progress_ = std::make_shared<Progress>();
   std::map<CommId, std::unique_ptr<Group>> groups_;
-  std::map<Ticket, std::shared_ptr<Operation>> tickets_;
+  struct Pending {
+    std::shared_ptr<Operation> operation;
+    std::unique_ptr<Staged> staged;  // null: none needed
+  };
+  std::map<Ticket, Pending> tickets_;
   uint64_t lastId_ = 0;
 };
 

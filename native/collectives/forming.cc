@@ -112,12 +112,13 @@ void Forming::stepDial(Dial& dial) {
   if (!dial.fd) {
     dial.connected = false;
     dial.welcomeBytes = 0;
+    dial.begun = Clock::now();
     dial.fd = beginConnect(peer.host, peer.port);
     if (!dial.fd) return dialFailed(dial, ECONNREFUSED);
   }
   if (!dial.connected) {
     pollfd ready{dial.fd.get(), POLLOUT, 0};
-    if (::poll(&ready, 1, 0) <= 0) return;
+    if (::poll(&ready, 1, 0) <= 0) return requireAnswer(dial);
     const int error = connectError(dial.fd.get());
     if (error != 0) return dialFailed(dial, error);
     dial.connected = true;
@@ -141,6 +142,17 @@ void Forming::dialFailed(Dial& dial, int error) {
   throw FaultError(
       ErrorCode::kPeerDied, options_.members[dial.member].rank,
       concat(rankText(options_, dial.member), " takes no connection (", std::strerror(error), ")"));
+}
+
+// A host's kernel answers for its processes, also for one that is stopped. One that does not, however often
+// the first packet is sent again, cannot be reached from here: that is known long before the group's time is
+// over.
+void Forming::requireAnswer(const Dial& dial) const {
+  const std::chrono::duration<double, std::milli> silent = Clock::now() - dial.begun;
+  if (silent.count() < options_.reachMs) return;
+  throw FaultError(
+      ErrorCode::kTimeout, options_.members[dial.member].rank,
+      concat(rankText(options_, dial.member), " cannot be reached: no answer in ", options_.reachMs, " ms"));
 }
 
 void Forming::readWelcome(Dial& dial) {

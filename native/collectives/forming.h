@@ -40,11 +40,13 @@ class Forming {
     size_t welcomeBytes = 0;
     Clock::time_point retryAt;
     Clock::time_point refusedSince;  // epoch: never
+    Clock::time_point begun;
     bool done = false;
   };
   void startDials();
   void stepDial(Dial& dial);
   void dialFailed(Dial& dial, int error);
+  void requireAnswer(const Dial& dial) const;
   void readWelcome(Dial& dial);
   void takeArrivals();
   void adopt(int member, Channel channel, UniqueFd fd);

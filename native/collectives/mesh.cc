@@ -179,6 +179,7 @@ Fault Mesh::toldFault(int member, const ControlFrame& frame) const {
     case ErrorCode::kArgument:
     case ErrorCode::kOutOfMemory:
     case ErrorCode::kIo:
+    case ErrorCode::kDevice:
       break;
   }
   return {code, frame.peer, sender + " refused to go on, see its own error"};

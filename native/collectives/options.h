@@ -29,6 +29,7 @@ struct GroupOptions {
   std::shared_ptr<std::byte> progressPage;
   std::shared_ptr<const Allocator> tensors;  // whose memory may be lent to members on this node
   double timeoutMs = 0;
+  double reachMs = 0;
   bool tcpOnly = false;  // transport "tcp"
 
   int size() const { return static_cast<int>(members.size()); }

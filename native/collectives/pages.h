@@ -28,6 +28,18 @@ inline constexpr uint32_t collectiveKind = 64;
 inline constexpr uint32_t collectiveGroup = 68;
 inline constexpr uint32_t collectiveBytes = 72;
 inline constexpr uint32_t collectiveGroupName = 80;
+inline constexpr uint32_t timedSteps = 112;
+inline constexpr uint32_t timedWork = 120;
+inline constexpr uint32_t forwardUs = 128;
+inline constexpr uint32_t backwardUs = 136;
+inline constexpr uint32_t optimizerUs = 144;
+inline constexpr uint32_t dataUs = 152;
+inline constexpr uint32_t waitUs = 160;
+inline constexpr uint32_t waitAllGatherUs = 168;
+inline constexpr uint32_t waitReduceScatterUs = 176;
+inline constexpr uint32_t waitAllReduceUs = 184;
+inline constexpr uint32_t waitAllToAllUs = 192;
+inline constexpr uint32_t waitVoteUs = 200;
 }  // namespace progress
 
 /// Bytes of the group's name in the progress page, padded with NUL; longer names are cut.

@@ -35,8 +35,10 @@ UniqueFd listenOn(const std::string& host, uint16_t port) {
   const AddressList address = resolve(host, port, true);
   UniqueFd fd(::socket(address->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   const int on = 1;
+  // A group of 12,288 may come at once; the kernel takes net.core.somaxconn at most.
+  const int waiting = 65535;
   if (!fd || ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
-      ::bind(fd.get(), address->ai_addr, address->ai_addrlen) != 0 || ::listen(fd.get(), 1024) != 0) {
+      ::bind(fd.get(), address->ai_addr, address->ai_addrlen) != 0 || ::listen(fd.get(), waiting) != 0) {
     throw FaultError(
         ErrorCode::kIo, -1,
         host + " port " + std::to_string(port) + " cannot be bound (" + std::strerror(errno) + ")");

@@ -5,16 +5,12 @@
 #include <limits>
 
 #include "native/kernels/activation.h"
+#include "native/kernels/checks.h"
 #include "native/parallel.h"
 #include "native/simd.h"
 
 namespace goku {
 namespace {
-
-void checkSameCount(const char* name, const Tensor& a, const Tensor& b) {
-  GOKU_CHECK(a.count == b.count, name, ": tensors of ", a.count, " and ", b.count,
-             " elements, want the same count");
-}
 
 /// y[i] = f(x[i])
 template <class Y, class X, class F>
@@ -38,7 +34,7 @@ void mapTwo(Y* y, const A* a, const B* b, int64_t count, const F& f) {
 
 template <class F>
 void unary(const char* name, const Tensor& y, const Tensor& x, const F& f) {
-  checkSameCount(name, y, x);
+  checks::sameCount(name, y, x);
   visitFloat(y.dtype, name, [&](auto yTag) {
     visitFloat(x.dtype, name,
                [&](auto xTag) { mapOne(y.as<decltype(yTag)>(), x.as<decltype(xTag)>(), y.count, f); });
@@ -47,8 +43,8 @@ void unary(const char* name, const Tensor& y, const Tensor& x, const F& f) {
 
 template <class F>
 void binary(const char* name, const Tensor& y, const Tensor& a, const Tensor& b, const F& f) {
-  checkSameCount(name, y, a);
-  checkSameCount(name, y, b);
+  checks::sameCount(name, y, a);
+  checks::sameCount(name, y, b);
   visitFloat(y.dtype, name, [&](auto yTag) {
     visitFloat(a.dtype, name, [&](auto aTag) {
       visitFloat(b.dtype, name, [&](auto bTag) {
@@ -110,7 +106,7 @@ void tensorFill(const Tensor& dst, double value) {
 }
 
 void tensorCast(const Tensor& dst, const Tensor& src) {
-  checkSameCount("tensorCast", dst, src);
+  checks::sameCount("tensorCast", dst, src);
   if (dst.isFloat() && src.isFloat()) {
     unary("tensorCast", dst, src, [](Vec x) { return x; });
     return;
@@ -136,16 +132,8 @@ void copy2d(const Tensor& dst, int64_t dstOffset, int64_t dstStride, const Tenso
   GOKU_CHECK(dst.dtype == src.dtype, "copy2d: from ", dtypeName(src.dtype), " to ", dtypeName(dst.dtype),
              ", want the same dtype");
   if (rows == 0 || cols == 0) return;
-  const auto check = [&](const char* name, const Tensor& t, int64_t offset, int64_t stride) {
-    GOKU_CHECK(cols <= stride || rows == 1, "copy2d: ", cols, " columns of ", name, " rows ", stride,
-               " apart");
-    // In 128 bits: (rows - 1) * stride of two caller's numbers may pass 2^63.
-    const __int128 end = static_cast<__int128>(rows - 1) * stride + offset + cols;
-    GOKU_CHECK(end <= t.count, "copy2d: ", rows, " rows of ", cols, " from ", offset, " on, ", stride,
-               " apart, of a ", name, " of ", t.count, " elements");
-  };
-  check("dst", dst, dstOffset, dstStride);
-  check("src", src, srcOffset, srcStride);
+  checks::copy2d("dst", dst, dstOffset, dstStride, rows, cols);
+  checks::copy2d("src", src, srcOffset, srcStride, rows, cols);
   const int64_t size = static_cast<int64_t>(dtypeBytes(dst.dtype));
   std::byte* to = dst.data + dstOffset * size;
   const std::byte* from = src.data + srcOffset * size;

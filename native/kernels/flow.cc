@@ -2,18 +2,13 @@
 
 #include <cmath>
 
+#include "native/kernels/checks.h"
 #include "native/parallel.h"
 #include "native/reduce.h"
 #include "native/simd.h"
 
 namespace goku {
 namespace {
-
-int64_t checkOffsets(const char* name, Offsets offsets, int64_t P, const Tensor& x) {
-  const int64_t rows = offsets.back();
-  GOKU_CHECK(x.count == rows * P, name, ": a tensor of ", x.count, " elements, want ", rows, " rows of ", P);
-  return rows;
-}
 
 template <class Xt>
 void flowPathRows(Xt* xt, float* target, const float* data, const float* noise, float t, int64_t count) {
@@ -61,7 +56,7 @@ void timestepSinusoid(const Tensor& out, const Tensor& t, int64_t width) {
 
 void flowPath(const Tensor& xt, const Tensor& target, const Tensor& data, const Tensor& noise,
               const Tensor& t, Offsets offsets, int64_t P) {
-  for (const Tensor* x : {&xt, &target, &data, &noise}) checkOffsets("flowPath", offsets, P, *x);
+  for (const Tensor* x : {&xt, &target, &data, &noise}) checks::packed("flowPath", offsets, P, *x);
   const int64_t samples = static_cast<int64_t>(offsets.size()) - 1;
   GOKU_CHECK(t.count == samples, "flowPath: t has ", t.count, " elements, want ", samples);
   visitFloat(xt.dtype, "flowPath: xt", [&](auto tag) {
@@ -80,9 +75,9 @@ void flowPath(const Tensor& xt, const Tensor& target, const Tensor& data, const 
 
 double flowLoss(const Tensor* dv, const Tensor& v, const Tensor& target, std::span<const double> weights,
                 std::span<double> perSample, Offsets offsets, int64_t P) {
-  checkOffsets("flowLoss: v", offsets, P, v);
-  checkOffsets("flowLoss: target", offsets, P, target);
-  if (dv != nullptr) checkOffsets("flowLoss: dv", offsets, P, *dv);
+  checks::packed("flowLoss: v", offsets, P, v);
+  checks::packed("flowLoss: target", offsets, P, target);
+  if (dv != nullptr) checks::packed("flowLoss: dv", offsets, P, *dv);
   const size_t samples = offsets.size() - 1;
   GOKU_CHECK(weights.size() == samples && perSample.size() == samples, "flowLoss: ", weights.size(),
              " weights and ", perSample.size(), " places, want ", samples);

@@ -5,24 +5,16 @@
 // samples.
 #include "native/kernels/gate_residual.h"
 
+#include "native/kernels/checks.h"
 #include "native/kernels/row_blocks.h"
 
 namespace goku {
-namespace {
-
-void check(const char* name, const Tensor& mod, int64_t modWidth, int64_t gateColumn,
-           std::span<const int32_t> offsets, int64_t D) {
-  GOKU_CHECK(D >= 1, name, ": D is ", D, ", want at least 1");
-  checkFloatRows(name, "mod", mod, static_cast<int64_t>(offsets.size()) - 1, modWidth);
-  checkColumn(name, "gateColumn", gateColumn, D, modWidth);
-}
-
-}  // namespace
+namespace {}  // namespace
 
 void gateResidualForward(const Tensor& y, const Tensor& x, const Tensor& branch, const Tensor& mod,
                          int64_t modWidth, int64_t gateColumn, std::span<const int32_t> offsets, int64_t D) {
   const char* name = "gateResidualForward";
-  check(name, mod, modWidth, gateColumn, offsets, D);
+  checks::gateResidual(name, mod, modWidth, gateColumn, offsets, D);
   checkRows(name, "y", y, offsets.back(), D);
   checkRows(name, "x", x, offsets.back(), D);
   checkRows(name, "branch", branch, offsets.back(), D);
@@ -50,7 +42,7 @@ void gateResidualBackward(const Tensor& dbranch, const Tensor& dmod, const Tenso
                           const Tensor& mod, int64_t modWidth, int64_t gateColumn,
                           std::span<const int32_t> offsets, int64_t D) {
   const char* name = "gateResidualBackward";
-  check(name, mod, modWidth, gateColumn, offsets, D);
+  checks::gateResidual(name, mod, modWidth, gateColumn, offsets, D);
   checkFloatRows(name, "dmod", dmod, static_cast<int64_t>(offsets.size()) - 1, modWidth);
   checkRows(name, "dbranch", dbranch, offsets.back(), D);
   checkRows(name, "dy", dy, offsets.back(), D);

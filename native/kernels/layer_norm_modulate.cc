@@ -11,6 +11,7 @@
 
 #include <cmath>
 
+#include "native/kernels/checks.h"
 #include "native/kernels/row_blocks.h"
 
 namespace goku {
@@ -63,22 +64,13 @@ void differentiateRow(float* dx, float* dshift, float* dscale, const float* dy, 
   });
 }
 
-void check(const char* name, const Tensor& stats, const Tensor& mod, int64_t modWidth, int64_t shiftColumn,
-           int64_t scaleColumn, std::span<const int32_t> offsets, int64_t D) {
-  GOKU_CHECK(D >= 1, name, ": D is ", D, ", want at least 1");
-  checkFloatRows(name, "stats", stats, offsets.back(), 2);
-  checkFloatRows(name, "mod", mod, static_cast<int64_t>(offsets.size()) - 1, modWidth);
-  checkColumn(name, "shiftColumn", shiftColumn, D, modWidth);
-  checkColumn(name, "scaleColumn", scaleColumn, D, modWidth);
-}
-
 }  // namespace
 
 void layerNormModulateForward(const Tensor& y, const Tensor& stats, const Tensor& x, const Tensor& mod,
                               int64_t modWidth, int64_t shiftColumn, int64_t scaleColumn,
                               std::span<const int32_t> offsets, int64_t D, double eps) {
   const char* name = "layerNormModulateForward";
-  check(name, stats, mod, modWidth, shiftColumn, scaleColumn, offsets, D);
+  checks::layerNormModulate(name, stats, mod, modWidth, shiftColumn, scaleColumn, offsets, D);
   checkRows(name, "y", y, offsets.back(), D);
   checkRows(name, "x", x, offsets.back(), D);
   const Modulation modulation{mod.as<float>(), modWidth};
@@ -100,7 +92,7 @@ void layerNormModulateBackward(const Tensor& dx, const Tensor& dmod, const Tenso
                                const Tensor& stats, const Tensor& mod, int64_t modWidth, int64_t shiftColumn,
                                int64_t scaleColumn, std::span<const int32_t> offsets, int64_t D) {
   const char* name = "layerNormModulateBackward";
-  check(name, stats, mod, modWidth, shiftColumn, scaleColumn, offsets, D);
+  checks::layerNormModulate(name, stats, mod, modWidth, shiftColumn, scaleColumn, offsets, D);
   checkFloatRows(name, "dmod", dmod, static_cast<int64_t>(offsets.size()) - 1, modWidth);
   checkRows(name, "dx", dx, offsets.back(), D);
   checkRows(name, "dy", dy, offsets.back(), D);

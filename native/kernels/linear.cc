@@ -1,5 +1,6 @@
 #include "native/kernels/linear.h"
 
+#include "native/kernels/checks.h"
 #include "native/kernels/elementwise.h"
 #include "native/kernels/gemm.h"
 #include "native/parallel.h"
@@ -8,19 +9,12 @@
 namespace goku {
 namespace {
 
-void checkMatrix(const char* name, const Tensor& x, int64_t rows, int64_t columns) {
-  GOKU_CHECK(x.isFloat(), name, " is ", dtypeName(x.dtype), ", want f32 or bf16");
-  // In 128 bits: the caller's numbers may multiply beyond 64.
-  GOKU_CHECK(static_cast<__int128>(rows) * columns == x.count, name, " has ", x.count, " elements, want ",
-             rows, " x ", columns);
-}
-
 MatrixView rowMajor(const Tensor& x, int64_t columns) { return {x.data, x.dtype, columns, 1}; }
 MatrixOut out(const Tensor* x) { return x == nullptr ? MatrixOut{} : MatrixOut{x->data, x->dtype}; }
 
 void multiply(const ProductResources& resources, const Gemm& g) {
   const bool bf16 = g.a.dtype == DType::kBf16 && g.b.dtype == DType::kBf16;
-  if (bf16 && resources.onednn.multipliesBf16() && resources.onednn.run(g, resources.scratch)) return;
+  if (bf16 && resources.library.multipliesBf16() && resources.library.run(g, resources.scratch)) return;
   gemm(g, resources.scratch);
 }
 
@@ -62,11 +56,7 @@ void biasGradient(const Tensor& dbias, const Tensor& dy, int64_t N, int64_t F, b
 void linearForward(const ProductResources& resources, const Tensor& y, const Tensor& x, const Tensor& w,
                    const Tensor* bias, const LinearShape& shape, const Tensor* preActivation) {
   const auto [N, K, F] = shape;
-  checkMatrix("linearForward: y", y, N, F);
-  checkMatrix("linearForward: x", x, N, K);
-  checkMatrix("linearForward: w", w, F, K);
-  if (bias != nullptr) checkMatrix("linearForward: bias", *bias, 1, F);
-  if (preActivation != nullptr) checkMatrix("linearForward: preActivation", *preActivation, N, F);
+  checks::linearForward(y, x, w, bias, shape, preActivation);
   Gemm product{.M = N,
                .N = F,
                .K = K,
@@ -74,7 +64,7 @@ void linearForward(const ProductResources& resources, const Tensor& y, const Ten
                .b = rowMajor(w, K).transposed(),
                .c = out(&y),
                .bias = bias};
-  if (preActivation != nullptr && resources.onednn.multipliesBf16() && x.dtype == DType::kBf16) {
+  if (preActivation != nullptr && resources.library.multipliesBf16() && x.dtype == DType::kBf16) {
     product.c = out(preActivation);
     multiply(resources, product);
     geluForward(y, *preActivation);
@@ -88,9 +78,7 @@ void linearForward(const ProductResources& resources, const Tensor& y, const Ten
 void linearBackwardInput(const ProductResources& resources, const Tensor& dx, const Tensor& dy,
                          const Tensor& w, const LinearShape& shape, bool accumulate) {
   const auto [N, K, F] = shape;
-  checkMatrix("linearBackwardInput: dx", dx, N, K);
-  checkMatrix("linearBackwardInput: dy", dy, N, F);
-  checkMatrix("linearBackwardInput: w", w, F, K);
+  checks::linearBackwardInput(dx, dy, w, shape);
   multiply(resources, {.M = N,
                        .N = K,
                        .K = F,
@@ -103,13 +91,8 @@ void linearBackwardInput(const ProductResources& resources, const Tensor& dx, co
 void linearBackwardWeight(const ProductResources& resources, const Tensor& dw, const Tensor* dbias,
                           const Tensor& dy, const Tensor& x, const LinearShape& shape, bool accumulate) {
   const auto [N, K, F] = shape;
-  checkMatrix("linearBackwardWeight: dw", dw, F, K);
-  checkMatrix("linearBackwardWeight: dy", dy, N, F);
-  checkMatrix("linearBackwardWeight: x", x, N, K);
-  if (dbias != nullptr) {
-    checkMatrix("linearBackwardWeight: dbias", *dbias, 1, F);
-    biasGradient(*dbias, dy, N, F, accumulate);
-  }
+  checks::linearBackwardWeight(dw, dbias, dy, x, shape);
+  if (dbias != nullptr) biasGradient(*dbias, dy, N, F, accumulate);
   multiply(resources, {.M = F,
                        .N = K,
                        .K = N,

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "native/allocator.h"
-#include "native/kernels/onednn_matmul.h"
+#include "native/kernels/matrix_library.h"
 #include "native/tensor.h"
 
 namespace goku {
@@ -13,7 +13,7 @@ namespace goku {
 /// What products need beside their operands; one per environment.
 struct ProductResources {
   Allocator& scratch;
-  OnednnMatmul& onednn;  // used where both operands are bf16 and the CPU multiplies bf16
+  MatrixLibrary& library;  // on a CPU used where both operands are bf16 and it multiplies bf16
 };
 
 struct LinearShape {

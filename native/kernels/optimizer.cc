@@ -6,17 +6,13 @@
 
 #include "native/checksum.h"
 #include "native/copy_around.h"
+#include "native/kernels/checks.h"
 #include "native/parallel.h"
 #include "native/reduce.h"
 #include "native/simd.h"
 
 namespace goku {
 namespace {
-
-void checkRange(const char* name, const Tensor& x, int64_t start, int64_t count) {
-  GOKU_CHECK(count <= x.count && start <= x.count - count, name, ": elements [", start, ", ", start + count,
-             ") of a tensor of ", x.count);
-}
 
 /// The settings as vectors, each rounded to f32 once.
 struct Factors {
@@ -81,15 +77,7 @@ static_assert(kChunk % kPiece == 0);
 class Segments {
  public:
   Segments(std::span<const double> triples, int64_t count) : triples_(triples) {
-    int64_t end = 0;
-    bool joined = triples.size() % 3 == 0;
-    for (size_t i = 0; joined && i < triples.size(); i += 3) {
-      joined = triples[i] == static_cast<double>(end) && triples[i + 1] >= 0 &&
-               triples[i + 1] <= static_cast<double>(count - end);
-      if (joined) end += static_cast<int64_t>(triples[i + 1]);
-    }
-    GOKU_CHECK(joined && end == count, "adamwStep: segments cover ", end, " of ", count,
-               " elements, want start, count, decays of each, one after another");
+    checks::segments(triples, count);
   }
 
   /// Calls body(begin, end, decays) for the parts of [begin, end).
@@ -131,26 +119,13 @@ void adamwStep(const AdamwState& from, const AdamwState& to, const Tensor& grad,
                std::span<const double> segments, const AdamwSettings& settings,
                std::span<uint32_t> checksums) {
   const int64_t count = from.master.count;
-  const auto same = [&](const Tensor& x, const char* name) {
-    GOKU_CHECK(x.count == count, "adamwStep: ", name, " has ", x.count, " elements, want ", count);
-  };
-  for (const AdamwState* state : {&from, &to}) {
-    same(state->master, "master"), same(state->m, "m"), same(state->v, "v"), same(state->ema, "ema");
-  }
-  same(grad, "grad");
-  if (weights != nullptr) same(*weights, "weights");
+  checks::adamw(from, to, grad, weights, settings, checksums);
   const int64_t chunks = (count + kChunk - 1) / kChunk;
-  GOKU_CHECK(checksums.empty() || static_cast<int64_t>(checksums.size()) == 4 * chunks,
-             "adamwStep: room for ", checksums.size(), " checksums, want 4 x ", chunks);
-  GOKU_CHECK(settings.step >= 1, "adamwStep: step ", settings.step, ", want 1 or more");
   const Factors factors(settings);
   const Vec one = broadcast(1.0f);
   const Segments decay(segments, count);
   const Runs source(from), target(to);
   const bool inPlace = source.master == target.master;
-  GOKU_CHECK((source.m == target.m) == inPlace && (source.v == target.v) == inPlace &&
-                 (source.ema == target.ema) == inPlace,
-             "adamwStep: some tensors are changed in place and others not, want all or none");
   const bool around = count * 4 * static_cast<int64_t>(sizeof(float)) >= kAroundBytes;
   visitFloat(weights == nullptr ? DType::kF32 : weights->dtype, "adamwStep: weights", [&](auto tag) {
     using W = decltype(tag);
@@ -189,7 +164,7 @@ void adamwStep(const AdamwState& from, const AdamwState& to, const Tensor& grad,
 void tensorChecksums(const Tensor& x, std::span<uint32_t> checksums) {
   const auto bytes = static_cast<int64_t>(x.bytes());
   constexpr auto kBytes = static_cast<int64_t>(kChecksumBytes);
-  const int64_t chunks = (bytes + kBytes - 1) / kBytes;
+  const int64_t chunks = checksumsOf(bytes);
   GOKU_CHECK(static_cast<int64_t>(checksums.size()) == chunks, "tensorChecksums: room for ", checksums.size(),
              ", want ", chunks);
   parallelFor(bytes, kBytes, [&](int64_t begin, int64_t end) {
@@ -199,7 +174,7 @@ void tensorChecksums(const Tensor& x, std::span<uint32_t> checksums) {
 }
 
 double sumSquares(const Tensor& x, int64_t start, int64_t count) {
-  checkRange("sumSquares", x, start, count);
+  checks::range("sumSquares", x, start, count);
   return visitFloat(x.dtype, "sumSquares: x", [&](auto tag) {
     const auto* from = x.as<decltype(tag)>() + start;
     return parallelSum(count, kElementBlock, [&](int64_t begin, int64_t end) {

@@ -12,6 +12,15 @@
 
 namespace goku {
 
+/// Bytes that one checksum of a snapshot covers; CHUNK_BYTES in checkpoint/digest.ts.
+inline constexpr size_t kChecksumBytes = size_t{1} << 20;
+
+/// How many checksums so many bytes have.
+constexpr int64_t checksumsOf(int64_t bytes) {
+  constexpr auto kBytes = static_cast<int64_t>(kChecksumBytes);
+  return (bytes + kBytes - 1) / kBytes;
+}
+
 struct AdamwSettings {
   double lr, beta1, beta2, eps, weightDecay, gradScale, emaDecay;
   int64_t step;  // from 1

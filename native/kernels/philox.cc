@@ -6,6 +6,7 @@
 #include <cstring>
 #include <numbers>
 
+#include "native/kernels/checks.h"
 #include "native/parallel.h"
 
 namespace goku {
@@ -150,11 +151,7 @@ std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<u
 
 void philoxNormal(const Tensor& out, int64_t offset, int64_t count, const NormalStream& stream,
                   int64_t elementStart, double scale) {
-  constexpr int64_t kElementLimit = int64_t{1} << 34;  // the counter's first word holds element / 4
-  GOKU_CHECK(count <= out.count && offset <= out.count - count, "philoxNormal: elements [", offset, ", ",
-             offset + count, ") of a tensor of ", out.count);
-  GOKU_CHECK(elementStart <= kElementLimit && count <= kElementLimit - elementStart, "philoxNormal: element ",
-             elementStart + count, " is beyond 2^34");
+  checks::philoxNormal(out, offset, count, elementStart);
   const int64_t groupFirst = elementStart / kGroup;
   const int64_t groupEnd = (elementStart + count + kGroup - 1) / kGroup;
   float* to = out.as<float>() + offset;

@@ -8,6 +8,7 @@
 
 #include <cmath>
 
+#include "native/kernels/checks.h"
 #include "native/kernels/row_blocks.h"
 
 namespace goku {
@@ -92,24 +93,12 @@ void differentiateRow(float* dx, float* dw, float* v, const float* dy, const flo
   });
 }
 
-void check(const char* name, const Tensor& rstd, const Tensor& w, const Tensor* cos, const Tensor* sin,
-           int64_t N, int64_t H, int64_t d) {
-  GOKU_CHECK(H >= 1 && d >= 2 && d % 2 == 0, name, ": H is ", H, " and d ", d,
-             ", want H at least 1 and an even d from 2");
-  checkFloatRows(name, "rstd", rstd, N, 1);
-  checkRows(name, "w", w, H, d);
-  GOKU_CHECK((cos == nullptr) == (sin == nullptr), name, ": one of cos and sin is 0, want both or neither");
-  if (cos == nullptr) return;
-  checkFloatRows(name, "cos", *cos, N, d / 2);
-  checkFloatRows(name, "sin", *sin, N, d / 2);
-}
-
 }  // namespace
 
 void qkNormRopeForward(const Tensor& y, const Tensor& rstd, const Tensor& x, const Tensor& w,
                        const Tensor* cos, const Tensor* sin, int64_t N, int64_t H, int64_t d, double eps) {
   const char* name = "qkNormRopeForward";
-  check(name, rstd, w, cos, sin, N, H, d);
+  checks::qkNormRope(name, rstd, w, cos, sin, N, H, d);
   checkRows(name, "y", y, N, H * d);
   checkRows(name, "x", x, N, H * d);
   const int64_t D = H * d, part = Arena::room(D), angles = Arena::room(d);
@@ -133,7 +122,7 @@ void qkNormRopeBackward(const Tensor& dx, const Tensor& dw, const Tensor& dy, co
                         const Tensor& rstd, const Tensor& w, const Tensor* cos, const Tensor* sin, int64_t N,
                         int64_t H, int64_t d) {
   const char* name = "qkNormRopeBackward";
-  check(name, rstd, w, cos, sin, N, H, d);
+  checks::qkNormRope(name, rstd, w, cos, sin, N, H, d);
   checkFloatRows(name, "dw", dw, H, d);
   checkRows(name, "dx", dx, N, H * d);
   checkRows(name, "dy", dy, N, H * d);

@@ -9,6 +9,7 @@
 
 #include <cmath>
 
+#include "native/kernels/checks.h"
 #include "native/kernels/row_blocks.h"
 
 namespace goku {
@@ -84,24 +85,13 @@ void foldSums(float* dw, const Tensor* dmod, const Tensor* mod, int64_t modWidth
   foldModulation(dmod->as<float>(), modWidth, cut, partial + Arena::room(D), stride, D, shiftColumn);
 }
 
-void check(const char* name, const Tensor& rstd, const Tensor& w, const Tensor* mod, int64_t modWidth,
-           int64_t shiftColumn, int64_t scaleColumn, std::span<const int32_t> offsets, int64_t D) {
-  GOKU_CHECK(D >= 1, name, ": D is ", D, ", want at least 1");
-  checkFloatRows(name, "rstd", rstd, offsets.back(), 1);
-  checkRows(name, "w", w, 1, D);
-  if (mod == nullptr) return;
-  checkFloatRows(name, "mod", *mod, static_cast<int64_t>(offsets.size()) - 1, modWidth);
-  checkColumn(name, "shiftColumn", shiftColumn, D, modWidth);
-  checkColumn(name, "scaleColumn", scaleColumn, D, modWidth);
-}
-
 }  // namespace
 
 void rmsNormForward(const Tensor& y, const Tensor& rstd, const Tensor& x, const Tensor& w, const Tensor* mod,
                     int64_t modWidth, int64_t shiftColumn, int64_t scaleColumn,
                     std::span<const int32_t> offsets, int64_t D, double eps) {
   const char* name = "rmsNormForward";
-  check(name, rstd, w, mod, modWidth, shiftColumn, scaleColumn, offsets, D);
+  checks::rmsNorm(name, rstd, w, mod, modWidth, shiftColumn, scaleColumn, offsets, D);
   checkRows(name, "y", y, offsets.back(), D);
   checkRows(name, "x", x, offsets.back(), D);
   Arena weights(Arena::room(D));
@@ -126,7 +116,7 @@ void rmsNormBackward(const Tensor& dx, const Tensor& dw, const Tensor* dmod, con
                      int64_t modWidth, int64_t shiftColumn, int64_t scaleColumn,
                      std::span<const int32_t> offsets, int64_t D) {
   const char* name = "rmsNormBackward";
-  check(name, rstd, w, mod, modWidth, shiftColumn, scaleColumn, offsets, D);
+  checks::rmsNorm(name, rstd, w, mod, modWidth, shiftColumn, scaleColumn, offsets, D);
   GOKU_CHECK((dmod == nullptr) == (mod == nullptr), name, ": one of dmod and mod is 0, want both or neither");
   const int64_t samples = static_cast<int64_t>(offsets.size()) - 1;
   if (dmod != nullptr) checkFloatRows(name, "dmod", *dmod, samples, modWidth);

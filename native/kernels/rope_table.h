@@ -9,9 +9,6 @@
 
 namespace goku {
 
-/// Channels of a head given to (t, y, x); their sum is d.
-std::array<int64_t, 3> ropeSplit(int64_t d);
-
 /// cos, sin: f32 [count, d/2] = of tokens tokenStart .. tokenStart + count - 1 of the pack whose samples have
 /// the patch grids (t, y, x) in grids[3 S]; tokens of a sample run t-major, then y, then x.
 void ropeTable(const Tensor& cos, const Tensor& sin, std::span<const int32_t> grids, int64_t tokenStart,

@@ -19,6 +19,7 @@ import { Layout } from "../../job/layout.js";
 import { loadJob } from "../../job/load_job.js";
 import { type ParameterSpec, parameterSpecs } from "../../job/parameters.js";
 import { type FlatUnit, flatUnits } from "../../job/sharding.js";
+import { nothingSeen } from "../../job/spikes.js";
 import { LoggedDisk } from "./logged_disk.js";
 
 /** Mulberry32: seeded, so that a failing case replays. */
@@ -90,6 +91,8 @@ export function metaOf(state: StateName, layout: Layout, more: Partial<StateMeta
     dataDigest: "d".repeat(64),
     codec: { mean: [0.25], std: [1.5] },
     exclusions: [{ sample: 3, step: 1 }],
+    leftOut: [],
+    numbers: nothingSeen(),
     version: "0.1.0",
     ...more,
   };

@@ -18,7 +18,13 @@ import {
   snapshotPage,
   state,
 } from "./fixtures.js";
-import { FIXTURE_LATER_RECORD, FIXTURE_MODEL, FIXTURE_STATES, writeFormatFixture } from "./format_fixture.js";
+import {
+  FIXTURE_LATER_RECORD,
+  FIXTURE_MODEL,
+  FIXTURE_STATES,
+  fixtureMeta,
+  writeFormatFixture,
+} from "./format_fixture.js";
 
 const FOLDER = "test/checkpoint";
 const VERSIONS = readdirSync(FOLDER)
@@ -42,7 +48,7 @@ for (const version of VERSIONS) {
     for (const of of FIXTURE_STATES) {
       const checkpoint = await openCheckpoint(uri, of);
       await requireState(checkpoint, FIXTURE_MODEL, of);
-      assert.deepEqual(checkpoint.meta, metaOf(of, metaLayout(of), { parent: state(2, 6) }));
+      assert.deepEqual(checkpoint.meta, fixtureMeta(of, metaLayout(of), version));
       for (const text of ["1x1x1", "1x2x1", "2x3x2", "1x1x4", "3x7x1"]) await requireShards(uri, of, text);
     }
   });

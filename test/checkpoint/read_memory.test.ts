@@ -68,6 +68,7 @@ async function readRank(options: {
     ...options,
     units: model.units,
     state: STATE,
+    kinds: STATE_KINDS,
     write: ({ kind, unit, offset, bytes }) => {
       const shard = shards.get(`${kind}/${unit}`)!;
       new Uint8Array(shard.buffer).set(bytes, 4 * offset);

@@ -48,3 +48,23 @@ test("doctor: counts orphans and leaves them; --clean removes those whose proces
   assert.deepEqual(left, [true, false, true, false, true]);
   assert.equal((await snapshots()).state, "ok");
 });
+
+test("doctor: says whether an agent here could read the kernel's log", async () => {
+  const root = mkdtempSync(path.join(tmpdir(), "goku-doctor-root-"));
+  const look = async () => {
+    const { stdout } = await gokuctl(["doctor", "--json", "--state-dir", stateDir], {
+      env: { GOKU_HOST_ROOT: root },
+    });
+    return JSON.parse(stdout).findings.find(({ check }: { check: string }) => check === "kernel log");
+  };
+  try {
+    const missing = await look();
+    assert.equal(missing.state, "warning");
+    assert.match(missing.found, /\/dev\/kmsg cannot be read: ENOENT$/);
+    mkdirSync(path.join(root, "dev"));
+    writeFileSync(path.join(root, "dev/kmsg"), "");
+    assert.deepEqual([(await look()).state, (await look()).advice], ["ok", ""]);
+  } finally {
+    rmSync(root, { recursive: true, force: true });
+  }
+});

@@ -6,11 +6,14 @@ import { followJob } from "../../cli/follow_job.js";
 import { watchJob } from "../../cli/watch_job.js";
 import type { ControllerApi } from "../../controller/api/controller_api.js";
 import { grpcControllerService } from "../../controller/api/grpc_controller_service.js";
+import { GrpcGuard } from "../../controller/api/grpc_guard.js";
+import { Operations } from "../../controller/api/operations.js";
 import { EventLog } from "../../controller/shell/event_log.js";
 import { StepCompleted } from "../../gen/goku/v1/agent.pb.js";
 import { ControllerServiceService, JobPhase, JobStatus } from "../../gen/goku/v1/controller.pb.js";
 import { GokuError } from "../../job/errors.js";
 import type { Job } from "../../job/job.js";
+import { testGuard } from "../support/guards.js";
 
 const SUBMITTED_MS = 1_000;
 
@@ -30,8 +33,11 @@ class OneJobController {
   #server = new grpc.Server();
 
   async listen(): Promise<void> {
-    this.#server = new grpc.Server();
-    this.#server.addService(ControllerServiceService, grpcControllerService(this.#api()));
+    const guard = new GrpcGuard(testGuard().guard);
+    this.#server = new grpc.Server({ interceptors: [guard.interceptor] });
+    const api = this.#api();
+    const operations = new Operations(api, () => {});
+    this.#server.addService(ControllerServiceService, grpcControllerService(api, operations, guard));
     const address = this.address || "127.0.0.1:0";
     const port = await new Promise<number>((resolve, reject) => {
       this.#server.bindAsync(address, grpc.ServerCredentials.createInsecure(), (error, bound) =>
@@ -63,6 +69,9 @@ class OneJobController {
         if (this.denials-- > 0) throw new GokuError("NOT_LEADER", "Cannot answer: not yet");
         return { status: this.status, spec: {} as Job, history: [] };
       },
+      requireKnowledge: () => {},
+      asOf: () => null,
+      onOtherLeads: () => () => {},
       pastEvents: (job: string, afterId: bigint) => this.log.past(job, afterId),
       onEvent: (callback: Parameters<ControllerApi["onEvent"]>[0]) => this.log.listen(callback),
       isOver: () => this.status.phase !== JobPhase.RUNNING,

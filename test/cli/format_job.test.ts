@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { jobDetail } from "../../cli/format_job.js";
+import { jobDetail, jobsTable, progressLine } from "../../cli/format_job.js";
 import { jobJson } from "../../controller/api/json.js";
 import { JobPhase, JobStatus } from "../../gen/goku/v1/controller.pb.js";
 
@@ -19,4 +19,44 @@ test("jobDetail() of a job of which nothing is replicated yet names no step", ()
   assert.doesNotMatch(detail, /protection/);
   const { protection, replicated_step } = jobJson(status);
   assert.deepEqual({ protection, replicated_step }, { protection: null, replicated_step: null });
+});
+
+test("a job whose program alone knows its steps has no bar, and says when it tells none", () => {
+  const program = JobStatus.fromPartial({ name: "ddp", phase: JobPhase.RUNNING, step: 7n, stepsTotal: 0n });
+  assert.equal(progressLine(program), "step 7");
+  assert.match(jobsTable([program]), /ddp +RUNNING +7 /);
+  const silent = { ...program, step: 0n };
+  assert.equal(progressLine(silent), "its program tells no step");
+  assert.match(jobsTable([silent]), /ddp +RUNNING +- /);
+});
+
+test("jobDetail() shows the slow ranks with what was seen, after the heat map; jobJson() has the same", () => {
+  const slow = JobStatus.fromPartial({
+    ...status,
+    rankNodes: ["a", "a", "b"],
+    rankSlowness: [1, 1.5, 0],
+    stragglers: [{ nodeId: "a", rank: 1, slowness: 1.5, evidence: "1.50 times the time of the others" }],
+  });
+  const lines = jobDetail(slow, { columns: 80, rows: 10 }).split("\n");
+  assert.deepEqual(lines.slice(-4), [
+    "slowness  slowest 1.50: rank 1 on a",
+    "  a  0: 1.00  1: 1.50*",
+    "  b  2: ·",
+    "  rank 1 on a: 1.50 times the time of the others",
+  ]);
+  const { rank_slowness, stragglers } = jobJson(slow);
+  assert.deepEqual(rank_slowness, [1, 1.5, null]);
+  assert.deepEqual(stragglers, [
+    { node_id: "a", rank: 1, slowness: 1.5, evidence: "1.50 times the time of the others" },
+  ]);
+});
+
+test("jobDetail() names the nodes that the job does without, why and until when", () => {
+  const until = new Date("2026-01-02T03:04:05Z");
+  const avoided = [{ job: "shapes", nodeId: "node-b", reason: "rank 2 on node-b is slow", until }];
+  assert.match(
+    jobDetail({ ...status, avoided }),
+    /avoided nodes +node-b until 2026-01-02T03:04:05.000Z \(rank 2 on node-b is slow\)/,
+  );
+  assert.doesNotMatch(jobDetail(status), /avoided/);
 });

@@ -31,7 +31,18 @@ async function withController(
   body: (controller: RunningController, storeFolder: string) => Promise<void>,
 ): Promise<void> {
   const storeFolder = mkdtempSync(path.join(scratch, "store-"));
-  const controller = await runController({ host: "127.0.0.1", port: 0, restPort: 0, storeFolder });
+  const controller = await runController({
+    host: "127.0.0.1",
+    port: 0,
+    restPort: 0,
+    advertise: null,
+    store: { kind: "embedded", folder: storeFolder },
+    tls: null,
+    tokensFile: null,
+    cluster: "goku",
+    requestsPerSecond: 100,
+    kubernetes: null,
+  });
   try {
     await body(controller, storeFolder);
   } finally {
@@ -96,7 +107,26 @@ test("controller: a port in use, for gRPC or REST, and an address beyond loopbac
   }
   blocker.close();
   await refused(["controller", "--port", "99999", ...store], 2, /ARGUMENT_INVALID: .*--port.*65535/);
-  await refused(["controller", "--host", "0.0.0.0", ...store], 2, /beyond loopback.*TLS or a token/);
+  await refused(
+    ["controller", "--host", "0.0.0.0", ...store],
+    2,
+    /beyond loopback.*needs TLS and tokens or client certificates/,
+  );
+});
+
+test("controller: an etcd that is not there, and options that do not fit, are named", async () => {
+  const args = ["controller", "--port", "0", "--rest-port", "0", "--store"];
+  await refused(
+    [...args, "etcd://127.0.0.1:1,127.0.0.1:2"],
+    21,
+    /STORE_UNAVAILABLE: .*127\.0\.0\.1:1 \(connect ECONNREFUSED.*127\.0\.0\.1:2 \(.*see that etcd runs there/,
+  );
+  await refused(
+    [...args, "etcd://127.0.0.1"],
+    2,
+    /ARGUMENT_INVALID: .*--store: its member 1 is no HOST:PORT/,
+  );
+  await refused([...args, "etcd://10.0.0.1:1", "--store-user", "goku"], 2, /there is no password/);
 });
 
 test("controller: a second one on the same store is refused and the first goes on", () =>

@@ -100,7 +100,8 @@ test("train --local: training outlives its controller; Ctrl-C saves, stops, ends
   assert.match(stderr, /Stopping local after a checkpoint/);
   const last = lines.at(-1)!;
   assert.equal(last.phase, "STOPPED");
-  assert.deepEqual(readdirSync(path.join(scratch, "run")), [`checkpoint-${last.step}`]);
+  const left = readdirSync(path.join(scratch, "run")).sort();
+  assert.deepEqual(left, [`checkpoint-${last.step}`, "metrics.jsonl", "tensorboard"]);
   assert.deepEqual(readdirSync(temporary), []);
   assert.deepEqual(sharedMemory(), before);
 });

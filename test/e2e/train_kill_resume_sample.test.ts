@@ -13,7 +13,7 @@ import { gokuctl } from "../support/gokuctl.js";
  * The path of a newcomer through the commands a person types: train, a rank dies, why, stop, resume on another number of
  * ranks, sample. Real processes, real media, a model small enough for seconds. The tests go on from one another.
  */
-const STEPS = 60;
+const STEPS = 200;
 const scratch = mkdtempSync(path.join(tmpdir(), "goku-e2e-"));
 const stateDir = mkdtempSync("/dev/shm/goku-e2e-");
 let cluster: LocalCluster;
@@ -103,6 +103,7 @@ test("train, kill -9 a rank, stop: the losses are those of the undisturbed job, 
     }
     return step >= killedAt + 3;
   });
+  await json(["save", "hurt"]);
   const stopped = await json(["stop", "hurt"]);
   assert.equal(stopped.phase, "STOPPED", stopped.reason);
   assert.ok(stopped.step < STEPS, `stopped at ${stopped.step}`);
@@ -205,5 +206,5 @@ test("logs, jobs, status and metrics tell of what ran", async () => {
   assert.equal((await json(["status", "whole"])).phase, "COMPLETED");
   const metrics = await (await fetch(`${cluster.rest}/metrics`)).text();
   assert.match(metrics, /^goku_incidents_total\{code="RANK_DIED"\} 1$/m);
-  assert.match(metrics, /^goku_train_step\{job="whole"\} 60$/m);
+  assert.match(metrics, new RegExp(`^goku_train_step\\{job="whole"\\} ${STEPS}$`, "m"));
 });

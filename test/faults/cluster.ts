@@ -6,33 +6,56 @@ import { stringify } from "yaml";
 import { ControllerClient } from "../../cli/client.js";
 import { followJob } from "../../cli/follow_job.js";
 import { isOver } from "../../cli/format_job.js";
-import { LocalCluster } from "../../cli/local_cluster.js";
+import { LocalCluster, type MemberPlace } from "../../cli/local_cluster.js";
 import { JobPhase, type JobStatus, type WatchEventsResponse } from "../../gen/goku/v1/controller.pb.js";
+import type { AnyJob } from "../../job/command_job.js";
 import type { Job } from "../../job/job.js";
 import { loadJob } from "../../job/load_job.js";
+import { type ClientAccess, NO_ACCESS } from "../../security/client_access.js";
 import { startTicks } from "../../worker/agent/process_records.js";
 import { decodePage } from "../../worker/agent/progress_reader.js";
 import { writeShapes } from "../../worker/data/shapes/write_shapes.js";
+import { until } from "../support/until.js";
 
 export interface TestClusterOptions {
   nodes?: number;
   slots?: number;
   /** GOKU_FAILPOINTS of every process. */
   failpoints?: string;
+  /** Environment of every process, such as its credentials. */
+  env?: Record<string, string>;
+  /** Where each member runs; all on loopback unless given. */
+  placeOf?: (member: string) => MemberPlace;
+  /** What this test shows the controller. */
+  access?: ClientAccess;
   /** False: what dies stays dead until the test starts it again. */
   restart?: boolean;
+  /** Instead of the embedded store. */
+  store?: string;
+  /** Controllers beside the first. */
+  standbys?: number;
   /** How far the loss of a step may be off, relatively, when another layout computes it again; 0: same bits. */
   tolerance?: number;
 }
 
 /** What a job did, gathered from the controller's events. */
 export interface RunRecord {
-  /** Loss of every step, as told last; one that was computed again must have given the same bits, unless said otherwise. */
+  /**
+   * Loss of every step, as told last; one that was computed again must have given the same bits, unless said otherwise. NaN: it
+   * was rolled back, and not computed again.
+   */
   losses: Map<number, number>;
   /** Steps in the order told, repeats included. */
-  steps: { generation: number; step: number; applied: boolean; atMs: number }[];
-  /** Kind and text of all other events. */
-  events: { kind: string; message: string }[];
+  steps: {
+    generation: number;
+    step: number;
+    applied: boolean;
+    leftOut: string;
+    memoryPeakBytes: number;
+    atMs: number;
+  }[];
+  /** Kind, text and the controller's time of all other events. */
+  events: { kind: string; message: string; timeMs: number }[];
   phase: string;
 }
 
@@ -40,7 +63,13 @@ const BASE = path.join(tmpdir(), "goku-faults");
 
 /** Folders of this process's clusters; a failed test carries its logs in its message. */
 const folders: string[] = [];
+/** Those that have not been stopped. */
+const running = new Set<TestCluster>();
 process.once("exit", () => {
+  for (const { local, stateDir } of running) {
+    local.killNow();
+    rmSync(stateDir, { recursive: true, force: true });
+  }
   for (const folder of folders) rmSync(folder, { recursive: true, force: true });
 });
 
@@ -66,7 +95,8 @@ export async function testJob(folder: string, overrides: readonly string[] = [])
     train: { steps: 30, packs_per_step: 3, tokens_per_pack: 256 },
     optimizer: { lr: 1e-3, warmup_steps: 5 },
     checkpoint: { uri: `file://${path.join(folder, "run")}`, every_steps: 10, keep_last: 2 },
-    recovery: { max_attempts: 5, stall_seconds: 1 },
+    // On a busy machine ranks are held up for longer than a hang takes to be judged by default.
+    recovery: { max_attempts: 5, stall_seconds: 5 },
   });
   return loadJob(text, overrides, { file: "test job" });
 }
@@ -79,20 +109,29 @@ export class TestCluster {
   readonly folder: string;
   readonly stateDir: string;
   readonly local: LocalCluster;
-  readonly client: ControllerClient;
+  client: ControllerClient;
   readonly record: RunRecord = { losses: new Map(), steps: [], events: [], phase: "" };
   private readonly tolerance: number;
-  private readonly watching = new AbortController();
+  private readonly access: ClientAccess;
+  private readonly standbys: number;
+  private watching = new AbortController();
   private job = "";
   private eventLast = 0n;
   private over = false;
 
-  private constructor(folder: string, stateDir: string, local: LocalCluster, tolerance: number) {
+  private constructor(
+    folder: string,
+    stateDir: string,
+    local: LocalCluster,
+    { tolerance = 0, access = NO_ACCESS, standbys = 0 }: TestClusterOptions,
+  ) {
+    this.standbys = standbys;
     this.tolerance = tolerance;
     this.folder = folder;
     this.stateDir = stateDir;
     this.local = local;
-    this.client = new ControllerClient(local.controller);
+    this.access = access;
+    this.client = new ControllerClient(local.controller, access);
   }
 
   static async start(options: TestClusterOptions = {}): Promise<TestCluster> {
@@ -100,7 +139,11 @@ export class TestCluster {
     const folder = mkdtempSync(path.join(BASE, "cluster-"));
     folders.push(folder);
     const stateDir = mkdtempSync("/dev/shm/goku-faults-");
-    const env: Record<string, string> = { GOKU_FAILPOINT_DIR: path.join(folder, "fired") };
+    const env: Record<string, string> = {
+      GOKU_FAILPOINT_DIR: path.join(folder, "fired"),
+      GOKU_HOST_ROOT: path.join(folder, "host"), // what ails this very machine is not the test's affair
+      ...options.env,
+    };
     if (options.failpoints) env.GOKU_FAILPOINTS = options.failpoints;
     const local = await LocalCluster.start({
       nodes: options.nodes ?? 2,
@@ -109,15 +152,20 @@ export class TestCluster {
       stateDir,
       env,
       restart: options.restart ?? true,
+      standbys: options.standbys ?? 0,
+      ...(options.store === undefined ? {} : { store: options.store }),
+      ...(options.placeOf ? { placeOf: options.placeOf } : {}),
     });
-    return new TestCluster(folder, stateDir, local, options.tolerance ?? 0);
+    const cluster = new TestCluster(folder, stateDir, local, options);
+    running.add(cluster);
+    return cluster;
   }
 
-  async submit(job: Job): Promise<void> {
+  async submit(job: AnyJob, resumeUri?: string): Promise<void> {
     this.job = job.name;
     await this.client.call("submitJob", {
       job: job as unknown as { [key: string]: unknown },
-      resumeUri: undefined,
+      resumeUri,
     });
   }
 
@@ -127,13 +175,31 @@ export class TestCluster {
       this.record.phase = JobPhase[phase];
       this.over = isOver(phase);
     };
-    const options = { afterId: this.eventLast, onStatus, signal: this.watching.signal };
-    for await (const event of followJob(this.client, this.job, options)) {
-      this.eventLast = event.id;
-      this.take(event);
-      if (done(this.record)) break;
+    for (let client: ControllerClient | null = null; client !== this.client; ) {
+      client = this.client;
+      const options = { afterId: this.eventLast, onStatus, signal: this.watching.signal };
+      for await (const event of followJob(client, this.job, options)) {
+        this.eventLast = event.id;
+        this.take(event);
+        if (done(this.record)) return this.record;
+      }
     }
     return this.record;
+  }
+
+  /** A client that has asked nobody yet and knows all controllers; it asks the last one first. */
+  newClient(): ControllerClient {
+    const addresses = Array.from({ length: 1 + this.standbys }, (_, i) => this.local.addressOf(i).grpc);
+    return new ControllerClient(addresses.reverse().join(","), this.access);
+  }
+
+  /** From now on the i-th controller is asked, and followed. */
+  turnTo(index: number): void {
+    const before = this.client;
+    this.client = new ControllerClient(this.local.addressOf(index).grpc, this.access);
+    this.watching.signal.addEventListener("abort", () => before.close());
+    this.watching.abort();
+    this.watching = new AbortController();
   }
 
   /** Steps that all ranks have completed, read from their progress pages: needs no controller. */
@@ -154,6 +220,27 @@ export class TestCluster {
       );
       if (node !== undefined) return node.nodeId; // between two steps every rank is idle
     }
+  }
+
+  /** Processes of the ranks on a node, by rank. */
+  async pidsOn(nodeId: string): Promise<number[]> {
+    for (;;) {
+      const { nodes } = await this.client.call("listNodes", {});
+      const { ranks } = nodes.find((node) => node.nodeId === nodeId)!;
+      const pids = ranks.sort((a, b) => a.rank - b.rank).map(({ pid }) => pid);
+      if (this.over) throw new Error(`the job ended before ranks of ${nodeId} were seen`);
+      if (pids.length > 0) return pids; // a new generation's are told by the next heartbeat
+    }
+  }
+
+  /** Nodes without ranks of the job, each with its processes once one waits for each of so many slots. */
+  async waitingProcesses(slots: number): Promise<Map<string, number[]>> {
+    const { job } = await this.client.call("getJob", { name: this.job });
+    const free = readdirSync(this.stateDir).filter((node) => !job!.rankNodes.includes(node));
+    const pidsOf = (node: string) =>
+      readdirSync(path.join(this.stateDir, node, "processes")).map((name) => Number.parseInt(name, 10));
+    await until(() => free.every((node) => pidsOf(node).length === slots));
+    return new Map(free.map((node) => [node, pidsOf(node)]));
   }
 
   /** Follows until a state of at least that step is in two places for every rank. */
@@ -182,7 +269,8 @@ export class TestCluster {
   /** Names of failpoints that have fired, as in their markers. */
   get fired(): string[] {
     try {
-      return readdirSync(path.join(this.folder, "fired")).sort();
+      const names = readdirSync(path.join(this.folder, "fired"));
+      return names.filter((name) => !name.endsWith(".released")).sort();
     } catch {
       return [];
     }
@@ -201,6 +289,7 @@ export class TestCluster {
     this.watching.abort();
     this.client.close();
     await this.local.stop();
+    running.delete(this);
     const left = readdirSync(this.stateDir, { recursive: true, encoding: "utf8" }).filter((name) =>
       /slot-\d+$/.test(name),
     );
@@ -210,9 +299,9 @@ export class TestCluster {
 
   private take(event: WatchEventsResponse): void {
     if (event.step) {
-      const { generation, step, loss, applied } = event.step;
+      const { generation, step, loss = Number.NaN, applied, leftOut, memoryPeakBytes } = event.step;
       const number = Number(step);
-      const before = this.record.losses.get(number);
+      const before = leftOut === "roll_back" ? undefined : this.record.losses.get(number);
       const error = before === undefined ? 0 : Math.abs(loss / before - 1);
       assert.ok(error <= this.tolerance, `loss of step ${number}: ${before}, ${loss} when computed again`);
       this.record.losses.set(number, loss);
@@ -220,15 +309,13 @@ export class TestCluster {
         generation: Number(generation),
         step: number,
         applied,
+        leftOut,
+        memoryPeakBytes: Number(memoryPeakBytes),
         atMs: performance.now(),
       });
       return;
     }
-    this.record.events.push({ kind: event.kind, message: event.message });
+    const { kind, message, time } = event;
+    this.record.events.push({ kind, message, timeMs: time?.getTime() ?? 0 });
   }
-}
-
-/** Looks until it is so; the test's own limit ends what never becomes so. */
-export async function until(isSo: () => boolean): Promise<void> {
-  while (!isSo()) await new Promise((resolve) => setTimeout(resolve, 10));
 }

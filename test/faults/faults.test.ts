@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { cpSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
@@ -7,14 +7,8 @@ import { openCheckpoint } from "../../checkpoint/load.js";
 import { STATE_KINDS } from "../../checkpoint/state.js";
 import type { Incident } from "../../gen/goku/v1/controller.pb.js";
 import type { Job } from "../../job/job.js";
-import {
-  type RunRecord,
-  TestCluster,
-  type TestClusterOptions,
-  testJob,
-  testMedia,
-  until,
-} from "./cluster.js";
+import { until } from "../support/until.js";
+import { type RunRecord, TestCluster, type TestClusterOptions, testJob, testMedia } from "./cluster.js";
 
 const STEPS = 30;
 /** Ends a run that hangs, so that the suite does; far above what a busy machine takes. */
@@ -123,6 +117,20 @@ test(
 );
 
 test(
+  "faults: a rank killed twice before a step is completed: its node is examined between generations, same losses",
+  LIMIT,
+  async () => {
+    const found = await run({ failpoints: "restore.before/1:kill,vote.before@1/1:kill" });
+    await assertSameRun(found);
+    const log = readFileSync(path.join(found.cluster.folder, "controller.log"), "utf8");
+    const [, node] = /examines (node-\w) \(2 faults in a row were laid to it\) before it is used again/.exec(
+      log,
+    )!;
+    assert.match(log.slice(log.indexOf("examines node-")), new RegExp(`${node} passed \\d self-checks`));
+  },
+);
+
+test(
   "faults: a rank stopped, one blocked, one with an error of its own: each named, replaced, same losses",
   LIMIT,
   async () => {
@@ -146,20 +154,127 @@ test(
       blocked!,
       /^rank 1 on node-a has not moved .*\(step 14, data\); 3 ranks wait in all_gather of shard/,
     );
+    const stacks = found.incidents.map((incident) =>
+      incident.stacks.flatMap(({ lines }) => lines).join("\n"),
+    );
+    assert.match(stacks[0]!, /^process \d+: stopped by a signal$/);
+    assert.match(stacks[1]!, /^process \d+: [\s\S]*^main thread[\s\S]*\((node|libc\.so\.6)\)$/m);
+    assert.equal(stacks[2], "", "it said itself what was wrong");
     assert.match(threw!, /^rank 0 on node-a: .*backward\.block@20\/0:throw threw/);
     await assertSameRun(found);
   },
 );
 
 test(
-  "faults: a loss that is not a number: the step is voted down by all, training goes on in the same generation",
+  "faults: a rank is wrong once: the step is computed again and applied, the rank is named: same losses, same weights",
   LIMIT,
   async () => {
-    const { record } = await run({ failpoints: "forward.block@6/1:nan,vote.before@9/3:nan" });
+    const found = await run({
+      failpoints: "forward.block@6/1:nan,vote.before@9/3:nan,backward.block@12/0:nan",
+    });
+    await assertSameRun(found);
+    const { record, incidents, cluster } = found;
+    assert.equal(generations(record), 1);
+    assert.ok(record.steps.every(({ applied }) => applied));
+    const node = (rank: number) => `node-${rank < 2 ? "a" : "b"}`;
+    const told = record.events.filter(({ kind, message }) => kind === "numbers" && /hardware/.test(message));
+    const want = [
+      [6, 1],
+      [9, 3],
+      [12, 0],
+    ].map(
+      ([step, rank]) =>
+        new RegExp(
+          `^step ${step} was not finite .* other losses of rank ${rank} .* a device of ${node(rank!)}; applied`,
+        ),
+    );
+    assert.equal(told.length, 3, `${told.map(({ message }) => message).join("\n")}\n${cluster.logs}`);
+    for (const [i, { message }] of told.entries()) assert.match(message, want[i]!);
+    assert.deepEqual(incidents, [], "no node was free to take a place");
+  },
+);
+
+test(
+  "faults: a rank is wrong once and a node is free: it takes the place, no step is computed twice: same losses, same weights",
+  LIMIT,
+  async () => {
+    const found = await run({ nodes: 3, failpoints: "forward.block@6/2:nan" });
+    await assertSameRun(found);
+    const { record, incidents } = found;
+    const [incident, ...more] = incidents;
+    assert.deepEqual([incident?.code, incident?.rank, incident?.stepsLost], ["RANK_CORRUPT", 2, 0n]);
+    assert.match(incident!.decision, new RegExp(`go on from it without ${incident!.nodeId}`));
+    assert.deepEqual(more, []);
+    assert.deepEqual(
+      record.steps.map(({ step }) => step),
+      Array.from({ length: STEPS }, (_, i) => i + 1),
+    );
+  },
+);
+
+test(
+  "faults: losses that are not numbers whoever computes them: the steps are voted down by all, told, and training goes on",
+  LIMIT,
+  async () => {
+    const { record, incidents } = await run({ failpoints: "forward.block@6:poison,vote.before@9/3:poison" });
     assert.equal(record.phase, "COMPLETED");
     assert.equal(generations(record), 1);
     const down = record.steps.filter(({ applied }) => !applied).map(({ step }) => step);
     assert.deepEqual(down, [6, 9]);
+    const told = record.events.filter(({ kind }) => kind === "numbers").map(({ message }) => message);
+    assert.equal(told.length, 2, told.join("\n"));
+    assert.match(
+      told[0]!,
+      /^step 6 was not finite \(packs 0, 1, 2\), and the same again when computed a second time/,
+    );
+    assert.match(told[1]!, /^step 9 was not finite \(packs 0, 1, 2\), and the same again/);
+    assert.deepEqual(incidents, []);
+  },
+);
+
+test(
+  "faults: a rank is wrong whenever it computes a step, and a node is free: others find its packs finite, its node is replaced",
+  LIMIT,
+  async () => {
+    const { record, incidents, cluster } = await run({ nodes: 3, failpoints: "forward.block@6/2:poison" });
+    assert.equal(record.phase, "COMPLETED", cluster.logs);
+    assert.deepEqual(
+      record.steps.filter(({ applied }) => !applied).map(({ step }) => step),
+      [6],
+    );
+    const told = record.events.filter(({ kind }) => kind === "numbers").map(({ message }) => message);
+    assert.match(
+      told[0]!,
+      /^step 6 was not finite \(pack 1\), and on ranks 2, 3 only: others find their packs finite/,
+    );
+    const [incident, ...more] = incidents;
+    assert.equal(incident?.code, "RANK_CORRUPT", told.join("\n"));
+    assert.match(incident!.decision, new RegExp(`go on from it without ${incident!.nodeId}`));
+    assert.deepEqual(more, []);
+  },
+);
+
+test(
+  "faults: no step is finite any more: the job fails after as many as it allows, its last state durable",
+  LIMIT,
+  async () => {
+    const { record, incidents, job, cluster } = await run({
+      failpoints: "backward.block:poison",
+      overrides: ["recovery.max_bad_steps=4"],
+    });
+    assert.equal(record.phase, "FAILED", cluster.logs);
+    assert.deepEqual(
+      record.steps.map(({ step, applied }) => [step, applied]),
+      [1, 2, 3, 4].map((step) => [step, false]),
+    );
+    const why = /losses or gradients of steps 1 to 4 are not finite, also when computed again/;
+    assert.ok(
+      record.events.some(({ message }) => why.test(message)),
+      cluster.logs,
+    );
+    assert.equal(incidents.at(-1)?.code, "NOT_FINITE");
+    const { meta } = await openCheckpoint(job.checkpoint.uri);
+    assert.deepEqual([meta.state.step, meta.adamStep], [4, 0]);
   },
 );
 
@@ -354,14 +469,21 @@ test(
 );
 
 test(
-  "faults: two nodes lost one after the other: what takes a place is copied and keeps copies like any other",
+  "faults: two nodes lost one after the other: processes that waited take the places, copied and keeping copies like any other",
   LIMIT,
   async () => {
     const options = { nodes: 4, restart: false, overrides: [...MEMORY_ONLY, "train.steps=120"] };
     const { record, incidents, cluster } = await run(options, async (running) => {
       await running.replicated(3);
+      const waiting = await running.waitingProcesses(2);
+      assert.equal(waiting.size, 2);
       await running.lose(await running.nodeOf(3));
-      await running.replicated(12);
+      await running.follow(({ steps }) => steps.at(-1)!.generation > 1); // until then the first one's copies are told
+      const { job } = await running.client.call("getJob", { name: "faults" });
+      const successor = job!.rankNodes[3]!;
+      const taken = await running.pidsOn(successor);
+      assert.deepEqual(taken.sort(), waiting.get(successor)?.sort(), successor);
+      await running.replicated(running.record.steps.at(-1)!.step + 3); // a state that this generation computed
       await running.lose(await running.nodeOf(0));
     });
     assert.equal(record.phase, "COMPLETED", cluster.logs);
@@ -372,6 +494,31 @@ test(
     }
     const wanted = (await reference()).record.losses;
     for (const [step, loss] of wanted) assert.equal(record.losses.get(step), loss, `loss of step ${step}`);
+  },
+);
+
+test(
+  "faults: a node is lost while all ranks wait for its commit of the last state: another makes it durable",
+  LIMIT,
+  async () => {
+    const options = {
+      nodes: 3,
+      restart: false,
+      failpoints: "save.commit@30/0:stop",
+      overrides: [...MEMORY_ONLY, "recovery.node_grace_seconds=1"],
+    };
+    const found = await run(options, async (cluster) => {
+      await cluster.follow((record) => record.losses.has(12));
+      const node = await cluster.nodeOf(0);
+      await until(() => cluster.fired.length === 1);
+      await cluster.lose(node);
+    });
+    assert.deepEqual(
+      found.incidents.map(({ code }) => code),
+      ["NODE_LOST"],
+      found.cluster.logs,
+    );
+    await assertSameRun(found, 5);
   },
 );
 
@@ -411,6 +558,41 @@ test(
     for (const [step, loss] of record.losses) {
       const error = Math.abs(loss / wanted.get(step)! - 1);
       assert.ok(error < 1e-5, `step ${step}: ${loss}, on four ranks ${wanted.get(step)}`);
+    }
+  },
+);
+
+test(
+  "faults: a node comes back after the job went on without it: taken in between two steps, in the same processes",
+  LIMIT,
+  async () => {
+    const options = {
+      restart: false,
+      tolerance: 1e-5,
+      overrides: [...MEMORY_ONLY, "layout=auto", "recovery.node_grace_seconds=0.5", "train.steps=2000"],
+    };
+    const pids: number[][] = [];
+    const { record, incidents, cluster } = await run(options, async (running) => {
+      await running.replicated(4);
+      const [lost, kept] = [await running.nodeOf(3), await running.nodeOf(0)];
+      await running.lose(lost);
+      const generationOf = ({ steps }: RunRecord) => steps.at(-1)!.generation;
+      await running.follow((found) => generationOf(found) === 2);
+      pids.push(await running.pidsOn(kept));
+      running.local.startAgent(lost);
+      await running.follow((found) => generationOf(found) === 3);
+      pids.push(await running.pidsOn(kept));
+    });
+    assert.equal(record.phase, "COMPLETED", cluster.logs);
+    assert.equal(incidents.length, 1, "nothing broke when it came back");
+    assert.deepEqual(pids[1], pids[0], "survivors keep their processes");
+    const numbers = record.steps.map(({ step }) => step);
+    const grown = record.steps.findIndex(({ generation }) => generation === 3);
+    assert.equal(numbers[grown], numbers[grown - 1]! + 1, "no step is lost");
+    const wanted = (await reference()).record.losses;
+    for (const [step, loss] of wanted) {
+      const error = Math.abs(record.losses.get(step)! / loss - 1);
+      assert.ok(error < 1e-5, `step ${step}: ${record.losses.get(step)}, undisturbed ${loss}`);
     }
   },
 );

@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 /** House rules that a compiler does not enforce; each message names what to do instead. */
 const TABLE = "docs/architecture.md";
-const CODE = ["job", "checkpoint", "controller", "worker", "cli"];
+const CODE = ["job", "security", "checkpoint", "controller", "worker", "cli"];
 
 /** What each folder may import beside itself, from the table of docs/architecture.md; null: everything. */
 function rules(): Map<string, string[] | null> {
@@ -27,7 +27,7 @@ function folderOf(file: string): string {
 
 function sources(folder: string): string[] {
   return readdirSync(folder, { recursive: true, encoding: "utf8" })
-    .filter((file) => file.endsWith(".ts"))
+    .filter((file) => /\.tsx?$/.test(file))
     .map((file) => path.join(folder, file));
 }
 
@@ -46,8 +46,12 @@ test(`imports go the one way that ${TABLE} says`, () => {
     if (from === top && (top === "worker" || top === "controller"))
       // contracts and the main program of a tree: only its own, and never the other tree
       return importsOf(file)
-        .filter((target) => ![top, "checkpoint", "gen", "job"].includes(target.split(path.sep)[0]!))
-        .map((target) => `${file} imports ${target}: ${top}/ shares proto, job and checkpoint only`);
+        .filter(
+          (target) => ![top, "checkpoint", "gen", "job", "security"].includes(target.split(path.sep)[0]!),
+        )
+        .map(
+          (target) => `${file} imports ${target}: ${top}/ shares proto, job, security and checkpoint only`,
+        );
     const allowed = table.get(from);
     if (allowed === undefined) return [`${file}: ${from} has no row in ${TABLE}, add one`];
     if (allowed === null) return [];
@@ -56,6 +60,13 @@ test(`imports go the one way that ${TABLE} says`, () => {
       .filter((target) => !(top === "worker" && folderOf(target) === "worker"))
       .map((target) => `${file} imports ${target}: ${from} may use ${allowed.join(", ")} only`);
   });
+  assert.deepEqual(wrong, []);
+});
+
+test("the web page knows types of the API alone, so that nothing of the controller is sent to browsers", () => {
+  const wrong = sources("controller/web").filter((file) =>
+    /^import (?!type )[^;]*from "(\.\.\/)+api\//m.test(readFileSync(file, "utf8")),
+  );
   assert.deepEqual(wrong, []);
 });
 

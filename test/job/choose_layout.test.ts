@@ -57,6 +57,11 @@ describe("chooseLayout()", () => {
       chooseLayout({ slots: [5, 5], job: job(2) }).reason,
       /8 without a pack: raise train.packs_per_step/,
     );
+    // 8 groups of 2 ranks, for 3 packs
+    assert.match(
+      chooseLayout({ slots: Array(8).fill(2), job: job(3) }).reason,
+      /sp 2 .* 10 without a pack: raise train.packs_per_step/,
+    );
   });
 
   it("takes a layout of the job as it is, and prints the arithmetic when it does not fit", () => {

@@ -3,10 +3,12 @@ import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, it } from "node:test";
 import { absolutePaths } from "../../job/absolute_paths.js";
+import { chooseLayout } from "../../job/choose_layout.js";
+import { isCommandJob } from "../../job/command_job.js";
 import { GokuError } from "../../job/errors.js";
 import { modelConfig } from "../../job/job.js";
 import { schemaKeys } from "../../job/job_keys.js";
-import { loadJob, resolveJob } from "../../job/load_job.js";
+import { loadAnyJob, loadJob, resolveAnyJob, resolveJob } from "../../job/load_job.js";
 import { REPOSITORY } from "./repository.js";
 
 const SMALLEST = `name: shapes
@@ -14,6 +16,10 @@ data: { media: ./data/shapes }
 train:
   steps: 600
 checkpoint: { uri: file://./runs/shapes }
+`;
+
+const PROGRAM = `name: ddp
+trainer: { command: [python3, train.py] }
 `;
 
 function load(yaml: string, ...overrides: string[]) {
@@ -57,13 +63,6 @@ describe("loadJob()", () => {
     assert.equal(job.optimizer.lr, 1e-4);
   });
 
-  it("takes the keys of what is not built yet with the value that says no", () => {
-    const job = load(
-      `${SMALLEST}recovery: { spares: 0 }\nsample: { every_steps: 0, prompts: [a red circle] }\n`,
-    );
-    assert.deepEqual([job.recovery.spares, job.sample.every_steps], [0, 0]);
-  });
-
   it("overrides single keys of the preset and leaves the others", () => {
     const config = modelConfig(load(SMALLEST, "model.depth=2"));
     assert.deepEqual([config.depth, config.width, config.heads, config.patch], [2, 128, 4, [1, 2, 2]]);
@@ -101,6 +100,18 @@ describe("loadJob()", () => {
       "layout.sp (line 6, column 15) is 0, want a whole number of at least 1",
     ],
     [
+      "a roll-back behind the oldest checkpoint that is kept",
+      `${SMALLEST}recovery: { spike: roll_back, roll_back_steps: 202 }\n`,
+      [],
+      "recovery.roll_back_steps (line 6, column 48) is 202, want at most 201, behind which no checkpoint may be left",
+    ],
+    [
+      "a default of it that reaches too far",
+      SMALLEST,
+      ["recovery.bad_step=roll_back", "checkpoint.keep_last=1"],
+      "recovery.roll_back_steps has its default, want at most 1, behind which no checkpoint may be left",
+    ],
+    [
       "a layout of another kind",
       `${SMALLEST}layout: [1]\n`,
       [],
@@ -113,16 +124,46 @@ describe("loadJob()", () => {
       "sample.prompts.1 (line 6, column 24) is 3, want a prompt",
     ],
     [
-      "spare nodes, which are not built yet",
-      `${SMALLEST}recovery: { spares: 1 }\n`,
-      [],
-      "recovery.spares (line 6, column 21) is 1, want 0, since spare nodes are not supported yet",
-    ],
-    [
-      "previews, which are not built yet",
+      "previews of nothing",
       `${SMALLEST}sample: { every_steps: 200 }\n`,
       [],
-      "sample.every_steps (line 6, column 24) is 200, want 0, since previews while training are not supported yet",
+      "sample.prompts has its default, want at least one prompt, since sample.every_steps asks for previews",
+    ],
+    [
+      "previews of a model that a prompt alone does not move",
+      `${SMALLEST}sample: { every_steps: 200, prompts: [a] }\n`,
+      ["model.reference_frame=true"],
+      "sample.every_steps (line 6, column 24) is 200, want 0, since the model needs a reference frame, which no prompt has",
+    ],
+    [
+      "a prompt that is a book",
+      `${SMALLEST}sample: { prompts: [${"a".repeat(501)}] }\n`,
+      [],
+      `sample.prompts.0 (line 6, column 21) is "${"a".repeat(56)}..., want a prompt of at most 500 characters`,
+    ],
+    [
+      "more prompts than a job carries along",
+      SMALLEST,
+      [`sample.prompts=[${Array.from({ length: 65 }, () => "a").join(",")}]`],
+      "want a list of at most 64 prompts",
+    ],
+    [
+      "a preview far beyond what the model is trained on",
+      `${SMALLEST}sample: { size: [2048, 2048] }\n`,
+      [],
+      "sample.size (line 6, column 17) is [2048,2048], want at most 16 times 1024 pixels (data.max_pixels)",
+    ],
+    [
+      "more frames than any clip has",
+      SMALLEST,
+      ["sample.frames=1000"],
+      "want at most 16 times 9 frames (data.max_frames)",
+    ],
+    [
+      "a size of one number",
+      `${SMALLEST}sample: { size: [32] }\n`,
+      [],
+      "sample.size (line 6, column 17) is [32], want a list of 2 whole numbers [width, height]",
     ],
     [
       "a missing key",
@@ -243,6 +284,98 @@ describe("resolveJob()", () => {
   });
 });
 
+describe("a job with a program of its own", () => {
+  const loadProgram = (yaml: string, ...overrides: string[]) =>
+    loadAnyJob(yaml, overrides, { file: "a.yaml" });
+  const message = (run: () => unknown): string => {
+    try {
+      run();
+    } catch (error) {
+      assert.ok(error instanceof GokuError && error.code === "JOB_INVALID", String(error));
+      return error.message;
+    }
+    return assert.fail("the job was accepted");
+  };
+
+  it("needs a name and a command, and has the other defaults", () => {
+    assert.deepEqual(loadProgram(PROGRAM), {
+      name: "ddp",
+      trainer: {
+        command: ["python3", "train.py"],
+        env: {},
+        cwd: ".",
+        heartbeat: "optional",
+        stop_grace_seconds: 30,
+      },
+      device: "auto",
+      layout: "auto",
+      recovery: { max_attempts: 5, stall_seconds: 300, node_grace_seconds: 60, spares: 0 },
+    });
+  });
+
+  it("takes overrides, and numbers as values of variables", () => {
+    const job = loadProgram(PROGRAM, "layout.dp_shard=4", "trainer.env={OMP_NUM_THREADS: 2, DEBUG: true}");
+    assert.ok(isCommandJob(job));
+    assert.deepEqual(job.layout, { dp_replicate: 1, dp_shard: 4, sp: 1 });
+    assert.deepEqual(job.trainer.env, { OMP_NUM_THREADS: "2", DEBUG: "true" });
+  });
+
+  it("takes its own result again unchanged, as the controller and agents do", () => {
+    const job = loadProgram(PROGRAM, "trainer.env={A: 1}");
+    assert.deepEqual(resolveAnyJob(JSON.parse(JSON.stringify(job))), job);
+  });
+
+  it("says of each section about our model that it has no place there", () => {
+    const refused = message(() => loadProgram(`${PROGRAM}train: { steps: 5 }\nmodel: {}\n`));
+    assert.match(
+      refused,
+      /^Cannot use job file a\.yaml: train \(line 3, column 1\) has no place beside trainer, whose program decides that itself: leave it out; model \(line 4, column 1\) has no place/,
+    );
+    assert.match(
+      message(() => loadProgram(PROGRAM, "checkpoint.uri=file:///runs")),
+      /checkpoint.* has no place/,
+    );
+    assert.match(
+      message(() => loadProgram(PROGRAM, "recovery.bad_step=stop")),
+      /^.*recovery\.bad_step .* has no place/,
+    );
+  });
+
+  it("names what is wrong with the trainer", () => {
+    const cases: [string, RegExp][] = [
+      ["name: a\ntrainer: {}\n", /trainer\.command is missing, want a list of a program and its arguments/],
+      ["name: a\ntrainer: { command: train.py }\n", /trainer\.command .* is "train.py", want a list/],
+      ["name: a\ntrainer: { command: [] }\n", /trainer\.command .* is \[\], want a list/],
+      ["name: a\ntrainer: { command: [a], env: { RANK: 1 } }\n", /trainer\.env .* holds "RANK", want names/],
+      ["name: a\ntrainer: { command: [a], env: { GOKU_JOB: x } }\n", /holds "GOKU_JOB", want names/],
+      ["name: a\ntrainer: { command: [a], env: { 'a b': x } }\n", /holds "a b", want names/],
+      ["name: a\ntrainer: { command: [a], heartbeat: always }\n", /want one of optional, required/],
+      ["name: a\ntrainer: { command: [a], nproc_per_node: 4 }\n", /did you mean layout\.dp_shard/],
+    ];
+    for (const [yaml, wanted] of cases)
+      assert.match(
+        message(() => loadProgram(yaml)),
+        wanted,
+      );
+  });
+
+  it("is no job for whatever works on our model", () => {
+    assert.match(refusal(PROGRAM), /ddp runs a program of its own \(trainer\.command\)/);
+  });
+
+  it("gets an absolute folder", () => {
+    const job = absolutePaths(loadProgram(PROGRAM), "/home/me");
+    assert.ok(isCommandJob(job));
+    assert.equal(job.trainer.cwd, "/home/me");
+  });
+
+  it("is given every slot when its layout is auto", () => {
+    const { layout, reason } = chooseLayout({ slots: [2, 3], job: loadProgram(PROGRAM) });
+    assert.deepEqual(layout, { dp_replicate: 1, dp_shard: 5, sp: 1 });
+    assert.equal(reason, "auto chose 5 ranks: one for each free slot");
+  });
+});
+
 describe("absolutePaths()", () => {
   it("resolves relative paths against a folder and keeps absolute ones", () => {
     const job = absolutePaths(load(SMALLEST), "/home/me");
@@ -273,14 +406,15 @@ describe("docs/job-file.md", () => {
       (row) => `${row[1]} = ${row[2] ?? row[3]}`,
     );
     const withLayout = load(`${SMALLEST}layout: {}\n`);
+    const withTrainer = loadAnyJob(PROGRAM, [], { file: "a.yaml" });
     const known = schemaKeys().map((key) => {
+      const job = key.startsWith("layout.") ? withLayout : key.startsWith("trainer.") ? withTrainer : null;
       const value = key
         .split(".")
-        .reduce<unknown>(
-          (at, part) => (at as Record<string, unknown>)[part],
-          key.startsWith("layout.") ? withLayout : load(SMALLEST),
-        );
-      const required = ["name", "data.media", "train.steps", "checkpoint.uri"].includes(key);
+        .reduce<unknown>((at, part) => (at as Record<string, unknown>)[part], job ?? load(SMALLEST));
+      const required = ["name", "data.media", "train.steps", "checkpoint.uri", "trainer.command"].includes(
+        key,
+      );
       return `${key} = ${required ? "required" : value === undefined ? "preset" : JSON.stringify(value)}`;
     });
     assert.deepEqual(documented.sort(), known.sort());
@@ -303,6 +437,6 @@ describe("examples/", () => {
     const files = (await readdir(join(REPOSITORY, "examples"))).filter((name) => name.endsWith(".yaml"));
     assert.ok(files.includes("shapes.yaml"));
     for (const file of files)
-      loadJob(await readFile(join(REPOSITORY, "examples", file), "utf8"), [], { file });
+      loadAnyJob(await readFile(join(REPOSITORY, "examples", file), "utf8"), [], { file });
   });
 });

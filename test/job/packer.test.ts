@@ -66,6 +66,7 @@ describe("Packer", () => {
       [4, 2, 2],
     );
     assert.equal(packer.report.fill, (512 + 16) / 1024);
+    assert.deepEqual([packer.report.packSamplesMin, packer.report.packSamplesMax], [1, 1]);
   });
 
   it("says what to do when no sample fits", () => {
@@ -82,6 +83,7 @@ describe("Packer", () => {
     const sizes = [...Array<number>(144).fill(80), ...Array<number>(1920).fill(16)];
     const { report } = new Packer({ sizes, tokensPerPack: 512, seed: 1 });
     assert.equal(report.packsPerEpoch, Math.ceil((144 * 80 + 1920 * 16) / 512));
+    assert.deepEqual([report.packSamplesMin, report.packSamplesMax], [6 + 2, 512 / 16]);
     const mixed = new Packer({
       sizes: randomSizes(5000, [3, 17, 64, 90, 129, 200]),
       tokensPerPack: 512,

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
 import net from "node:net";
 import { after, before, describe, it } from "node:test";
 import type { CommListenStats } from "../../worker/engine/native.js";
@@ -47,6 +48,40 @@ async function speak(rank: number, bytes: Uint8Array): Promise<Buffer> {
   socket.write(bytes);
   await new Promise((closed) => socket.on("close", closed));
   return Buffer.concat(answer);
+}
+
+/** A port whose queue of connections is full and stays so: the kernel drops what comes, as if the network were cut. */
+class SilentHost {
+  readonly port: number;
+  readonly #process: ChildProcess;
+  readonly #waiting: net.Socket[];
+
+  private constructor(process: ChildProcess, port: number, waiting: net.Socket[]) {
+    this.#process = process;
+    this.port = port;
+    this.#waiting = waiting;
+  }
+
+  static async start(): Promise<SilentHost> {
+    const serve =
+      "require('net').createServer().listen({ port: 0, host: '127.0.0.1', backlog: 1 }, function () { console.log(this.address().port) })";
+    const child = spawn(process.execPath, ["-e", serve], { stdio: ["ignore", "pipe", "inherit"] });
+    const [line] = (await once(child.stdout, "data")) as [Buffer];
+    const port = Number(line.toString());
+    child.kill("SIGSTOP"); // nobody takes connections any more
+    const waiting: net.Socket[] = [];
+    for (let i = 0; i < 2; i++) {
+      const socket = net.connect(port, "127.0.0.1");
+      await once(socket, "connect");
+      waiting.push(socket);
+    }
+    return new SilentHost(child, port, waiting);
+  }
+
+  stop(): void {
+    for (const socket of this.#waiting) socket.destroy();
+    this.#process.kill("SIGKILL");
+  }
 }
 
 describe("forming a group", () => {
@@ -107,6 +142,29 @@ describe("forming a group", () => {
     const outcomes = await Promise.all([ranks.join(group, 0), ranks.join(group, 2)]);
     for (const { error } of outcomes)
       assert.deepEqual([error?.code, error?.peer, error?.operation], ["COMM_TIMEOUT", 1, "connect"]);
+  });
+
+  it("is COMM_TIMEOUT naming a member whose host answers no connection, long before the group's time is over", async () => {
+    const silent = await SilentHost.start();
+    const group = pair();
+    const [first, own] = ranks.endpoints(group);
+    const { error } = await ranks.ranks[1]!.tell({
+      kind: "create",
+      group: group.name,
+      options: {
+        name: group.name,
+        job: "test",
+        generation: String(group.generation),
+        rank: 1,
+        members: [{ ...first!, port: silent.port }, own!],
+        timeoutMs: 1_000_000_000,
+        reachMs: 300,
+        transport: "auto",
+      },
+    });
+    silent.stop();
+    assert.deepEqual([error?.code, error?.peer, error?.operation], ["COMM_TIMEOUT", 0, "connect"]);
+    assert.match(error!.message, /rank 0 at 127.0.0.1:\d+ cannot be reached: no answer in 300 ms/);
   });
 
   it("is COMM_PEER_DIED naming a member that dies before all are there", async () => {
@@ -181,6 +239,7 @@ describe("forming a group", () => {
       rank: 0,
       members: endpoints,
       timeoutMs: 100,
+      reachMs: 100,
       transport: "auto" as const,
     };
     for (const [broken, message] of [
@@ -192,6 +251,7 @@ describe("forming a group", () => {
       ],
       [{ ...options, name: "" }, /args\[0\]\.name/],
       [{ ...options, timeoutMs: 0 }, /args\[0\]\.timeoutMs/],
+      [{ ...options, reachMs: 0 }, /args\[0\]\.reachMs/],
       [{ ...options, transport: "rdma" as "tcp" }, /args\[0\]\.transport/],
     ] as const) {
       const { error } = await ranks.ranks[0]!.tell({

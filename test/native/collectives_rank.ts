@@ -43,6 +43,7 @@ export interface CreateSpec {
   rank: number;
   members: MemberSpec[];
   timeoutMs: number;
+  reachMs: number;
   transport: "auto" | "tcp";
 }
 export type Command =

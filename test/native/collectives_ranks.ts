@@ -151,6 +151,7 @@ export class Ranks {
         rank: group.members.indexOf(rank),
         members: this.endpoints(group),
         timeoutMs: group.timeoutMs ?? 20_000,
+        reachMs: 20_000,
         transport: group.transport ?? "auto",
       },
     });

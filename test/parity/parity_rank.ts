@@ -12,6 +12,7 @@ import { PAGE_BYTES } from "../../worker/pages.js";
 import { closeGroups, createGroups, type Groups } from "../../worker/parallel/groups.js";
 import { type ShardUnit, Trainer } from "../../worker/parallel/trainer.js";
 import { Progress } from "../../worker/progress.js";
+import { ORDINARY_FLAGS } from "../support/ordinary_flags.js";
 import { type RankPlace, serveRank } from "../support/rank_process.js";
 import { PARITY_STEPS, type ParityCase, parityJob, readParityCase } from "./parity_case.js";
 
@@ -221,15 +222,8 @@ function trainCase(native: Native, options: CaseRun): ParityResult {
     result.pieces.push(...shardValues(native, trainer, { layout, rank }, prefix, pick));
   const mine = batches.filter((_, slot) => slot % layout.dataRankCount === layout.dataRank(rank));
   for (let step = 1; step <= PARITY_STEPS; step++) {
-    trainer.computeStep({ step, plan: stepPlan(step, parityCase, batches), packs: mine });
-    const vote = trainer.vote(step, {
-      snapshotWhole: true,
-      slotFree: true,
-      save: false,
-      stop: false,
-      replicated: true,
-      replicaLost: false,
-    });
+    trainer.computeStep({ step, plan: stepPlan(step, parityCase, batches), packs: mine, moved: 0 });
+    const vote = trainer.vote(step, ORDINARY_FLAGS);
     if (step === 1) read("grad", (shard) => shard.gradient!);
     trainer.apply(step, vote);
     result.losses.push(vote.loss);

@@ -92,7 +92,7 @@ async function compareRun(run: ParityRun, trained: Trained): Promise<ParityLine[
     worst("worst parameter after three steps", "after", limits.parameter),
     worst("worst ema after three steps", "ema", limits.parameter),
   ];
-  for (const { name, values } of await drawSamples(parityCase, run.bf16)) {
+  for (const { name, values } of await samplesOf(run, parityCase)) {
     lines.push(compare(name, values, name, limits.sample));
   }
   lines.push(line("bytes leaked by the steps", trained.leakedBytes, 0));
@@ -155,18 +155,32 @@ async function trainOnRanks(runs: readonly ParityRun[], world: ParityWorld): Pro
 
 const RANK_MODULE = new URL("./parity_rank.js", import.meta.url);
 
+interface DrawnSample {
+  name: string;
+  values: Float32Array;
+}
+
+/** By case and precision: they depend on nothing else. */
+const drawn = new Map<string, Promise<DrawnSample[]>>();
+
+function samplesOf({ path: file, bf16 }: ParityRun, parityCase: ParityCase): Promise<DrawnSample[]> {
+  const key = `${path.resolve(file)} ${bf16}`;
+  const known = drawn.get(key) ?? drawSamples(parityCase, bf16);
+  drawn.set(key, known);
+  return known;
+}
+
 /** Both samplers, from the parameters before training, in this process. */
-async function drawSamples(
-  parityCase: ParityCase,
-  bf16: boolean,
-): Promise<{ name: string; values: Float32Array }[]> {
+async function drawSamples(parityCase: ParityCase, bf16: boolean): Promise<DrawnSample[]> {
   const { model, sampler } = parityCase;
   const native = loadNative();
   native.threadsSet(1); // the cases are small
   const arena = new Arena(native);
   const dtype = bf16 ? "bf16" : "f32";
-  const weights = new WholeWeights(arena, model, dtype, ({ name }) => parityCase.tensor(`param.${name}`));
-  const samples: { name: string; values: Float32Array }[] = [];
+  const weights = new WholeWeights(model, ({ name, count }) =>
+    arena.from(parityCase.tensor(`param.${name}`), dtype, count),
+  );
+  const samples: DrawnSample[] = [];
   for (const guidance of sampler.guidance) {
     const values = await sampleLatents(arena, model, dtype, weights, {
       grids: parityCase.grids,

@@ -1,3 +1,4 @@
+import type { Hardship } from "./hardships.js";
 import type { Random } from "./random.js";
 import type { Blockade } from "./sim_link.js";
 
@@ -12,16 +13,21 @@ export type SimFault =
   | { kind: "crashNode"; index: number; forMs: number }
   | { kind: "crashDomain"; index: number; forMs: number }
   | { kind: "leaveNode"; index: number; graceMs: number; forMs: number }
+  | { kind: "breakNode"; index: number; forMs: number }
   | { kind: "cutLink"; index: number }
+  | { kind: "cutNodes"; index: number; other: number; forMs: number }
   | { kind: "blockade"; index: number; way: Blockade; forMs: number }
   | { kind: "blockadeAll"; way: Blockade; forMs: number }
   | { kind: "crashController"; index: number; forMs: number }
   | { kind: "crashLeader"; forMs: number }
   | { kind: "pauseLeader"; forMs: number }
+  /** It cannot reach the store, and leads on beyond its lease, since the clock that it counts by stands still. */
+  | { kind: "deposeLeader"; forMs: number }
   | { kind: "storeFaults"; rate: number; forMs: number }
   | { kind: "cutStore"; index: number; forMs: number }
   | { kind: "slowNetwork"; delayMsMax: number; forMs: number }
   | { kind: "corruptCheckpoint"; index: number }
+  | Hardship
   | { kind: "requestSave"; index: number }
   | { kind: "requestStop"; index: number };
 
@@ -34,7 +40,7 @@ type Maker = (random: Random) => SimFault;
 const index = (random: Random) => random.between(0, 1_000);
 const way = (random: Random) => random.pick(["up", "down", "both"] as const);
 
-const MAKERS: Record<SimFault["kind"], Maker> = {
+const MAKERS: Record<Exclude<SimFault["kind"], "breakNode" | Hardship["kind"]>, Maker> = {
   killRank: (r) => ({ kind: "killRank", index: index(r) }),
   killTwoRanks: (r) => ({ kind: "killTwoRanks", index: index(r) }),
   stopRank: (r) => ({
@@ -54,11 +60,13 @@ const MAKERS: Record<SimFault["kind"], Maker> = {
     forMs: r.between(2_000, 90_000),
   }),
   cutLink: (r) => ({ kind: "cutLink", index: index(r) }),
+  cutNodes: (r) => ({ kind: "cutNodes", index: index(r), other: index(r), forMs: r.between(500, 60_000) }),
   blockade: (r) => ({ kind: "blockade", index: index(r), way: way(r), forMs: r.between(500, 12_000) }),
   blockadeAll: (r) => ({ kind: "blockadeAll", way: way(r), forMs: r.between(500, 12_000) }),
   crashController: (r) => ({ kind: "crashController", index: index(r), forMs: r.between(500, 15_000) }),
   crashLeader: (r) => ({ kind: "crashLeader", forMs: r.between(200, 10_000) }),
   pauseLeader: (r) => ({ kind: "pauseLeader", forMs: r.between(500, 12_000) }),
+  deposeLeader: (r) => ({ kind: "deposeLeader", forMs: r.between(2_000, 15_000) }),
   storeFaults: (r) => ({ kind: "storeFaults", rate: 0.05 + 0.4 * r.unit(), forMs: r.between(2_000, 20_000) }),
   cutStore: (r) => ({ kind: "cutStore", index: index(r), forMs: r.between(500, 10_000) }),
   slowNetwork: (r) => ({
@@ -76,7 +84,7 @@ const MAKERS: Record<SimFault["kind"], Maker> = {
  * close together: mixing all kinds evenly would make each run alike and rarely let one kind meet itself.
  */
 export function planFaults(random: Random, untilMs: number): PlannedFault[] {
-  const kinds = (Object.keys(MAKERS) as SimFault["kind"][]).filter(() => random.chance(0.35));
+  const kinds = (Object.keys(MAKERS) as (keyof typeof MAKERS)[]).filter(() => random.chance(0.35));
   if (kinds.length === 0) kinds.push("killRank");
   const count = random.between(1, 20);
   const clustered = random.chance(0.3);
@@ -95,6 +103,14 @@ export function planFaults(random: Random, untilMs: number): PlannedFault[] {
       const laterMs = Math.min(untilMs - 1, atMs + random.between(1, 4_000));
       plan.push({ atMs: laterMs, fault: MAKERS[second](random) });
     }
+  }
+  // A machine that computes wrong bits disturbs nothing by itself: it meets all other kinds, in one run of three.
+  for (let broken = random.chance(0.3) ? random.between(1, 3) : 0; broken > 0; broken--) {
+    const forMs = random.between(2_000, 90_000);
+    plan.push({
+      atMs: random.between(0, untilMs - 1),
+      fault: { kind: "breakNode", index: index(random), forMs },
+    });
   }
   return plan.sort((a, b) => a.atMs - b.atMs);
 }

@@ -9,6 +9,8 @@ export interface Scheduled {
 export class Scheduler {
   nowMs = 0;
   executed = 0;
+  /** Promises were settled: what waits for them is done before anything else happens. */
+  unsettled = false;
   #order = 0;
   readonly #heap: Scheduled[] = [];
 

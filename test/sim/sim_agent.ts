@@ -1,91 +1,65 @@
 import type { AgentMessage, Command, StateName } from "../../controller/core/contract.js";
-import type { Hello, SnapshotSource } from "../../gen/goku/v1/agent.pb.js";
-import * as messages from "./agent_messages.js";
+import type { Hello } from "../../gen/goku/v1/agent.pb.js";
+import type { ErrorCode } from "../../job/errors.js";
+import { type Fence, type FencedCommand, judgeCommand } from "../../worker/agent/fence.js";
+import { Outbox, type Report } from "../../worker/agent/outbox.js";
+import { planLeave } from "../../worker/agent/plan_leave.js";
+import * as messages from "../support/agent_messages.js";
 import type { Random } from "./random.js";
-import { readState } from "./read_state.js";
-import type { Scheduler } from "./scheduler.js";
+import type { Content } from "./sim_content.js";
 import { type AgentLink, type CommandFrame, SIM_VERSION } from "./sim_controller.js";
-import { type Content, SimMemory } from "./sim_memory.js";
-import { SimRank } from "./sim_rank.js";
-import type { SimJob, TrainGroup, VotedReplicas } from "./train_group.js";
-
-/** What an agent needs of the world. */
-export interface SimWorld {
-  readonly scheduler: Scheduler;
-  /** A new stream to the controller with this number; null: it cannot be reached. */
-  connect(agent: SimAgent, controllerIndex: number): AgentLink | null;
-  readonly controllerCount: number;
-  group(generation: number, jobId: string, worldSize: number): TrainGroup;
-  node(nodeId: string): SimNode;
-  job(jobId: string): SimJob;
-  /** A command was obeyed (not refused by a fence). */
-  obeyed(agent: SimAgent, frame: CommandFrame): void;
-  rankExited(agent: SimAgent, rank: SimRank): void;
-  /** A state turned out unreadable: a checkpoint's address, or job@generation-step. */
-  foundBad(key: string): void;
-}
-
-/** A machine. Its memory outlives agent processes, and is lost when the machine goes down. */
-export class SimNode {
-  readonly nodeId: string;
-  readonly slots: number;
-  /** Empty: nothing else fails with it. */
-  readonly failureDomain: string;
-  memory = new SimMemory();
-  agent: SimAgent | null = null;
-  up = true;
-  #incarnations = 0;
-
-  constructor(nodeId: string, slots: number, failureDomain: string) {
-    this.nodeId = nodeId;
-    this.slots = slots;
-    this.failureDomain = failureDomain;
-  }
-
-  startAgent(world: SimWorld, random: Random): void {
-    if (this.agent?.alive || !this.up) return;
-    this.#incarnations += 1;
-    this.memory.settle();
-    this.agent = new SimAgent(this, `${this.nodeId}#${this.#incarnations}`, world, random);
-  }
-}
+import type { SimNode } from "./sim_node.js";
+import { SimPreviewer } from "./sim_previewer.js";
+import type { SimRank } from "./sim_rank.js";
+import { SimReplicator } from "./sim_replicator.js";
+import { SimSupervisor } from "./sim_supervisor.js";
+import type { SimWorld } from "./sim_world.js";
+import { SimWriter } from "./sim_writer.js";
 
 /** Until a Welcome says otherwise. */
 const HEARTBEAT_MS = 1_000;
+/** Between looks of an agent that is to end. */
+const LEAVE_LOOK_MS = 100;
+/** Phases of a rank that trains. */
+const TRAINS: ReadonlySet<SimRank["phase"]> = new Set(["forward", "vote", "snapshot", "program"]);
 
-/** An agent process as the protocol wants it: fenced by (term, generation, id), it repeats itself after a reconnect. */
+/**
+ * An agent process: its stream to a controller, and what it does when told. What it repeats after a Hello, what it obeys, how
+ * it leaves and when it tries a save again is decided by the real code.
+ */
 export class SimAgent {
   readonly node: SimNode;
   readonly incarnation: string;
-  alive = true;
-  generation = 0;
-  jobId: string | null = null;
-  layout = "";
-  readonly ranks = new Map<number, SimRank>();
   readonly random: Random;
+  readonly supervisor: SimSupervisor;
+  readonly writer: SimWriter;
+  readonly replicator: SimReplicator;
+  readonly #previewer: SimPreviewer;
   readonly #world: SimWorld;
+  readonly #outbox = new Outbox();
+  alive = true;
+  jobId: string | null = null;
   #heartbeatMs = HEARTBEAT_MS;
-  #places: number[] = [];
-  /** Of the present generation: does anybody send replicas, where to do its own ranks, and of which ranks does it keep some. */
-  replicate = false;
-  readonly keeperOf = new Map<number, string>();
-  #keeps = new Set<string>();
-  /** A rank on each node, to name when that node does not answer. */
-  readonly #rankOn = new Map<string, number>();
-  #term = 0;
-  #commandId = 0;
+  #fence: Fence = { term: 0n, commandId: 0n, generation: 0n };
+  /** Term of the last Welcome. */
+  #welcomedTerm = 0;
   #link: AgentLink | null = null;
+  /** Streams that it has opened so far. */
+  streamCount = 0;
   #welcomed = false;
-  /** Reports of the present generation, repeated after every Hello. */
-  #reports = new Map<string, AgentMessage>();
-  #commitReport: AgentMessage | null = null;
   #heldChanged = true;
   #controllerIndex = 0;
-  #pidLast = 0;
-  /** When a leading controller last had this agent's stream. */
-  connectedMs = 0;
-  /** It was asked to end, and will have by then. */
-  #leavesMs: number | null = null;
+  /** It was asked to end: since when, and what it has done about that. */
+  #leave: {
+    sinceMs: number;
+    graceMs: number;
+    stopAsked: boolean;
+    heldBegun: boolean;
+    finals: number;
+  } | null = null;
+  /** Self-check under way, and what the last one found. */
+  #checkId = 0n;
+  #checked: ReturnType<typeof messages.checked> | null = null;
 
   constructor(node: SimNode, incarnation: string, world: SimWorld, random: Random) {
     this.node = node;
@@ -93,111 +67,142 @@ export class SimAgent {
     this.#world = world;
     this.random = random;
     this.jobId = node.memory.jobId;
-    this.connectedMs = world.scheduler.nowMs;
-    this.#later(random.between(1, 50), () => this.#connect());
-    this.#later(random.between(1, HEARTBEAT_MS), () => this.#beat());
+    this.supervisor = new SimSupervisor(this, world);
+    this.writer = new SimWriter(this, world, random.fork());
+    this.replicator = new SimReplicator(this, world);
+    this.#previewer = new SimPreviewer(this, world);
+    this.later(random.between(1, 50), () => this.#connect());
+    this.later(random.between(1, HEARTBEAT_MS), () => this.#beat());
+  }
+
+  get generation(): number {
+    return this.supervisor.generation;
+  }
+  get layout(): string {
+    return this.supervisor.layout;
+  }
+  get ranks(): ReadonlyMap<number, SimRank> {
+    return this.supervisor.ranks;
+  }
+  get drawing(): StateName | null {
+    return this.#previewer.drawing;
+  }
+
+  later(delayMs: number, run: () => void): void {
+    this.#world.scheduler.after(delayMs, () => {
+      if (this.alive) run();
+    });
   }
 
   /** The process ends, and all its ranks with it. */
   crash(): void {
     if (!this.alive) return;
     this.alive = false;
+    this.#previewer.end();
     this.#link?.close("agent", "agent ended");
-    for (const rank of this.ranks.values()) this.#end(rank);
-    this.ranks.clear();
+    this.supervisor.end();
   }
 
-  /** One rank process ends by itself or by somebody's hand. */
   rankDies(rank: SimRank, signal: string): void {
     if (!rank.alive) return;
-    this.#end(rank);
-    this.ranks.delete(rank.rank);
-    this.#later(this.random.between(1, 20), () =>
-      this.reportExited(rank.generation, rank.rank, rank.pid, signal),
-    );
+    this.#previewer.end();
+    this.supervisor.rankDies(rank, signal);
   }
 
-  #end(rank: SimRank): void {
-    rank.alive = false;
-    const { group } = rank;
-    this.#world.rankExited(this, rank);
-    rank.turnAway();
-    group?.memberDied(rank);
-  }
+  // The end -----------------------------------------------------------------------------------------------------------
 
   /** It is asked to end: tells the controller, does what that says, and goes when all is durable or the grace is over. */
   leave(graceMs: number, gone: () => void): void {
-    if (this.#leavesMs !== null) return;
-    const { scheduler } = this.#world;
-    this.#leavesMs = scheduler.nowMs + graceMs;
-    this.#send(this.#leaving());
-    this.#later(Math.floor(graceMs / 4), () => this.#stopAlone());
-    const look = () => {
-      const finished = [...this.ranks.keys()].every((rank) => this.#reports.has(`finished/${rank}`));
-      const saved = this.jobId === null || (this.ranks.size > 0 && finished);
-      if (saved) gone();
-      else this.#later(100, look);
+    if (this.#leave !== null) return;
+    const finals = this.writer.finalCount;
+    this.#leave = {
+      sinceMs: this.#nowMs,
+      graceMs,
+      stopAsked: false,
+      heldBegun: false,
+      finals,
     };
-    this.#later(100, look);
-    this.#later(graceMs, gone);
+    this.#say(this.#leaving()!);
+    this.#departs(gone);
+    // From then on its generation may be ended, whether it has gone or not.
+    this.later(graceMs, () => {
+      for (const { group } of this.ranks.values()) if (group !== null) group.disturbed = true;
+    });
+  }
+
+  #departs(gone: () => void): void {
+    const leave = this.#leave!;
+    const stages = [...this.ranks.values()].map(stageOf);
+    const { kind } = planLeave({
+      passedMs: this.#nowMs - leave.sinceMs,
+      graceMs: leave.graceMs,
+      linked: this.#welcomed,
+      holds: this.jobId !== null,
+      stages,
+      stopAsked: leave.stopAsked,
+      finalBegun: this.writer.finalCount > leave.finals || stages.includes("finished"),
+      heldBegun: leave.heldBegun,
+      idle: this.writer.idle,
+    });
+    if (kind === "end") {
+      gone();
+      return;
+    }
+    if (kind === "askStop") this.#askStop();
+    if (kind === "saveHeld") {
+      leave.heldBegun = true;
+      const state = this.supervisor.newestHeld();
+      if (state !== null) this.supervisor.saveHeld(state);
+    }
+    this.later(LEAVE_LOOK_MS, () => this.#departs(gone));
   }
 
   #leaving() {
-    return messages.leaving(this.#leavesMs! - this.#world.scheduler.nowMs);
+    if (this.#leave === null) return undefined;
+    const { sinceMs, graceMs } = this.#leave;
+    return messages.leaving(sinceMs + graceMs - this.#nowMs);
   }
 
-  /** No controller has answered: its ranks ask for the end themselves. */
-  #stopAlone(): void {
-    for (const { group } of this.ranks.values()) if (group !== null) group.wantsStop = true;
-  }
-
-  inventoryChanged(): void {
-    this.#heldChanged = true;
+  #askStop(): void {
+    if (this.#leave !== null) this.#leave.stopAsked = true;
+    for (const rank of this.ranks.values()) rank.group?.requestStop(rank);
   }
 
   // Reports -----------------------------------------------------------------------------------------------------------
 
-  reportConnected(rank: SimRank): void {
-    this.#report(`connected/${rank.rank}`, messages.connected(rank));
+  /** Kept and repeated as the real agent does. */
+  report(message: AgentMessage): void {
+    const isSent = this.#say(message);
+    this.#outbox.add(message as Report, this.#nowMs, isSent);
   }
 
-  reportStep(group: TrainGroup, step: number, stepSeconds: number): void {
-    const { generation, replicated } = group;
-    const replicatedStep = replicated?.generation === generation ? replicated.step : 0;
-    this.#send(messages.step(generation, step, { stepSeconds, replicatedStep }));
-  }
-
-  reportFinished(rank: SimRank, state: StateName, reason: "steps" | "stop"): void {
-    this.#report(`finished/${rank.rank}`, messages.finished(rank, state, reason));
-  }
-
-  reportFailed(rank: SimRank, error: messages.Failure): void {
-    this.#report(`failed/${rank.rank}`, messages.failed(rank, error));
-  }
-
-  reportExited(generation: number, rank: number, pid: number, signal: string): void {
-    const message = messages.exited({ generation, rank, pid, signal });
-    if (generation === this.generation) this.#report(`exited/${rank}`, message);
-    else this.#send(message);
+  /** Of an older generation it is said, and forgotten. */
+  reportExited(message: AgentMessage, generation: number): void {
+    if (generation === this.generation) this.report(message);
+    else this.#say(message);
   }
 
   reportCommitted(generation: number, state: StateName, uri: string): void {
-    this.#commitReport = messages.committed(generation, state, uri);
-    this.#send(this.#commitReport);
+    this.report(messages.committed(generation, state, uri));
   }
 
-  reportSaveFailed(generation: number, state: StateName): void {
-    this.#send(messages.saveFailed(generation, state));
+  reportSaveFailed(generation: number, state: StateName, code: ErrorCode): void {
+    this.report(messages.saveFailed(generation, state, code));
   }
 
-  #report(key: string, message: AgentMessage): void {
-    this.#reports.delete(key);
-    this.#reports.set(key, message);
-    this.#send(message);
+  saveSettled(): void {
+    this.#outbox.saveSettled();
   }
 
-  #send(message: AgentMessage): void {
-    if (this.alive && this.#welcomed) this.#link?.sendUp(message);
+  /** False: nobody is there to hear it. */
+  #say(message: AgentMessage): boolean {
+    if (!this.alive || !this.#welcomed || this.#link === null) return false;
+    this.#link.sendUp(message);
+    return true;
+  }
+
+  inventoryChanged(): void {
+    this.#heldChanged = true;
   }
 
   // The stream --------------------------------------------------------------------------------------------------------
@@ -209,13 +214,14 @@ export class SimAgent {
       return;
     }
     this.#link = link;
+    this.streamCount += 1;
     this.#welcomed = false;
     link.atAgent(
       (frame) => this.#onCommand(frame, link),
       () => this.#dropped(link),
     );
     link.sendUp({ $case: "hello", value: this.#hello() });
-    this.#later(4_000, () => {
+    this.later(4_000, () => {
       if (this.#link !== link || this.#welcomed) return;
       link.close("agent", "no Welcome");
       this.#dropped(link);
@@ -231,7 +237,7 @@ export class SimAgent {
 
   #tryNext(): void {
     this.#controllerIndex = (this.#controllerIndex + 1) % this.#world.controllerCount;
-    this.#later(this.random.between(100, 700), () => this.#connect());
+    this.later(this.random.between(100, 700), () => this.#connect());
   }
 
   cutLink(): void {
@@ -247,44 +253,43 @@ export class SimAgent {
       slots: node.slots,
       host: "127.0.0.1",
       device: "cpu",
+      devices: [],
       version: SIM_VERSION,
       jobId: this.jobId ?? "",
       generation: BigInt(this.generation),
       ranks: [...this.ranks.values()].map((rank) => rank.progress()),
-      heldStates: messages.heldStates(this.node.memory),
-      term: BigInt(this.#term),
-      leaving: this.#leavesMs === null ? undefined : this.#leaving().value,
+      heldStates: messages.heldStates(node.memory.held()),
+      term: this.#fence.term,
+      leaving: this.#leaving()?.value,
       failureDomain: node.failureDomain,
+      bootId: "",
+      metricsUrl: "",
       peerPort: 7_000,
+      selfCheck: this.#checked?.value,
+      unwatched: [],
     };
   }
 
   #beat(): void {
-    this.#later(this.#heartbeatMs, () => this.#beat());
-    this.#sendHeartbeat();
+    this.later(this.#heartbeatMs, () => this.#beat());
+    this.sendHeartbeat();
   }
 
-  #sendHeartbeat(): void {
+  sendHeartbeat(): void {
     if (!this.#welcomed) return;
-    this.connectedMs = this.#world.scheduler.nowMs;
     const heldStatesChanged = this.#heldChanged;
     this.#heldChanged = false;
-    this.#send({
+    this.#say({
       $case: "heartbeat",
       value: {
         generation: BigInt(this.generation),
         ranks: [...this.ranks.values()].map((rank) => rank.progress()),
-        heldStates: heldStatesChanged ? messages.heldStates(this.node.memory) : [],
+        heldStates: heldStatesChanged ? messages.heldStates(this.node.memory.held()) : [],
         heldStatesChanged,
-        term: BigInt(this.#term),
-        commandId: BigInt(this.#commandId),
+        term: this.#fence.term,
+        commandId: this.#fence.commandId,
+        counterRates: [],
       },
-    });
-  }
-
-  #later(delayMs: number, run: () => void): void {
-    this.#world.scheduler.after(delayMs, () => {
-      if (this.alive) run();
     });
   }
 
@@ -292,275 +297,162 @@ export class SimAgent {
 
   #onCommand(frame: CommandFrame, link: AgentLink): void {
     if (!this.alive || this.#link !== link) return;
-    if (frame.message.$case === "refused") {
+    const { message } = frame;
+    if (message.$case === "refused") {
       link.close("agent", "refused");
       this.#dropped(link);
       return;
     }
-    if (frame.term < this.#term) return;
-    if (frame.term === this.#term && frame.commandId <= this.#commandId) return;
-    this.#term = frame.term;
-    this.#commandId = frame.commandId;
-    this.#obey(frame.message, frame);
+    const fenced = { term: BigInt(frame.term), commandId: BigInt(frame.commandId), ...scopeOf(message) };
+    const verdict = judgeCommand(this.#fence, fenced);
+    if (verdict.kind === "ignore") return;
+    this.#fence = verdict.fence;
+    if (message.$case === "welcome") this.#onWelcome(message.value.heartbeatIntervalMs, frame.term);
+    else {
+      this.#world.obeyed(this, frame);
+      this.#obey(message);
+    }
   }
 
-  #obey(command: Command, frame: CommandFrame): void {
+  #onWelcome(heartbeatMs: number, term: number): void {
+    this.#welcomed = true;
+    this.#heartbeatMs = heartbeatMs;
+    const isNew = term !== this.#welcomedTerm;
+    this.#welcomedTerm = term;
+    for (const report of this.#outbox.repeat(this.#nowMs, isNew)) this.#say(report);
+  }
+
+  #obey(command: Command): void {
+    const { supervisor } = this;
     switch (command.$case) {
-      case "welcome":
-        this.#welcomed = true;
-        this.#heartbeatMs = command.value.heartbeatIntervalMs;
-        this.connectedMs = this.#world.scheduler.nowMs;
-        for (const report of this.#reports.values()) this.#send(report);
-        if (this.#commitReport) this.#send(this.#commitReport);
-        return;
       case "release":
-        this.#world.obeyed(this, frame);
         this.#release(command.value.jobId);
         return;
-      case "refused":
+      case "selfCheck":
+        this.#selfCheck(command.value);
         return;
       case "prepare":
-        if (Number(command.value.generation) < this.generation) return;
-        this.#world.obeyed(this, frame);
-        this.#prepare(command.value);
+        supervisor.prepare(command.value);
         return;
       case "abort":
-        if (Number(command.value.generation) < this.generation) return;
-        this.#world.obeyed(this, frame);
-        for (const rank of this.ranks.values()) this.#abort(rank);
+        this.#previewer.end();
+        supervisor.abort();
         return;
-      default:
-        if (Number(command.value.generation) !== this.generation) return;
-        this.#world.obeyed(this, frame);
-        this.#obeyPresent(command);
-    }
-  }
-
-  #obeyPresent(
-    command: Exclude<Command, { $case: "welcome" | "release" | "refused" | "prepare" | "abort" }>,
-  ): void {
-    const ranks = [...this.ranks.values()].filter((rank) => rank.group?.generation === this.generation);
-    switch (command.$case) {
       case "connect":
-        for (const { rank, nodeId } of command.value.members) this.#rankOn.set(nodeId, rank);
-        for (const rank of ranks) rank.later(1, () => rank.group?.connect(rank));
+        supervisor.connect(command.value);
         return;
       case "restore":
-        for (const rank of ranks) this.#restore(rank, command.value.source);
+        supervisor.restore(command.value.source);
         return;
       case "run":
-        for (const rank of ranks) rank.later(1, () => rank.group?.run(rank));
+        supervisor.run();
         return;
       case "requestStop":
-        for (const rank of ranks) if (rank.group) rank.group.wantsStop = true;
+        this.#previewer.end();
+        this.#askStop();
+        return;
+      case "requestYield":
+        this.#previewer.end();
+        for (const rank of supervisor.present) rank.group?.requestYield();
         return;
       case "requestSave":
-        for (const rank of ranks) if (rank.group) rank.group.wantsSave = true;
+        for (const rank of supervisor.present) rank.group?.requestSave();
         return;
       case "killRank":
-        this.#kill(command.value.rank);
+        supervisor.kill(command.value.rank);
+        return;
+      case "tellProgress":
+        this.sendHeartbeat();
+        return;
+      case "drawPreview":
+        this.#outbox.previewAnswered(command.value.state!);
+        this.#previewer.draw(command.value);
+        return;
+      case "releasePreview":
+        this.#outbox.previewAnswered(command.value.state!);
+        supervisor.releasePreview(messages.plain(command.value.state!));
         return;
       case "saveSnapshot":
-        this.#saveSnapshot(messages.plain(command.value.state!));
+        if (this.#leave !== null) this.#leave.heldBegun = true;
+        supervisor.saveHeld(messages.plain(command.value.state!));
         return;
+      default:
+        return; // no scenario pairs nodes; scores are for people
     }
   }
 
-  #saveSnapshot(state: StateName): void {
-    const group = this.#world.group(this.generation, this.jobId!, 0);
-    for (const rank of this.#places) group.saveHeld(this, { rank, set: `${this.layout}/${rank}`, state });
-  }
-
-  #prepare(value: Extract<Command, { $case: "prepare" }>["value"]): void {
-    const generation = Number(value.generation);
-    this.keeperOf.clear();
-    for (const { rank, nodeId } of value.replicas) this.keeperOf.set(rank, nodeId);
-    if (generation === this.generation) return; // a repeat: its reports were repeated after Hello
-    this.generation = generation;
-    this.jobId = value.jobId;
-    this.node.memory.jobId = value.jobId;
-    const { dpReplicate, dpShard, sp } = value.layout!;
-    const layout = `${dpReplicate}x${dpShard}x${sp}`;
-    this.#reports.clear();
-    for (const rank of [...this.ranks.values()]) {
-      const keep = layout === this.layout && value.ranks.includes(rank.rank);
-      if (!keep) {
-        this.#end(rank);
-        this.ranks.delete(rank.rank);
-      }
-    }
-    // Whatever an older generation was saving may be overwritten now; that save fails if it is not over in time.
-    this.node.memory.endSaves();
-    this.layout = layout;
-    this.replicate = value.replicate;
-    this.#keeps = new Set(value.keeps.map((rank) => `${layout}/${rank}`));
-    this.#rankOn.clear();
-    this.#places = value.ranks;
-    for (const number of value.ranks) this.#place(number, generation, dpReplicate * dpShard * sp);
-  }
-
-  /** A living process leaves its old work and takes the new place; a missing one is started. */
-  #place(number: number, generation: number, worldSize: number): void {
-    let rank = this.ranks.get(number);
-    let delayMs: number;
-    if (rank === undefined) {
-      this.#pidLast += 1;
-      rank = new SimRank({
-        rank: number,
-        pid: this.#pidLast,
-        layout: this.layout,
-        scheduler: this.#world.scheduler,
-        random: this.random.fork(),
-      });
-      this.ranks.set(number, rank);
-      delayMs = this.random.between(300, 1_500);
-    } else {
-      delayMs = this.#leaveMs(rank);
-      rank.turnAway();
-    }
-    rank.generation = generation;
-    const process = rank;
-    process.later(delayMs, () => {
-      const group = this.#world.group(generation, this.jobId!, worldSize);
-      process.entered = 0;
-      process.completed = 0;
-      process.enter("idle");
-      group.join(process, this);
-      this.inventoryChanged();
-      this.#sendHeartbeat(); // before RankReady: the state to restore is chosen from all inventories
-      this.#report(`ready/${number}`, messages.ready(process, this.node.memory.states(process.set)));
-    });
-  }
-
-  /** A rank in a collective is freed at once; one that computes notices at its next collective. */
-  #leaveMs(rank: SimRank): number {
-    return rank.phase === "forward" ? this.random.between(2, 400) : this.random.between(1, 10);
-  }
-
-  #abort(rank: SimRank): void {
-    if (rank.group === null || rank.phase === "starting") return;
-    const delayMs = this.#leaveMs(rank);
-    rank.turnAway();
-    rank.later(delayMs, () => {
-      rank.enter("idle");
-      this.reportFailed(rank, { code: "COMM_ABORTED", operation: "" });
-    });
-  }
-
-  #restore(rank: SimRank, source: Extract<Command, { $case: "restore" }>["value"]["source"]): void {
-    if (this.#reports.has(`restored/${rank.rank}`) || rank.phase === "restore") return;
-    rank.enter("restore");
-    const { job } = rank.group!;
-    if (source?.$case === "snapshot") {
-      const own = this.node.memory.findOwn(rank.set, messages.plain(source.value.state!));
-      if (own !== null && messages.layoutText(source.value.layout!) === this.layout) {
-        rank.later(rank.random.between(5, 50), () => this.#restored(rank, { ...own }, true));
-      } else rank.later(rank.random.between(20, 300), () => this.#restoreFromPeers(rank, source.value));
-    } else if (source?.$case === "checkpoint") {
-      const { uri } = source.value;
-      rank.later(rank.random.between(50, 500), () => {
-        const found = job.durable.find((d) => d.uri === uri);
-        if (found === undefined || found.corrupt) {
-          this.#world.foundBad(uri);
-          this.#restoreFails(rank, { code: "CHECKPOINT_CORRUPT", operation: "restore" });
-        } else this.#restored(rank, { ...found.content }, false);
-      });
-    } else {
-      rank.later(rank.random.between(10, 100), () => {
-        this.#restored(rank, { state: { generation: 0, step: 0 }, digest: 1 }, false);
-      });
-    }
-  }
-
-  #restoreFromPeers(rank: SimRank, source: SnapshotSource): void {
-    const { job } = rank.group!;
-    const state = messages.plain(source.state!);
-    const found = readState({
-      source,
-      memory: this.node.memory,
-      layout: this.layout,
-      rank: rank.rank,
-      nodeOf: (nodeId) => this.#world.node(nodeId),
-      rankOn: (nodeId) => this.#rankOn.get(nodeId)!,
-    });
-    const durable = job.durable.find(({ uri, corrupt }) => uri === source.durable?.uri && !corrupt);
-    const content = found.content ?? durable?.content ?? null;
-    if (content !== null) {
-      this.#restored(rank, { ...content }, false);
+  /** Takes a moment, unless ranks work; a broken machine fails. */
+  #selfCheck({ checkId }: Extract<Command, { $case: "selfCheck" }>["value"]): void {
+    if ([...this.ranks.values()].some((rank) => rank.group !== null)) {
+      this.#say(messages.checked(checkId, { broken: false, busy: "ranks work" }));
       return;
     }
-    if (found.failure!.code === "SNAPSHOT_MISSING")
-      this.#world.foundBad(`${job.jobId}@${state.generation}-${state.step}`);
-    this.#restoreFails(rank, found.failure!);
+    this.#checkId = checkId;
+    this.#say(messages.checkBegun(checkId, this.#nowMs));
+    this.later(this.random.between(100, 800), () => {
+      if (this.#checkId !== checkId) return;
+      const report = messages.checked(checkId, { broken: this.node.broken, busy: "" });
+      this.#checked = report;
+      this.#say(report);
+    });
   }
 
-  /** Sends a snapshot to the rank's keeper; false: it is not there, or of another generation. */
-  push(rank: SimRank, content: Content): boolean {
-    const keeper = this.#world.node(this.keeperOf.get(rank.rank)!).agent;
-    if (keeper === null || !keeper.alive || keeper.generation !== this.generation) return false;
-    if (!keeper.#keeps.has(rank.set)) throw new Error(`${keeper.node.nodeId} is sent ${rank.set}, unasked`);
-    keeper.node.memory.keepReplica(rank.set, content);
-    keeper.inventoryChanged();
-    return true;
-  }
-
-  /**
-   * What a vote means for the memory of a rank and its node. With the first one every rank's state is whole in the present
-   * layout: older layouts go. Snapshots and replicas of ranks that are elsewhere now go when a state of this
-   * generation is replicated, or where nothing is.
-   */
-  heardVote(rank: SimRank, replicas: VotedReplicas | null, isFirst: boolean): void {
-    const { memory } = this.node;
-    const isSettled = replicas === null || replicas.isSettled;
-    const isPlace = (set: string) => this.#places.some((place) => set === `${this.layout}/${place}`);
-    memory.pinReplicated(rank.set, replicas?.replicated ?? null, replicas?.sent ?? null);
-    if (replicas !== null) memory.keepReplicasOf(replicas.replicated, replicas.sent);
-    if (isSettled) {
-      memory.keepSets(isPlace);
-      memory.keepReplicas((set) => this.#keeps.has(set));
-    } else if (isFirst) {
-      const isPresent = (set: string) => set.startsWith(`${this.layout}/`);
-      memory.keepSets(isPresent);
-      memory.keepReplicas(isPresent);
+  /** A generation begins here. */
+  prepared(jobId: string): void {
+    this.#outbox.prepared();
+    if (this.jobId !== jobId) {
+      this.#outbox.forgetJob();
+      this.writer.abandon();
     }
+    this.jobId = jobId;
+    this.node.memory.jobId = jobId;
+    this.#previewer.end();
+  }
+
+  keepReplica(set: string, content: Content, kept: StateName | null): void {
+    const { keeps, safe } = this.supervisor;
+    if (!keeps.has(set)) throw new Error(`${this.node.nodeId} is sent ${set}, unasked`);
+    this.node.memory.keepReplica(set, content, kept ?? safe);
     this.inventoryChanged();
-  }
-
-  #restoreFails(rank: SimRank, failure: messages.Failure): void {
-    rank.enter("idle");
-    rank.turnAway();
-    this.reportFailed(rank, failure);
-  }
-
-  #restored(rank: SimRank, content: SimRank["content"] & object, held: boolean): void {
-    const group = rank.group!;
-    rank.content = content;
-    rank.snapshotWhole = held;
-    rank.snapshotState = held ? content.state : null;
-    if (!held) group.snapshot({ rank, agent: this }, false);
-    group.restored.set(rank.rank, content.state);
-    this.#report(`restored/${rank.rank}`, messages.restored(rank, content.state));
-  }
-
-  #kill(number: number): void {
-    const rank = this.ranks.get(number);
-    if (rank === undefined) this.reportExited(this.generation, number, 0, "SIGKILL");
-    else if (rank.unkillable) rank.killPending = true;
-    else this.rankDies(rank, "SIGKILL");
   }
 
   #release(jobId: string): void {
     if (this.jobId === jobId) {
-      for (const rank of this.ranks.values()) this.#end(rank);
-      this.ranks.clear();
+      this.#previewer.end();
+      this.supervisor.released();
+      this.writer.abandon();
       this.node.memory.clear();
-      this.#reports.clear();
-      this.#commitReport = null;
+      this.#outbox.forgetJob();
       this.jobId = null;
-      this.generation = 0;
     }
-    this.#later(this.random.between(10, 200), () => {
-      if (this.jobId !== jobId) this.#send({ $case: "nodeReleased", value: { jobId } });
+    this.later(this.random.between(10, 200), () => {
+      if (this.jobId !== jobId) this.report({ $case: "nodeReleased", value: { jobId } });
     });
+  }
+
+  get #nowMs(): number {
+    return this.#world.scheduler.nowMs;
+  }
+}
+
+function stageOf({ phase }: SimRank): "running" | "finished" | "left" {
+  if (TRAINS.has(phase)) return "running";
+  return phase === "finished" ? "finished" : "left";
+}
+
+function scopeOf(message: Command): Pick<FencedCommand, "scope" | "generation"> {
+  switch (message.$case) {
+    case "welcome":
+    case "refused":
+    case "release":
+    case "selfCheck":
+    case "selfCheckConnect":
+      return { scope: "none", generation: 0n };
+    case "prepare":
+      return { scope: "prepare", generation: message.value.generation };
+    case "abort":
+      return { scope: "until", generation: message.value.generation };
+    default:
+      return { scope: "within", generation: message.value.generation };
   }
 }

@@ -5,21 +5,30 @@ import type {
   Event,
   IncidentRecord,
   JobRecord,
+  StateName,
 } from "../../controller/core/contract.js";
 import { DEFAULT_LIMITS, durableKeys } from "../../controller/core/contract.js";
 import type { JobState } from "../../controller/core/state.js";
+import { type CommandJob, commandJobSchema } from "../../job/command_job.js";
+import { ERRORS } from "../../job/errors.js";
 import { type Job, jobSchema } from "../../job/job.js";
 import type { LayoutSize } from "../../job/layout.js";
-import { Invariants, type Truth } from "./invariants.js";
+import { Invariants } from "./invariants.js";
 import { Random } from "./random.js";
 import { Scheduler } from "./scheduler.js";
-import { type SimAgent, SimNode, type SimWorld } from "./sim_agent.js";
+import type { SimAgent } from "./sim_agent.js";
 import { type AgentLink, type CommandFrame, SimController } from "./sim_controller.js";
+import type { SimGroup, SimJob } from "./sim_group.js";
 import { type Blockade, type NetworkMood, SimLink } from "./sim_link.js";
 import { SimMemory } from "./sim_memory.js";
+import { SimNode } from "./sim_node.js";
+import { ProgramGroup, type SimProgram } from "./sim_program.js";
 import type { SimRank } from "./sim_rank.js";
+import { SimStorage } from "./sim_storage.js";
 import { SimStore } from "./sim_store.js";
-import { type SimJob, TrainGroup } from "./train_group.js";
+import type { Truth } from "./sim_truth.js";
+import type { SimWorld } from "./sim_world.js";
+import { TrainGroup } from "./train_group.js";
 
 export interface SimOptions {
   seed: number;
@@ -41,8 +50,16 @@ export interface SimJobOptions {
   stepMs?: number;
   maxAttempts?: number;
   saveFailRate?: number;
+  keepLast?: number;
+  snapshotEverySteps?: number;
   replicas?: number;
+  spares?: number;
+  maxBadSteps?: number;
+  replaceStragglers?: boolean;
+  previewEverySteps?: number;
   source?: CheckpointSource | null;
+  /** It brings a program of its own. */
+  program?: SimProgram;
 }
 
 const BASE_JOB = jobSchema.parse({
@@ -59,7 +76,7 @@ export class SimCluster implements SimWorld, Truth {
   readonly store: SimStore;
   readonly nodes: SimNode[] = [];
   readonly controllers: SimController[] = [];
-  readonly groups = new Map<number, TrainGroup>();
+  readonly groups = new Map<number, SimGroup>();
   readonly jobs = new Map<string, SimJob>();
   readonly mood: NetworkMood = { delayMsMin: 1, delayMsMax: 10, duplicateRate: 0 };
   readonly invariants: Invariants;
@@ -70,14 +87,18 @@ export class SimCluster implements SimWorld, Truth {
   hash = 0x811c9dc5;
   onTrace: ((line: string) => void) | null = null;
   readonly #blockades = new Map<string, { way: Blockade; untilMs: number }>();
+  /** Until when pairs of nodes hear nothing of each other. */
+  readonly #cuts = new Map<string, number>();
   #requestLast = 0;
+  /** What broke where nobody could be told. */
+  #error: Error | null = null;
 
   constructor(options: SimOptions) {
     this.random = new Random(options.seed);
     this.graceMs = 1000 * (options.graceSeconds ?? 30);
     this.store = new SimStore(this.scheduler, this.random.fork());
     this.invariants = new Invariants(this);
-    this.store.onWrite = (key, record) => this.invariants.written(key, record);
+    this.store.onWrite = (key, record, before) => this.invariants.written(key, record, before);
     const limits = { ...DEFAULT_LIMITS, restoreMs: 60_000, finalSaveMs: 60_000, ...options.limits };
     for (let i = 0; i < (options.controllers ?? 2); i++) {
       const id = `c${i}`;
@@ -107,32 +128,19 @@ export class SimCluster implements SimWorld, Truth {
   submit(options: SimJobOptions): void {
     const jobId = `job-${options.name}`;
     const uri = `file:///sim/${options.name}`;
-    const job: Job = {
-      ...BASE_JOB,
-      name: options.name,
-      layout: options.layout,
-      train: { ...BASE_JOB.train, steps: options.steps },
-      checkpoint: {
-        ...BASE_JOB.checkpoint,
-        uri,
-        every_steps: options.saveEverySteps ?? 20,
-        replicas: options.replicas ?? 1,
-      },
-      recovery: {
-        ...BASE_JOB.recovery,
-        max_attempts: options.maxAttempts ?? 1_000,
-        stall_seconds: 5,
-        node_grace_seconds: this.graceMs / 1000,
-      },
-    };
+    const ours = options.program === undefined ? this.#ourJob(options, uri) : null;
+    const job = ours ?? this.#commandJob(options, options.program!);
     this.jobs.set(jobId, {
       jobId,
       steps: options.steps,
       saveEverySteps: options.saveEverySteps ?? 20,
       stepMs: options.stepMs ?? 400,
-      uri,
-      durable: [],
+      storage: new SimStorage(uri, options.keepLast ?? 3),
       saveFailRate: options.saveFailRate ?? 0,
+      // Shared by all runs of a plan otherwise, and it counts down.
+      program: options.program === undefined ? null : { ...options.program },
+      spec: ours,
+      badSteps: new Set(),
     });
     const source = options.source ?? null;
     this.#ask((requestId) => ({
@@ -145,26 +153,80 @@ export class SimCluster implements SimWorld, Truth {
     }));
   }
 
+  #ourJob(options: SimJobOptions, uri: string): Job {
+    return {
+      ...BASE_JOB,
+      name: options.name,
+      layout: options.layout,
+      train: { ...BASE_JOB.train, steps: options.steps },
+      checkpoint: {
+        ...BASE_JOB.checkpoint,
+        uri,
+        every_steps: options.saveEverySteps ?? 20,
+        keep_last: options.keepLast ?? 3,
+        snapshot_every_steps: options.snapshotEverySteps ?? 1,
+        replicas: options.replicas ?? 1,
+      },
+      sample: { ...BASE_JOB.sample, every_steps: options.previewEverySteps ?? 0, prompts: ["a red circle"] },
+      recovery: {
+        ...BASE_JOB.recovery,
+        ...this.#recovery(options),
+        replace_stragglers: options.replaceStragglers ?? false,
+        max_bad_steps: options.maxBadSteps ?? 10,
+      },
+    };
+  }
+
+  #commandJob(options: SimJobOptions, { heartbeat }: SimProgram): CommandJob {
+    return commandJobSchema.parse({
+      name: options.name,
+      layout: options.layout,
+      trainer: { command: ["train"], heartbeat },
+      recovery: this.#recovery(options),
+    });
+  }
+
+  #recovery({ maxAttempts, spares }: SimJobOptions) {
+    return {
+      spares: spares ?? 0,
+      max_attempts: maxAttempts ?? 1_000,
+      stall_seconds: 1.5,
+      node_grace_seconds: this.graceMs / 1000,
+    };
+  }
+
   requestStop(jobId: string): void {
     this.#ask((requestId) => ({ kind: "stopRequested", requestId, jobId }));
   }
 
   requestSave(jobId: string): void {
-    this.#ask((requestId) => ({ kind: "saveRequested", requestId, jobId }));
+    this.#ask(
+      (requestId) => ({ kind: "saveRequested", requestId, jobId }),
+      () => this.invariants.savePromised(this.groupOf(jobId), this.stepOf(jobId)),
+    );
+  }
+
+  drain(nodeId: string): void {
+    this.node(nodeId).guilt.add("drained");
+    this.#ask((requestId) => ({ kind: "drainRequested", requestId, nodeId }));
   }
 
   liftQuarantine(nodeId: string): void {
     this.#ask((requestId) => ({ kind: "quarantineLifted", requestId, nodeId }));
   }
 
-  /** Asks whoever leads; an answer that does not come is asked for again, as a client would. */
-  #ask(event: (requestId: string) => Extract<Event, { requestId: string }>): void {
+  /** Asks whoever leads, as a client would: again where no answer comes, or one that says that another try may do. */
+  #ask(
+    event: (requestId: string) => Extract<Event, { requestId: string }>,
+    accepted: () => void = () => {},
+  ): void {
     let answered = false;
     const attempt = () => {
       if (answered) return;
       this.#requestLast += 1;
-      this.leader()?.request(event(`request-${this.#requestLast}`), () => {
-        answered = true;
+      this.leader()?.request(event(`request-${this.#requestLast}`), (reply) => {
+        if (reply.ok && !answered) accepted();
+        answered ||= reply.ok || !ERRORS[reply.code].retriable;
       });
       this.scheduler.after(3_000, attempt);
     };
@@ -173,8 +235,13 @@ export class SimCluster implements SimWorld, Truth {
 
   // What can be seen --------------------------------------------------------------------------------------------------
 
+  /** Of those that believe to lead the newest. */
   leader(): SimController | null {
-    return this.controllers.findLast((c) => c.leads) ?? null;
+    let newest: SimController | null = null;
+    for (const each of this.controllers)
+      if (each.leads && (newest === null || each.core!.leader!.term > newest.core!.leader!.term))
+        newest = each;
+    return newest;
   }
 
   /** The job as the leader sees it. */
@@ -191,9 +258,20 @@ export class SimCluster implements SimWorld, Truth {
     return this.view(jobId)?.incidents ?? [];
   }
 
-  /** Newest generation of a job that ranks have heard of. */
+  /** Newest generation of a job of ours that ranks have heard of. */
   groupOf(jobId: string): TrainGroup | null {
-    let newest: TrainGroup | null = null;
+    const newest = this.#newestGroup(jobId);
+    return newest instanceof TrainGroup ? newest : null;
+  }
+
+  /** The same of a job that brings its own program. */
+  programsOf(jobId: string): ProgramGroup | null {
+    const newest = this.#newestGroup(jobId);
+    return newest instanceof ProgramGroup ? newest : null;
+  }
+
+  #newestGroup(jobId: string): SimGroup | null {
+    let newest: SimGroup | null = null;
     for (const group of this.groups.values()) {
       if (group.job.jobId === jobId && (newest === null || group.generation > newest.generation))
         newest = group;
@@ -203,15 +281,15 @@ export class SimCluster implements SimWorld, Truth {
 
   /** Steps that rank 0 of the newest generation has applied. */
   stepOf(jobId: string): number {
-    return this.groupOf(jobId)?.members[0]?.rank.content?.state.step ?? 0;
+    return this.#newestGroup(jobId)?.members[0]?.rank.content?.state.step ?? 0;
   }
 
   agentOf(jobId: string, rank: number): SimAgent {
-    return this.groupOf(jobId)!.members[rank]!.agent;
+    return this.#newestGroup(jobId)!.members[rank]!.agent;
   }
 
   rankOf(jobId: string, rank: number): SimRank {
-    return this.groupOf(jobId)!.members[rank]!.rank;
+    return this.#newestGroup(jobId)!.members[rank]!.rank;
   }
 
   livingRanks(): { agent: SimAgent; rank: SimRank }[] {
@@ -227,19 +305,27 @@ export class SimCluster implements SimWorld, Truth {
   // Time --------------------------------------------------------------------------------------------------------------
 
   /** Lets things happen until it holds; throws when it does not in time. */
-  until(condition: () => boolean, limitMs = 600_000): void {
+  async until(condition: () => boolean, limitMs = 600_000): Promise<void> {
     const endMs = this.nowMs + limitMs;
     while (!condition()) {
       if (this.nowMs > endMs || !this.scheduler.step()) {
         throw new Error(`not within ${limitMs / 1000} s of virtual time: ${condition}\n${this.status()}`);
       }
+      if (this.scheduler.unsettled) await this.#settle();
+      if (this.#error !== null) throw this.#error;
     }
   }
 
-  run(ms: number): void {
+  async run(ms: number): Promise<void> {
     const endMs = this.nowMs + ms;
     this.scheduler.at(endMs, () => {});
-    while (this.nowMs < endMs && this.scheduler.step());
+    await this.until(() => this.nowMs >= endMs, ms);
+  }
+
+  /** All promises that can go on have done so once the event loop turns. */
+  async #settle(): Promise<void> {
+    this.scheduler.unsettled = false;
+    await new Promise((resolve) => setImmediate(resolve));
   }
 
   /** Where everything stands, for people. */
@@ -269,6 +355,24 @@ export class SimCluster implements SimWorld, Truth {
 
   liftBlockades(): void {
     this.#blockades.clear();
+    this.#cuts.clear();
+  }
+
+  /** No message passes between the two nodes until then; both reach the controllers. */
+  cutNodes(a: SimNode, b: SimNode, forMs: number): void {
+    this.#cuts.set([a.nodeId, b.nodeId].sort().join(" "), this.nowMs + forMs);
+    for (const group of this.groups.values()) group.networkCut();
+  }
+
+  isCut(a: SimNode, b: SimNode): boolean {
+    if (this.#cuts.size === 0) return false;
+    const untilMs = this.#cuts.get([a.nodeId, b.nodeId].sort().join(" "));
+    return untilMs !== undefined && this.nowMs < untilMs;
+  }
+
+  /** Bits have turned in its memory. */
+  damaged({ memory }: SimNode): void {
+    if (memory.jobId !== null) this.invariants.damaged(memory.jobId);
   }
 
   /** The agent process dies; whoever launched it starts it again later. */
@@ -319,17 +423,15 @@ export class SimCluster implements SimWorld, Truth {
     return blockade !== undefined && this.nowMs < blockade.untilMs ? blockade.way : "none";
   }
 
-  group(generation: number, jobId: string, worldSize: number): TrainGroup {
+  group(generation: number, jobId: string, worldSize: number): SimGroup {
     let group = this.groups.get(generation);
     if (group === undefined) {
-      group = new TrainGroup({
-        generation,
-        job: this.job(jobId),
-        worldSize,
-        scheduler: this.scheduler,
-        random: this.random.fork(),
-        observer: this.invariants,
-      });
+      const job = this.job(jobId);
+      const { scheduler, invariants: observer } = this;
+      const options = { generation, job, worldSize, scheduler, random: this.random.fork() };
+      const isCut = (a: SimNode, b: SimNode) => this.isCut(a, b);
+      group =
+        job.program === null ? new TrainGroup({ ...options, observer, isCut }) : new ProgramGroup(options);
       this.groups.set(generation, group);
     }
     return group;
@@ -352,6 +454,18 @@ export class SimCluster implements SimWorld, Truth {
     this.#trace(() => `rank ${rank.rank} on ${agent.node.nodeId} ends`);
   }
 
+  committed(job: SimJob, state: StateName): void {
+    this.invariants.committed(job, state);
+  }
+
+  previewBegun(agent: SimAgent, state: StateName): void {
+    this.invariants.previewBegun(agent, state);
+  }
+
+  previewMissed(agent: SimAgent, state: StateName): void {
+    this.invariants.previewMissed(agent, state);
+  }
+
   foundBad(key: string): void {
     this.invariants.foundBad(key);
   }
@@ -362,8 +476,17 @@ export class SimCluster implements SimWorld, Truth {
     this.#trace(() => `${controller.id} < ${eventText(event)}`);
   }
 
-  stepped(controller: SimController): void {
-    this.invariants.stepped(controller);
+  stepped(controller: SimController, event: Event): void {
+    this.invariants.stepped(controller, event);
+  }
+
+  gained(controller: SimController): void {
+    this.#trace(() => `${controller.id} has won the election`);
+    this.invariants.gained(controller);
+  }
+
+  broken(error: Error): void {
+    this.#error ??= error;
   }
 
   effect(controller: SimController, effect: Effect): void {

@@ -2,12 +2,17 @@ import type {
   AgentMessage,
   Command,
   CoreLimits,
+  DurableEntry,
   Effect,
   Event,
   Session,
 } from "../../controller/core/contract.js";
 import { type CoreState, createState } from "../../controller/core/state.js";
 import { step } from "../../controller/core/step.js";
+import { LEADER_KEY, Leadership } from "../../controller/shell/leadership.js";
+import { decodeEntry, encodeRecord, KEY_PREFIX } from "../../controller/shell/records.js";
+import type { Clock } from "../../controller/store/clock.js";
+import type { Store } from "../../controller/store/store.js";
 import { chooseLayout } from "../../job/choose_layout.js";
 import type { Random } from "./random.js";
 import type { Scheduled, Scheduler } from "./scheduler.js";
@@ -26,10 +31,13 @@ export interface ControllerObserver {
   effect(controller: SimController, effect: Effect): void;
   event(controller: SimController, event: Event): void;
   /** An event has been taken in and its effects are about to be carried out. */
-  stepped(controller: SimController): void;
+  stepped(controller: SimController, event: Event): void;
+  /** It has won the election, and has read what there is. */
+  gained(controller: SimController): void;
+  /** Something went wrong that nobody catches where it does: below a promise. */
+  broken(error: Error): void;
 }
 
-const RENEW_MS = 1_000;
 export const SIM_VERSION = "1.0.0";
 
 interface AgentStream {
@@ -37,28 +45,36 @@ interface AgentStream {
   link: AgentLink;
 }
 
-/** A controller process: the real core in the thinnest possible shell. */
+/**
+ * A controller process: the real core and the real leadership in the thinnest possible shell. Many may run at the same time,
+ * also one that was deposed and does not know it.
+ */
 export class SimController {
   readonly id: string;
   alive = true;
   /** Null: does not lead. */
   core: CoreState | null = null;
-  /** Answers to requests, by request id. */
   readonly #scheduler: Scheduler;
   readonly #random: Random;
-  readonly #store: SimStore;
+  readonly #storeTruth: SimStore;
   readonly #limits: CoreLimits;
   readonly #observer: ControllerObserver;
+  /** Answers to requests, by request id. */
   readonly #replies = new Map<string, (reply: Extract<Effect, { kind: "reply" }>["result"]) => void>();
+  #store!: Store;
+  #leadership!: Leadership<DurableEntry[]>;
   #streams = new Map<number, AgentStream>();
   #timers = new Map<string, Scheduled>();
   #sessionLast = 0;
-  #fence = 0;
-  #leaseEndsMs = 0;
-  /** Counts processes and leaderships; what was started under another count is void. */
-  #life = 0;
+  /** Create revision of its leader key; null: it does not lead, as far as it knows. */
+  #fence: bigint | null = null;
+  /** Counts processes; what was started by another one is void. */
+  #process = 0;
   /** Stopped like a process by SIGSTOP until then: nothing runs, the world goes on. */
   #pausedUntilMs = Number.NEGATIVE_INFINITY;
+  /** The clock that its leases are counted by stands still until then, and has lost that much before. */
+  #standsUntilMs = Number.NEGATIVE_INFINITY;
+  #lostMs = 0;
 
   constructor(options: {
     id: string;
@@ -71,20 +87,26 @@ export class SimController {
     this.id = options.id;
     this.#scheduler = options.scheduler;
     this.#random = options.random;
-    this.#store = options.store;
+    this.#storeTruth = options.store;
     this.#limits = options.limits;
     this.#observer = options.observer;
-    this.#campaign(this.#life);
+    this.#start();
   }
 
   get leads(): boolean {
     return this.alive && this.core?.leader?.ready === true;
   }
 
+  /** It may believe to lead longer than it does: it was stopped, or its clock was. */
+  get isBehind(): boolean {
+    return this.#scheduler.nowMs <= Math.max(this.#pausedUntilMs, this.#standsUntilMs + LEASE_TTL_MS);
+  }
+
   crash(): void {
     if (!this.alive) return;
     this.alive = false;
-    this.#endLife();
+    this.#process += 1;
+    this.#forget();
     for (const { link } of this.#streams.values()) link.close("controller", "controller ended");
     this.#streams.clear();
     this.#replies.clear();
@@ -93,12 +115,24 @@ export class SimController {
   restart(): void {
     if (this.alive) return;
     this.alive = true;
-    this.#pausedUntilMs = Number.NEGATIVE_INFINITY;
-    this.#campaign(this.#life);
+    this.#start();
   }
 
   pause(ms: number): void {
-    this.#pausedUntilMs = this.#scheduler.nowMs + ms;
+    this.#pausedUntilMs = Math.max(this.#pausedUntilMs, this.#scheduler.nowMs + ms);
+  }
+
+  /** Its leases are not over for so much longer, as far as it knows. */
+  stopClock(ms: number): void {
+    const { nowMs } = this.#scheduler;
+    this.#lostMs = nowMs - this.#clockMs();
+    this.#standsUntilMs = nowMs + ms;
+    this.#lostMs += ms;
+  }
+
+  #clockMs(): number {
+    const { nowMs } = this.#scheduler;
+    return nowMs - this.#lostMs + Math.max(0, this.#standsUntilMs - nowMs);
   }
 
   request(
@@ -108,6 +142,98 @@ export class SimController {
     this.#replies.set(event.requestId, answer);
     this.#feed(event);
   }
+
+  // Leadership --------------------------------------------------------------------------------------------------------
+
+  /** One more process. Whoever launches it does so again when its first try to lead fails. */
+  #start(): void {
+    this.#process += 1;
+    this.#pausedUntilMs = Number.NEGATIVE_INFINITY;
+    this.#standsUntilMs = Number.NEGATIVE_INFINITY;
+    this.#lostMs = 0;
+    const process = this.#process;
+    const here = (run: () => void, what: "timer" | "message") =>
+      this.#whenAwake(() => {
+        if (this.#process !== process) return;
+        this.#scheduler.unsettled = true;
+        run();
+      }, what);
+    this.#store = this.#storeTruth.client(this.id, (deliver) => here(deliver, "message"));
+    this.#leadership = new Leadership({
+      store: this.#store,
+      clock: this.#clock((callback) => here(callback, "timer")),
+      controllerId: this.id,
+      leaseMs: LEASE_TTL_MS,
+      callbacks: {
+        onWon: async () => (await this.#store.list(KEY_PREFIX)).map(decodeEntry),
+        onGained: (fence, records) => this.#lead(fence, records),
+        onLost: (reason) => this.#follow(reason),
+        onFailed: () => {},
+        onAnswered: () => {},
+        onOther: () => {},
+      },
+    });
+    this.#leadership.start(null).catch(() => {
+      this.#scheduler.after(this.#random.between(500, 1_500), () => {
+        if (this.#process === process && this.alive) this.#start();
+      });
+    });
+  }
+
+  #clock(fire: (callback: () => void) => void): Clock {
+    return {
+      now: () => this.#clockMs(),
+      after: (ms, callback) => {
+        const dueMs = this.#clockMs() + ms;
+        let armed: Scheduled;
+        const look = () => {
+          const leftMs = dueMs - this.#clockMs();
+          const standsMs = Math.max(0, this.#standsUntilMs - this.#scheduler.nowMs);
+          if (leftMs > 0) armed = this.#scheduler.after(standsMs + leftMs, look);
+          else fire(() => isArmed && callback());
+        };
+        let isArmed = true;
+        armed = this.#scheduler.after(ms, look);
+        return () => {
+          isArmed = false;
+          armed.run = null;
+        };
+      },
+    };
+  }
+
+  #lead(fence: bigint, records: DurableEntry[]): void {
+    this.#fence = fence;
+    this.core = createState({ limits: this.#limits, version: SIM_VERSION, chooseLayout });
+    this.#guard(() => this.#observer.gained(this));
+    this.#feed({ kind: "leadershipGained", controllerId: this.id, records });
+  }
+
+  #follow(reason: string): void {
+    this.#feed({ kind: "leadershipLost", reason });
+    this.#forget();
+    for (const { link } of this.#streams.values())
+      this.#refuse(link, "NOT_LEADER", "this controller does not lead");
+    this.#streams.clear();
+    this.#replies.clear();
+  }
+
+  #forget(): void {
+    this.#fence = null;
+    this.core = null;
+    for (const timer of [...this.#timers.keys()]) this.#dropTimer(timer);
+  }
+
+  /** Below a promise an error would be lost, or taken for one of the store. */
+  #guard(run: () => void): void {
+    try {
+      run();
+    } catch (error) {
+      this.#observer.broken(error as Error);
+    }
+  }
+
+  // Agents ------------------------------------------------------------------------------------------------------------
 
   /** An agent connects and says Hello. A controller that does not lead refuses. */
   accept(link: AgentLink, nodeId: string, incarnation: string): void {
@@ -140,41 +266,35 @@ export class SimController {
 
   /** A process that goes on after a stop runs its overdue timers first, then reads what has come meanwhile. */
   #whenAwake(run: () => void, what: "timer" | "message" = "message"): void {
-    const life = this.#life;
+    const process = this.#process;
     const wakeMs = this.#pausedUntilMs + (what === "timer" ? 0 : 1);
     const waitMs = wakeMs - this.#scheduler.nowMs;
     if (waitMs < 0) run();
-    else this.#scheduler.after(waitMs, () => this.alive && this.#life === life && run());
+    else this.#scheduler.after(waitMs, () => this.alive && this.#process === process && run());
   }
+
+  // Effects -----------------------------------------------------------------------------------------------------------
 
   #feed(event: Event): void {
-    if (!this.alive || this.core === null) return;
-    this.#observer.event(this, event);
-    const effects = step(this.core, event, this.#scheduler.nowMs);
-    this.#observer.stepped(this);
-    this.#carryOut(effects);
+    this.#guard(() => {
+      if (!this.alive || this.core === null) return;
+      this.#observer.event(this, event);
+      const effects = step(this.core, event, this.#scheduler.nowMs);
+      this.#observer.stepped(this, event);
+      for (const effect of effects) {
+        this.#observer.effect(this, effect);
+        this.#carryOut(effect);
+      }
+    });
   }
 
-  #carryOut(effects: readonly Effect[]): void {
-    for (const effect of effects) {
-      this.#observer.effect(this, effect);
-      this.#carryOutOne(effect);
-    }
-  }
-
-  #carryOutOne(effect: Effect): void {
-    const life = this.#life;
-    const stillHere = (run: () => void) => this.#whenAwake(() => this.#life === life && run());
+  #carryOut(effect: Effect): void {
     switch (effect.kind) {
       case "persist":
-        this.#store.transact(this.id, { fence: this.#fence, ...effect }, (outcome) =>
-          stillHere(() => this.#feed({ kind: "persisted", id: effect.id, outcome })),
-        );
+        void this.#persist(effect);
         return;
       case "read":
-        this.#store.read(this.id, effect.keys, (entries) =>
-          stillHere(() => this.#feed({ kind: "read", id: effect.id, entries })),
-        );
+        void this.#read(effect);
         return;
       case "send":
         this.#streams.get(effect.session)?.link.sendDown(effect);
@@ -187,12 +307,7 @@ export class SimController {
       }
       case "armTimer":
         this.#dropTimer(effect.timer);
-        this.#timers.set(
-          effect.timer,
-          this.#scheduler.at(effect.atMs, () =>
-            this.#whenAwake(() => this.#fire(effect.timer, life), "timer"),
-          ),
-        );
+        this.#timers.set(effect.timer, this.#armed(effect));
         return;
       case "cancelTimer":
         this.#dropTimer(effect.timer);
@@ -202,8 +317,7 @@ export class SimController {
         this.#replies.delete(effect.requestId);
         return;
       case "resign":
-        this.#store.resign(this.id);
-        this.#loseLead();
+        void this.#leadership.resign(effect.reason);
         return;
       case "log":
       case "step":
@@ -212,8 +326,13 @@ export class SimController {
     }
   }
 
-  #fire(timer: string, life: number): void {
-    if (this.#life === life) this.#feed({ kind: "timerFired", timer });
+  #armed({ timer, atMs }: Extract<Effect, { kind: "armTimer" }>): Scheduled {
+    const fence = this.#fence;
+    return this.#scheduler.at(atMs, () =>
+      this.#whenAwake(() => {
+        if (this.#fence === fence) this.#feed({ kind: "timerFired", timer });
+      }, "timer"),
+    );
   }
 
   #dropTimer(timer: string): void {
@@ -222,65 +341,41 @@ export class SimController {
     this.#timers.delete(timer);
   }
 
-  /** Asks for the lease again and again; reads everything once it is won. */
-  #campaign(life: number): void {
-    if (!this.alive || this.#life !== life) return;
-    const askedMs = this.#scheduler.nowMs;
-    this.#store.campaign(this.id, (fence) =>
-      this.#whenAwake(() => {
-        if (this.#life !== life || !this.alive) return;
-        if (fence === null) this.#scheduler.after(this.#random.between(300, 900), () => this.#campaign(life));
-        else this.#win(life, fence, askedMs);
-      }),
+  /** As the shell does: every write also compares the leader key, and what another leadership asked for is dropped. */
+  async #persist({ id, compares, writes }: Extract<Effect, { kind: "persist" }>): Promise<void> {
+    const fence = this.#fence;
+    if (fence === null) return;
+    const outcome = await this.#store.transact(
+      [
+        { key: LEADER_KEY, createRevision: fence },
+        ...compares.map(({ key, modRevision }) => ({ key: KEY_PREFIX + key, modRevision })),
+      ],
+      writes.map(({ key, record }) =>
+        record === null
+          ? { kind: "delete", key: KEY_PREFIX + key }
+          : { kind: "put", key: KEY_PREFIX + key, value: encodeRecord(record) },
+      ),
     );
+    if (this.#fence !== fence) return;
+    this.#feed({
+      kind: "persisted",
+      id,
+      outcome: outcome.kind === "refused" ? { kind: "refused" } : outcome,
+    });
   }
 
-  #win(life: number, fence: number, askedMs: number): void {
-    this.#fence = fence;
-    this.#leaseEndsMs = askedMs + LEASE_TTL_MS;
-    this.#store.list(this.id, (records) =>
-      this.#whenAwake(() => {
-        if (this.#life !== life || !this.alive) return;
-        if (records === null) {
-          this.#campaign(life);
-          return;
-        }
-        this.core = createState({ limits: this.#limits, version: SIM_VERSION, chooseLayout });
-        this.#renew(life);
-        this.#feed({ kind: "leadershipGained", controllerId: this.id, records });
-      }),
-    );
+  async #read({ id, keys }: Extract<Effect, { kind: "read" }>): Promise<void> {
+    const fence = this.#fence;
+    const entries = await this.#readAll(keys).catch(() => null);
+    if (this.#fence === fence) this.#feed({ kind: "read", id, entries });
   }
 
-  /** Renews the lease; without an answer in time this controller stops leading by its own clock. */
-  #renew(life: number): void {
-    if (this.#life !== life || !this.alive) return;
-    if (this.#scheduler.nowMs >= this.#leaseEndsMs) {
-      this.#loseLead();
-      return;
+  async #readAll(keys: readonly string[]): Promise<DurableEntry[]> {
+    const entries: DurableEntry[] = [];
+    for (const key of keys) {
+      const entry = await this.#store.get(KEY_PREFIX + key);
+      if (entry !== null) entries.push(decodeEntry(entry));
     }
-    const askedMs = this.#scheduler.nowMs;
-    this.#store.campaign(this.id, (fence) =>
-      this.#whenAwake(() => {
-        if (this.#life === life && fence === this.#fence) this.#leaseEndsMs = askedMs + LEASE_TTL_MS;
-      }),
-    );
-    this.#scheduler.after(RENEW_MS, () => this.#whenAwake(() => this.#renew(life)));
-  }
-
-  #loseLead(): void {
-    if (this.core === null) return;
-    this.#feed({ kind: "leadershipLost", reason: "the lease ended" });
-    this.#endLife();
-    for (const { link } of this.#streams.values())
-      this.#refuse(link, "NOT_LEADER", "this controller does not lead");
-    this.#streams.clear();
-    this.#scheduler.after(this.#random.between(500, 1_500), () => this.#campaign(this.#life));
-  }
-
-  #endLife(): void {
-    this.#life += 1;
-    this.core = null;
-    for (const timer of [...this.#timers.keys()]) this.#dropTimer(timer);
+    return entries;
   }
 }

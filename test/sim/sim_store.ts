@@ -1,144 +1,236 @@
+import type { DurableRecord } from "../../controller/core/contract.js";
+import { KEY_PREFIX } from "../../controller/shell/records.js";
 import type {
-  DurableEntry,
-  DurableRecord,
-  DurableWrite,
-  PersistOutcome,
-} from "../../controller/core/contract.js";
+  LeaseId,
+  Store,
+  StoreCompare,
+  StoreEntry,
+  StoreEvent,
+  StoreOutcome,
+  StoreWatch,
+  StoreWrite,
+} from "../../controller/store/store.js";
+import { GokuError } from "../../job/errors.js";
 import type { Random } from "./random.js";
-import type { Scheduler } from "./scheduler.js";
+import type { Scheduled, Scheduler } from "./scheduler.js";
 
 /** How long a client waits for an answer before the outcome is unknown. */
 const TIMEOUT_MS = 2_000;
 export const LEASE_TTL_MS = 4_000;
+/** A lease that is not renewed ends at most so much later than promised. */
+const LEASE_SLACK_MS = 1_000;
+/** Between tries of a client that is cut off to hear what has changed. */
+const WATCH_RETRY_MS = 300;
+
+interface Lease {
+  ttlMs: number;
+  ends: Scheduled;
+}
+interface Watch {
+  prefix: string;
+  tell: (events: StoreEvent[]) => void;
+}
 
 /**
- * The store as the shell sees it: revisions, one leader lease, and answers that may be late or never come. A write whose
- * answer is lost ends unknown, applied or not; one may even be applied long after its client gave up.
+ * The truth of the store: entries with revisions, leases that end, watches. Controllers see it through `client`, whose
+ * answers may be late or never come. A write whose answer is lost ends unknown, applied or not; one may even be applied
+ * long after its client gave up.
  */
 export class SimStore {
   readonly #scheduler: Scheduler;
   readonly #random: Random;
-  readonly #data = new Map<string, { json: string; record: DurableRecord; modRevision: bigint }>();
+  readonly #entries = new Map<string, StoreEntry>();
+  /** What the entries of the core hold. */
+  readonly #records = new Map<string, DurableRecord>();
+  readonly #leases = new Map<LeaseId, Lease>();
+  readonly #watches = new Set<Watch>();
   #revision = 0n;
-  #lease: { holder: string; fence: number; endsMs: number } | null = null;
-  #fenceLast = 0;
+  #leaseLast = 0;
   /** Chance that a request goes wrong in one of the ways above. */
   faultRate = 0;
   /** Controllers that cannot reach the store. */
   readonly cutOff = new Set<string>();
-  onWrite: (key: string, record: DurableRecord | null) => void = () => {};
+  /** A record of the core was written or, with null, deleted. */
+  onWrite: (key: string, record: DurableRecord | null, before: DurableRecord | null) => void = () => {};
 
   constructor(scheduler: Scheduler, random: Random) {
     this.#scheduler = scheduler;
     this.#random = random;
   }
 
+  /** A record of the core. */
   peek(key: string): DurableRecord | null {
-    return this.#data.get(key)?.record ?? null;
+    return this.#records.get(key) ?? null;
   }
 
-  /** Grants or renews the lease; the fence proves it in later writes. Null: another holds it, or no answer. */
-  campaign(holder: string, answer: (fence: number | null) => void): void {
-    this.#request(
-      holder,
-      () => {
-        const { nowMs } = this.#scheduler;
-        const lease = this.#lease;
-        if (lease !== null && lease.endsMs > nowMs && lease.holder !== holder) return null;
-        if (lease === null || lease.endsMs <= nowMs || lease.holder !== holder) this.#fenceLast += 1;
-        this.#lease = { holder, fence: this.#fenceLast, endsMs: nowMs + LEASE_TTL_MS };
-        return this.#fenceLast;
-      },
-      (fence) => answer(fence ?? null),
-      false,
-    );
+  /** The store as one controller process has it. @param receive lets an answer reach that process, or never does */
+  client(holder: string, receive: (deliver: () => void) => void): Store {
+    const ask = <T>(serve: () => T) => this.#ask(holder, receive, serve);
+    return {
+      get: (key) => ask(() => this.#entries.get(key) ?? null),
+      list: (prefix) => ask(() => this.#list(prefix)),
+      transact: (compares, writes) => this.#transact(holder, receive, compares, writes),
+      watch: (prefix, onEvents) => this.#watch(holder, receive, prefix, onEvents),
+      leaseGrant: (ttlMs) => ask(() => this.#grant(ttlMs)),
+      leaseRenew: (lease) => ask(() => this.#renew(lease)),
+      leaseRevoke: (lease) => ask(() => this.#end(lease)),
+      close: async () => {},
+    };
   }
 
-  /** Gives the lease up, so that another need not wait for it to end. */
-  resign(holder: string): void {
-    this.#request(
-      holder,
-      () => {
-        if (this.#lease?.holder === holder) this.#lease = null;
-        return null;
-      },
-      () => {},
-      false,
-    );
+  // The truth ---------------------------------------------------------------------------------------------------------
+
+  #list(prefix: string): StoreEntry[] {
+    const found = [...this.#entries.values()].filter(({ key }) => key.startsWith(prefix));
+    return found.sort((a, b) => (a.key < b.key ? -1 : 1));
   }
 
-  list(holder: string, answer: (entries: DurableEntry[] | null) => void): void {
-    this.#request(
-      holder,
-      () => [...this.#data.keys()].sort().map((key) => this.#entry(key)!),
-      (entries) => answer(entries ?? null),
-      false,
+  #apply(compares: readonly StoreCompare[], writes: readonly StoreWrite[]): StoreOutcome {
+    const fits = compares.every((compare) => {
+      const found = this.#entries.get(compare.key);
+      if ("modRevision" in compare) return (found?.modRevision ?? 0n) === compare.modRevision;
+      return (found?.createRevision ?? 0n) === compare.createRevision;
+    });
+    const lapsed = writes.some(
+      (write) => write.kind === "put" && write.lease !== undefined && !this.#leases.has(write.lease),
     );
-  }
-
-  read(holder: string, keys: readonly string[], answer: (entries: DurableEntry[] | null) => void): void {
-    this.#request(
-      holder,
-      () => keys.flatMap((key) => this.#entry(key) ?? []),
-      (entries) => answer(entries ?? null),
-      false,
-    );
-  }
-
-  transact(
-    holder: string,
-    request: {
-      fence: number;
-      compares: readonly { key: string; modRevision: bigint }[];
-      writes: readonly DurableWrite[];
-    },
-    answer: (outcome: PersistOutcome) => void,
-  ): void {
-    // Bytes leave the client now: what it changes later is not part of the write.
-    const writes = request.writes.map(({ key, record }) => ({
-      key,
-      json: record === null ? null : JSON.stringify(record),
-    }));
-    this.#request(
-      holder,
-      () => this.#apply(request.fence, request.compares, writes),
-      (outcome) => answer(outcome ?? { kind: "unknown", reason: "no answer from the store" }),
-      true,
-    );
-  }
-
-  #apply(
-    fence: number,
-    compares: readonly { key: string; modRevision: bigint }[],
-    writes: readonly { key: string; json: string | null }[],
-  ): PersistOutcome {
-    if (this.#lease?.fence !== fence) return { kind: "refused" };
-    const fits = compares.every(
-      ({ key, modRevision }) => (this.#data.get(key)?.modRevision ?? 0n) === modRevision,
-    );
-    if (!fits) return { kind: "refused" };
-    this.#revision += 1n;
-    for (const { key, json } of writes) {
-      const record = json === null ? null : (JSON.parse(json) as DurableRecord);
-      if (json === null || record === null) this.#data.delete(key);
-      else this.#data.set(key, { json, record, modRevision: this.#revision });
-      this.onWrite(key, record);
-    }
+    if (!fits || lapsed) return { kind: "refused", found: [] };
+    this.#write(writes);
     return { kind: "applied", revision: this.#revision };
   }
 
-  #entry(key: string): DurableEntry | null {
-    const found = this.#data.get(key);
-    if (found === undefined) return null;
-    return { key, modRevision: found.modRevision, record: JSON.parse(found.json) as DurableRecord };
+  #write(writes: readonly StoreWrite[]): void {
+    this.#revision += 1n;
+    const modRevision = this.#revision;
+    const events: StoreEvent[] = [];
+    for (const write of writes) {
+      const { key } = write;
+      const value = write.kind === "put" ? write.value : null;
+      const before = this.#entries.get(key);
+      if (write.kind === "put") {
+        const createRevision = before?.createRevision ?? modRevision;
+        this.#entries.set(key, {
+          key,
+          value: write.value,
+          createRevision,
+          modRevision,
+          lease: write.lease ?? null,
+        });
+      } else this.#entries.delete(key);
+      events.push({ kind: write.kind, key, value, modRevision });
+      if (key.startsWith(KEY_PREFIX)) this.#keepRecord(key.slice(KEY_PREFIX.length), value);
+    }
+    for (const { prefix, tell } of this.#watches) {
+      const told = events.filter(({ key }) => key.startsWith(prefix));
+      if (told.length > 0) tell(told);
+    }
   }
 
-  /** One round trip; `undefined` reaches the client when the answer does not. */
+  #keepRecord(key: string, value: Uint8Array | null): void {
+    const record = value === null ? null : (JSON.parse(new TextDecoder().decode(value)) as DurableRecord);
+    const before = this.peek(key);
+    if (record === null) this.#records.delete(key);
+    else this.#records.set(key, record);
+    this.onWrite(key, record, before);
+  }
+
+  #grant(ttlMs: number): LeaseId {
+    this.#leaseLast += 1;
+    const lease = `lease-${this.#leaseLast}`;
+    this.#leases.set(lease, { ttlMs, ends: this.#endLater(lease, ttlMs) });
+    return lease;
+  }
+
+  #renew(lease: LeaseId): boolean {
+    const found = this.#leases.get(lease);
+    if (found === undefined) return false;
+    found.ends.run = null;
+    found.ends = this.#endLater(lease, found.ttlMs);
+    return true;
+  }
+
+  #endLater(lease: LeaseId, ttlMs: number): Scheduled {
+    return this.#scheduler.after(ttlMs + this.#random.between(0, LEASE_SLACK_MS), () => this.#end(lease));
+  }
+
+  #end(lease: LeaseId): void {
+    const found = this.#leases.get(lease);
+    if (found === undefined) return;
+    found.ends.run = null;
+    this.#leases.delete(lease);
+    const bound = [...this.#entries.values()].filter((entry) => entry.lease === lease);
+    if (bound.length > 0) this.#write(bound.map(({ key }) => ({ kind: "delete", key })));
+  }
+
+  // As clients see it -------------------------------------------------------------------------------------------------
+
+  #ask<T>(holder: string, receive: (deliver: () => void) => void, serve: () => T): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const silent = () =>
+        reject(new GokuError("STORE_UNAVAILABLE", "Cannot use the store: it does not answer"));
+      this.#request(
+        holder,
+        serve,
+        (answer) => receive(answer === null ? silent : () => resolve(answer.result)),
+        {
+          mayBeLate: false,
+        },
+      );
+    });
+  }
+
+  #transact(
+    holder: string,
+    receive: (deliver: () => void) => void,
+    compares: readonly StoreCompare[],
+    writes: readonly StoreWrite[],
+  ): Promise<StoreOutcome> {
+    const unknown: StoreOutcome = { kind: "unknown", reason: "no answer from the store" };
+    return new Promise((resolve) => {
+      const serve = () => this.#apply(compares, writes);
+      this.#request(holder, serve, (answer) => receive(() => resolve(answer?.result ?? unknown)), {
+        mayBeLate: true,
+      });
+    });
+  }
+
+  /** Changes come in order and without gaps, however long the client was cut off. */
+  async #watch(
+    holder: string,
+    receive: (deliver: () => void) => void,
+    prefix: string,
+    onEvents: (events: StoreEvent[]) => void,
+  ): Promise<StoreWatch> {
+    let isOpen = true;
+    const untold: StoreEvent[][] = [];
+    const deliver = () => {
+      if (this.cutOff.has(holder)) this.#scheduler.after(WATCH_RETRY_MS, deliver);
+      else for (const events of untold.splice(0)) receive(() => isOpen && onEvents(events));
+    };
+    const tell = (events: StoreEvent[]) => {
+      untold.push(events);
+      this.#scheduler.after(this.#random.between(1, 8), deliver);
+    };
+    const watch: Watch = { prefix, tell };
+    const present = await this.#ask(holder, receive, () => {
+      this.#watches.add(watch);
+      return this.#list(prefix);
+    });
+    if (present.length > 0)
+      onEvents(present.map(({ key, value, modRevision }) => ({ kind: "put", key, value, modRevision })));
+    const close = () => {
+      isOpen = false;
+      this.#watches.delete(watch);
+    };
+    return { close };
+  }
+
+  /** One round trip; `null` reaches the client when the answer does not. */
   #request<T>(
     holder: string,
     serve: () => T,
-    answer: (result: T | undefined) => void,
-    mayBeLate: boolean,
+    answer: (answer: { result: T } | null) => void,
+    { mayBeLate }: { mayBeLate: boolean },
   ): void {
     const random = this.#random;
     const there = random.between(1, 8);
@@ -151,14 +243,14 @@ export class SimStore {
     const late = fault === "late" && mayBeLate;
     const scheduler = this.#scheduler;
     if (fault === "lost" || (fault === "late" && !mayBeLate)) {
-      scheduler.after(TIMEOUT_MS, () => answer(undefined));
+      scheduler.after(TIMEOUT_MS, () => answer(null));
       return;
     }
     scheduler.after(late ? TIMEOUT_MS + random.between(1, 3_000) : there, () => {
       const result = serve();
-      if (fault === "none") scheduler.after(back, () => answer(this.cutOff.has(holder) ? undefined : result));
+      if (fault === "none") scheduler.after(back, () => answer(this.cutOff.has(holder) ? null : { result }));
     });
-    if (fault !== "none") scheduler.after(TIMEOUT_MS, () => answer(undefined));
+    if (fault !== "none") scheduler.after(TIMEOUT_MS, () => answer(null));
   }
 }
 

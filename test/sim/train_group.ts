@@ -1,409 +1,461 @@
 import type { StateName } from "../../controller/core/contract.js";
-import { compareStates, sameState } from "../../controller/core/state_name.js";
-import type { Random } from "./random.js";
-import type { Scheduler } from "./scheduler.js";
+import { sameState } from "../../controller/core/state_name.js";
+import { wireReplay } from "../../worker/agent/wire.js";
+import { decideFate } from "../../worker/rank/decide_fate.js";
+import { decideStep, isPeriodicSave, type StepDecision } from "../../worker/rank/decide_step.js";
+import * as messages from "../support/agent_messages.js";
+import { Connections } from "./connections.js";
 import type { SimAgent } from "./sim_agent.js";
-import { type Content, mixStep, type SimMemory } from "./sim_memory.js";
+import { mixStep, stored, unstored } from "./sim_content.js";
+import { type GroupOptions, type Member, SimGroup } from "./sim_group.js";
+import type { SimNode } from "./sim_node.js";
 import type { SimRank } from "./sim_rank.js";
-
-/** What the groups of one job share, and where the truth about it is kept. */
-export interface SimJob {
-  jobId: string;
-  steps: number;
-  saveEverySteps: number;
-  stepMs: number;
-  uri: string;
-  /** Every committed checkpoint, oldest first. */
-  durable: DurableTruth[];
-  saveFailRate: number;
-}
-export interface DurableTruth {
-  uri: string;
-  content: Content;
-  corrupt: boolean;
-}
+import { shardCount } from "./sim_shards.js";
+import { type StepNumbers, TriedStep } from "./train_numbers.js";
 
 /** Told of everything that the invariants are about. */
 export interface TrainObserver {
-  voted(group: TrainGroup, step: number): void;
+  /** @param agreed the newest state that every rank holds whole */
+  voted(group: TrainGroup, step: number, agreed: StateName): void;
   /** The vote found the state in two places for every rank. */
   replicated(group: TrainGroup, state: StateName): void;
-  applied(group: TrainGroup, rank: SimRank, before: Content): void;
-  committed(job: SimJob, content: Content): void;
+  applied(group: TrainGroup, rank: SimRank): void;
+  /** Every rank has ended it as asked, for a larger one. */
+  yielded(group: TrainGroup): void;
 }
 
-interface Member {
-  rank: SimRank;
-  agent: SimAgent;
-  /** What its node remembered when it became ready: another object since, when the machine went down. */
-  memory: SimMemory;
-}
+/** A little less than the simulated controllers give a last save without progress. */
+const LAST_SAVE_MS = 55_000;
 
-/** What one vote decides. */
-interface Decision {
-  final: "steps" | "stop" | null;
+type End = NonNullable<StepDecision["end"]>;
+
+/** What one vote has found, for every rank. */
+interface Vote {
+  step: number;
+  numbers: StepNumbers;
+  snapshotWhole: boolean;
+  slotFree: boolean;
+  replicated: boolean;
+  replicaLost: boolean;
   save: boolean;
-  snapshot: boolean;
-  /** Null: nobody sends anything. */
-  replicas: VotedReplicas | null;
-}
-
-export interface VotedReplicas {
-  /** In two places for every rank, as far as anybody knows; it may be of an older generation. */
-  replicated: StateName | null;
-  /** Kept by every rank while it is under way to the keepers. */
-  sent: StateName;
-  /** Its sending begins now. */
-  isNew: boolean;
-  /** This generation has replicated something. */
-  isSettled: boolean;
+  stop: boolean;
+  yield: boolean;
+  giveUp: boolean;
 }
 
 /**
  * The ranks of one generation and their collectives. A step counts only when *all* ranks have computed it and voted, and
- * a rank votes for step n+1 only when its snapshot of n is whole. A dead member fails everyone who waits for it.
+ * a rank votes for step n+1 only when its snapshot of n is whole. A dead member fails everyone who waits for it. What is
+ * decided after a vote, which slot is written, and which state is copied to other nodes is decided by the real code.
  */
-export class TrainGroup {
-  readonly generation: number;
-  readonly job: SimJob;
-  readonly worldSize: number;
-  readonly members: (Member | null)[];
-  /** Something happened to a member, or to the network between members. */
-  disturbed = false;
+export class TrainGroup extends SimGroup {
   votes = 0;
-  /** Its last state is durable: nothing is left to lose. */
-  over = false;
+  /** Every rank has ended it at this step, with the state in memory; null: it goes on, or ended otherwise. */
+  yieldedAt: number | null = null;
   /** Chance that a member stopped inside a collective had not done its part yet, so that nobody gets out of it. */
   holdChance = 0.5;
   wantsStop = false;
   wantsSave = false;
+  wantsYield = false;
   /** Some rank sends its state to another node. */
   replicate = false;
   /** State that a vote of this generation found in two places for every rank. */
   replicated: StateName | null = null;
-  /** The same of an older one. */
-  #replicatedBefore: StateName | null = null;
-  /** State that every rank keeps and that is under way to the keepers, and the ranks whose replica is not there yet. */
-  #sent: { state: StateName; pending: Set<number> } | null = null;
-  readonly readyRanks = new Set<number>();
-  readonly connectedRanks = new Set<number>();
-  readonly restored = new Map<number, StateName>();
-  readonly #scheduler: Scheduler;
-  readonly #random: Random;
+  /** Under way to the keepers. */
+  #copied: StateName | null = null;
+  /** Steps of which a preview was pinned, in their order. */
+  readonly previewSteps: number[] = [];
+  /** Steps whose state it began to save. */
+  readonly savedSteps: number[] = [];
+  readonly connections: Connections;
   readonly #observer: TrainObserver;
-  readonly #connecting = new Set<number>();
   readonly #arrived = new Set<number>();
-  readonly #savable = new Set<number>();
-  #failedPeer: number | null = null;
-  #saving = false;
-  /** Parts that agents have written from memory alone, by state. */
-  readonly #heldParts = new Map<number, Set<number>>();
-  #final: "steps" | "stop" | null = null;
+  #tried: TriedStep | null = null;
+  /** Steps in a row whose numbers were not finite. */
+  badSteps = 0;
+  /** From then on a last save that is not durable need not be waited for. */
+  #endsMs = Number.POSITIVE_INFINITY;
 
-  constructor(options: {
-    generation: number;
-    job: SimJob;
-    worldSize: number;
-    scheduler: Scheduler;
-    random: Random;
-    observer: TrainObserver;
-  }) {
-    this.generation = options.generation;
-    this.job = options.job;
-    this.worldSize = options.worldSize;
-    this.members = new Array<Member | null>(options.worldSize).fill(null);
-    this.#scheduler = options.scheduler;
-    this.#random = options.random;
+  constructor(
+    options: GroupOptions & {
+      observer: TrainObserver;
+      /** The network between two nodes. */
+      isCut: (a: SimNode, b: SimNode) => boolean;
+    },
+  ) {
+    super(options);
     this.#observer = options.observer;
+    this.connections = new Connections(this, { ...options, random: this.random });
   }
 
-  join(rank: SimRank, agent: SimAgent): void {
-    this.members[rank.rank] = { rank, agent, memory: agent.node.memory };
-    rank.group = this;
-    this.replicate = agent.replicate;
-    rank.pageGeneration = this.generation;
-    this.readyRanks.add(rank.rank);
+  get goesOn(): boolean {
+    const isLate = this.scheduler.nowMs >= this.#endsMs;
+    return this.votes > 0 && !this.disturbed && !this.over && !isLate && this.yieldedAt === null;
   }
 
-  /** The first collective: everybody must be there. */
+  override join(rank: SimRank, agent: SimAgent): void {
+    super.join(rank, agent);
+    this.replicate = agent.supervisor.replicate;
+  }
+
+  requestStop(): void {
+    this.wantsStop = true;
+  }
+
+  requestYield(): void {
+    this.wantsYield = true;
+  }
+
+  requestSave(): void {
+    this.wantsSave = true;
+  }
+
   connect(rank: SimRank): void {
-    if (this.#connecting.has(rank.rank)) return;
-    rank.enter("forming");
-    rank.entered = 1;
-    this.#connecting.add(rank.rank);
-    if (this.#failedPeer !== null) {
-      rank.later(5, () => this.#fail(rank, this.#failedPeer!));
-      return;
-    }
-    if (this.#connecting.size < this.worldSize) return;
-    for (const member of this.members) {
-      member!.rank.later(this.#random.between(2, 30), () => {
-        member!.rank.completed = 1;
-        member!.rank.enter("forming");
-        this.connectedRanks.add(member!.rank.rank);
-        member!.agent.reportConnected(member!.rank);
-      });
-    }
+    this.connections.connect(rank);
+  }
+
+  /** Something was cut: it concerns this group where members are on both sides. */
+  override networkCut(): void {
+    if (this.connections.cutPair() !== null) this.disturbed = true;
   }
 
   /** Told to train; a repeat changes nothing. */
   run(rank: SimRank): void {
     if (rank.phase !== "restore" || rank.content === null || !this.restored.has(rank.rank)) return;
-    this.#compute(rank);
+    const { state } = rank.content;
+    const { book } = rank.place!;
+    const found = book.find(stored(state));
+    if (found !== null && found === book.live) this.#begin(rank);
+    else {
+      rank.enter("snapshot");
+      rank.later(this.random.between(5, 60), () => {
+        rank.seal();
+        this.#agentOf(rank).inventoryChanged();
+        this.#begin(rank);
+      });
+    }
   }
 
-  #compute(rank: SimRank): void {
+  /** A durable save of the restored state that a fault may have cut off is begun again. */
+  #begin(rank: SimRank): void {
     const { step } = rank.content!.state;
     if (step >= this.job.steps) {
       this.#finish(rank, "steps");
       return;
     }
+    if (!rank.durable && isPeriodicSave(this.job.spec!, step)) {
+      rank.decided = { save: "periodic", saveOwed: false };
+      this.#save(rank, false);
+    }
+    this.#compute(rank);
+  }
+
+  // Steps -------------------------------------------------------------------------------------------------------------
+
+  #compute(rank: SimRank): void {
     rank.enter("forward");
-    const ms = Math.ceil(this.job.stepMs * (0.7 + 0.6 * rank.random.unit()));
+    const { slowness } = this.#agentOf(rank).node;
+    const ms = Math.ceil(this.job.stepMs * slowness * (0.7 + 0.6 * rank.random.unit()));
+    rank.computedMs += ms;
     rank.later(ms, () => this.#arrive(rank));
   }
 
   #arrive(rank: SimRank): void {
-    if (!rank.snapshotWhole) {
-      rank.enter("snapshot");
-      rank.later(10, () => this.#arrive(rank));
+    const { book, memory } = rank.place!;
+    // A bit that turned in the state since it was sealed has checksums to tell of it.
+    if (memory.slots(rank.set)[book.live!.index]?.damaged.size) {
+      rank.giveUpDamaged(rank.content!.state);
+      this.#agentOf(rank).inventoryChanged();
+      this.#leaves(rank, { code: "RANK_CORRUPT", operation: "" });
       return;
     }
     rank.enter("vote");
     rank.entered += 1;
-    if (this.#failedPeer !== null) {
-      this.#fail(rank, this.#failedPeer);
+    if (this.connections.failedPeer !== null) {
+      this.#fail(rank, this.connections.failedPeer);
       return;
     }
     this.#arrived.add(rank.rank);
     if (this.#arrived.size === this.worldSize)
-      this.#scheduler.after(this.#random.between(1, 4), () => this.#vote());
+      this.scheduler.after(this.random.between(1, 4), () => this.#vote());
   }
 
   /** All have arrived. A member stopped just now may or may not still have done its part. */
   #vote(): void {
-    if (this.#arrived.size < this.worldSize || this.#failedPeer !== null) return;
+    if (this.#arrived.size < this.worldSize || this.connections.failedPeer !== null) return;
+    if (this.members.some((member) => member!.rank.group !== this)) return; // some have left it
+    if (this.connections.cutPair() !== null) {
+      this.scheduler.after(200, () => this.#vote()); // what was sent arrives once the network is whole
+      return;
+    }
     const stuck = this.members.some((m) => m!.rank.stopped);
-    if (stuck && this.#random.chance(this.holdChance)) {
-      this.#scheduler.after(200, () => this.#vote());
+    if (stuck && this.random.chance(this.holdChance)) {
+      this.scheduler.after(200, () => this.#vote());
       return;
     }
     this.#arrived.clear();
-    this.votes += 1;
     const step = this.members[0]!.rank.content!.state.step + 1;
-    this.#observer.voted(this, step);
-    const final = step >= this.job.steps ? "steps" : this.wantsStop ? "stop" : null;
-    // Where one rank has no slot free, all skip this snapshot; not the last one, which can wait for a slot.
-    const snapshot = this.members.every((m) =>
-      m!.agent.node.memory.hasFree(m!.rank.set, m!.rank.snapshotState),
-    );
-    const save = snapshot && !this.#saving && (this.wantsSave || step % this.job.saveEverySteps === 0);
-    if (save) this.wantsSave = false;
-    const replicas = this.replicate ? this.#voteReplicas() : null;
-    for (const member of this.members) {
-      member!.rank.later(this.#random.between(0, 4), () =>
-        this.#apply(member!, step, { final, save, snapshot, replicas }),
-      );
+    const numbers = this.#numbers(step);
+    if (numbers === null) {
+      for (const member of this.members) this.#again(member!.rank);
+      return;
     }
+    this.#tried = null;
+    this.votes += 1;
+    this.#count(this.#votesOf(step, numbers));
+    this.badSteps = numbers.finite ? 0 : this.badSteps + 1;
   }
 
-  /**
-   * Once the state that is being sent is with all keepers it is the replicated one, and the state that was just voted
-   * whole is sent next. The first vote of a generation finds out what older ones have replicated: whoever knows tells,
-   * since a rank may have died before it heard of it.
-   */
-  #voteReplicas(): VotedReplicas {
-    const { snapshotState } = this.members[0]!.rank;
-    if (this.votes === 1) this.#replicatedBefore = this.#newestKnown(snapshotState!);
-    if (this.#sent?.pending.size === 0) {
-      this.replicated = this.#sent.state;
-      this.#sent = null;
-      this.#observer.replicated(this, this.replicated);
+  /** Null: the numbers are not finite, and the step is to be computed once more. */
+  #numbers(step: number): StepNumbers | null {
+    const { layout } = this;
+    const { badSteps, spec } = this.job;
+    const packs = spec!.train.packs_per_step;
+    const badPack = badSteps.has(step) ? step % packs : null;
+    this.#tried ??= new TriedStep({ layout, packs, badPack });
+    const numbers = this.#tried.attempt((rank) => this.members[rank]!.agent.node.wrong);
+    for (const member of this.members) {
+      const { node } = member!.agent;
+      if (node.wrong !== "always") node.wrong = null;
     }
-    const { replicated } = this;
-    const isNew = this.#sent === null && (replicated === null || !sameState(replicated, snapshotState!));
-    if (isNew) {
-      const pending = this.members
-        .filter((m) => m!.agent.keeperOf.has(m!.rank.rank))
-        .map((m) => m!.rank.rank);
-      this.#sent = { state: snapshotState!, pending: new Set(pending) };
-    }
+    return numbers;
+  }
+
+  #again(rank: SimRank): void {
+    rank.later(this.random.between(0, 4), () => {
+      rank.completed = rank.entered;
+      this.#compute(rank);
+    });
+  }
+
+  #votesOf(step: number, numbers: StepNumbers): Vote {
+    const flags = this.members.map((m) => ({ ...m!.rank.place!.book.flags, ...m!.rank.place!.ledger.flags }));
     return {
-      replicated: replicated ?? this.#replicatedBefore,
-      sent: this.#sent?.state ?? replicated!,
-      isNew,
-      isSettled: replicated !== null,
+      step,
+      numbers,
+      snapshotWhole: flags.every(({ snapshotWhole }) => snapshotWhole),
+      slotFree: flags.every(({ slotFree }) => slotFree),
+      replicated: flags.every(({ replicated }) => replicated),
+      replicaLost: flags.some(({ replicaLost }) => replicaLost),
+      save: this.wantsSave,
+      stop: this.wantsStop,
+      yield: this.wantsYield,
+      giveUp: this.#givesUp(step, numbers),
     };
   }
 
-  #newestKnown(restored: StateName): StateName | null {
-    let newest: StateName | null = null;
-    for (const member of this.members) {
-      const known = member!.agent.node.memory.replicatedOf(member!.rank.set);
-      if (known === null || compareStates(known, restored) > 0) continue; // given up, with the nodes that held it
-      if (newest === null || compareStates(known, newest) > 0) newest = known;
+  #givesUp(step: number, { finite, replay }: StepNumbers): boolean {
+    const bad = finite ? null : { why: "not_finite" as const, isTaken: false };
+    const { recovery } = this.job.spec!;
+    const { badSteps } = this;
+    return (
+      decideFate({ step, vote: { finite }, bad, replay, recovery, leftOut: [], badSteps }).kind === "giveUp"
+    );
+  }
+
+  #count(vote: Vote): void {
+    this.wantsSave = false;
+    this.#observer.voted(this, vote.step, this.members[0]!.rank.sealed!);
+    if (vote.replicaLost) this.#copied = null;
+    else if (this.#copied !== null && vote.replicated) {
+      this.replicated = this.#copied;
+      this.#copied = null;
+      this.#observer.replicated(this, this.replicated);
     }
-    return newest;
+    for (const member of this.members)
+      member!.rank.later(this.random.between(0, 4), () => this.#apply(member!, vote));
   }
 
-  /** Pushes a rank's snapshot to its keeper, again and again while this generation lasts. */
-  #sendReplica(member: Member, state: StateName, delayMs: number): void {
+  #apply(member: Member, vote: Vote): void {
     const { rank, agent } = member;
-    this.#scheduler.after(delayMs, () => {
-      if (!agent.alive || agent.generation !== this.generation) return;
-      const content = agent.node.memory.find(rank.set, state);
-      if (content === null || !agent.push(rank, content)) {
-        this.#sendReplica(member, state, 500);
-        return;
-      }
-      if (this.#sent !== null && sameState(this.#sent.state, state)) this.#sent.pending.delete(rank.rank);
-    });
-  }
-
-  #apply(member: Member, step: number, decided: Decision): void {
-    const { rank, agent } = member;
-    const before = rank.content!;
+    const { book, ledger } = rank.place!;
+    const { step, numbers } = vote;
     rank.completed = rank.entered;
-    rank.content = { state: { generation: this.generation, step }, digest: mixStep(before.digest, step) };
-    this.#observer.applied(this, rank, before);
-    agent.heardVote(rank, decided.replicas, this.votes === 1);
-    if (decided.replicas?.isNew && agent.keeperOf.has(rank.rank)) {
-      this.#sendReplica(member, decided.replicas.sent, this.#random.between(20, 600));
-    }
+    book.voted(vote.snapshotWhole);
+    const copied = ledger.voted(vote);
+    if (copied !== null) this.#replicate(member, unstored(copied));
+    this.#tellPreview(rank, vote.snapshotWhole);
+    const decision = decideStep(this.job.spec!, { ...vote, before: rank.decided });
+    rank.decided = decision;
+    rank.takeSlot();
+    const before = rank.content!;
+    const { generation } = this;
+    rank.content = {
+      state: { generation, step },
+      parent: before.state.generation === generation ? before.parent : before.state,
+      digest: mixStep(before.digest, step, !numbers.finite),
+      skipped: numbers.finite ? before.skipped : [...before.skipped, step],
+    };
+    rank.durable = false;
+    rank.timedSteps += 1;
+    rank.timedMs += rank.computedMs;
+    rank.computedMs = 0;
+    this.#observer.applied(this, rank);
     rank.enter("snapshot");
-    if (decided.snapshot || decided.final !== null)
-      this.snapshot(member, decided.save && decided.final === null);
-    if (rank.rank === 0) agent.reportStep(this, step, this.job.stepMs / 1000);
-    if (decided.final === null) this.#compute(rank);
-    else this.#finish(rank, decided.final);
+    rank.later(this.random.between(5, 60), () => this.#seal({ rank, agent }, decision, numbers));
   }
 
-  /** Copies the state into the node's memory while the next step computes. */
-  snapshot(member: Pick<Member, "rank" | "agent">, save: boolean): void {
-    const { rank, agent } = member;
-    const content = rank.content!;
-    const write = agent.node.memory.begin(rank.set, content, rank.snapshotState);
-    rank.snapshotWhole = false;
-    if (write === null) {
-      rank.later(100, () => this.snapshot(member, save));
+  /** It writes where nothing whole was; what the decision was about follows. */
+  #seal({ rank, agent }: Pick<Member, "rank" | "agent">, decision: StepDecision, numbers: StepNumbers): void {
+    if (decision.snapshot) rank.seal();
+    agent.inventoryChanged();
+    if (decision.snapshot && decision.save !== null) this.#save(rank, false);
+    if (decision.preview !== null) this.#preview(rank, decision.preview);
+    agent.supervisor.stepped(rank.place!.ledger.step > 0);
+    if (rank.rank === 0) this.#tellStep(agent, rank, numbers);
+    if (decision.end === null) this.#compute(rank);
+    else this.#finish(rank, decision.end);
+  }
+
+  #tellStep(agent: SimAgent, rank: SimRank, { finite: applied, replay }: StepNumbers): void {
+    const { generation } = this;
+    const { step } = rank.content!.state;
+    const told = { stepSeconds: this.job.stepMs / 1000, replicatedStep: rank.place!.ledger.step, applied };
+    agent.report(messages.step(generation, step, { ...told, replay: wireReplay(replay) }));
+  }
+
+  /** A rank with a twin in another failure domain has its copy there already. */
+  #replicate({ rank, agent }: Member, state: StateName): void {
+    if (this.#copied !== null && !sameState(this.#copied, state))
+      throw new Error(`generation ${this.generation}: ranks copy different states`);
+    this.#copied = state;
+    const { ledger, memory } = rank.place!;
+    const { supervisor } = agent;
+    if (ledger.kept !== null) {
+      supervisor.replicated = unstored(ledger.kept);
+      supervisor.safe = supervisor.replicated;
+    }
+    const settled = (whole: boolean) => {
+      if (rank.alive && rank.place?.memory === memory) rank.place.ledger.settled(stored(state), whole);
+    };
+    const keeperId = supervisor.keeperOf.get(rank.rank);
+    if (keeperId === undefined) {
+      settled(true);
       return;
     }
-    rank.later(this.#random.between(5, 60), () => {
-      write.finish();
-      agent.inventoryChanged();
-      rank.snapshotWhole = true;
-      rank.snapshotState = content.state;
-      if (save) this.#savePart(rank, content.state);
-    });
+    const kept = ledger.kept === null ? null : unstored(ledger.kept);
+    agent.replicator.send({ rank, generation: this.generation, state, kept, keeperId, settled });
   }
 
-  #finish(rank: SimRank, reason: "steps" | "stop"): void {
-    this.#final = reason;
-    if (!rank.snapshotWhole) {
+  // Saves and previews ------------------------------------------------------------------------------------------------
+
+  #save(rank: SimRank, final: boolean): void {
+    const { generation, job, worldSize } = this;
+    const { book, memory } = rank.place!;
+    const { state } = rank.content!;
+    if (book.pin(stored(state)) === null) return;
+    if (rank.rank === 0) this.savedSteps.push(state.step);
+    const order = { job, rank: rank.rank, worldSize, generation, state, set: rank.set, final };
+    this.#agentOf(rank).writer.save(order, (error) => rank.saved(memory, state, error));
+  }
+
+  /** Every rank whose shard is read pins it; whether all have it whole is known with the next vote. */
+  #preview(rank: SimRank, due: "draw" | "noSlot"): void {
+    if (rank.rank >= shardCount(this.layout)) return;
+    const { state } = rank.content!;
+    if (due === "draw") {
+      rank.place!.book.pinPreview(stored(state));
+      rank.previewDue = state;
+      if (rank.rank === 0) this.previewSteps.push(state.step);
+    } else if (rank.rank === 0)
+      this.#agentOf(rank).report(messages.previewEnded(this.generation, state, "skipped"));
+  }
+
+  #tellPreview(rank: SimRank, isWhole: boolean): void {
+    const state = rank.previewDue;
+    rank.previewDue = null;
+    if (state === null) return;
+    if (!isWhole) rank.place!.book.unpinPreview(stored(state));
+    if (rank.rank !== 0) return;
+    const { generation } = this;
+    this.#agentOf(rank).report(
+      isWhole
+        ? messages.preview("previewDue", generation, state)
+        : messages.previewEnded(generation, state, "skipped"),
+    );
+  }
+
+  // The end -----------------------------------------------------------------------------------------------------------
+
+  /** Waits until the final state is durable everywhere (of a yield: whole in memory), then says so. */
+  #finish(rank: SimRank, end: End): void {
+    this.#endsMs = Math.min(this.#endsMs, this.scheduler.nowMs + LAST_SAVE_MS);
+    const { book } = rank.place!;
+    const { state } = rank.content!;
+    if (!rank.durable && book.find(stored(state)) === null) {
       rank.enter("snapshot");
-      rank.later(10, () => this.#finish(rank, reason));
+      rank.later(this.random.between(5, 60), () => {
+        rank.seal();
+        this.#finish(rank, end);
+      });
       return;
     }
     rank.enter("finished");
-    this.#savePart(rank, rank.content!.state);
-  }
-
-  #savePart(rank: SimRank, state: StateName): void {
-    this.members[rank.rank]!.agent.node.memory.pinForSave(rank.set, state, true);
-    this.#savable.add(rank.rank);
-    if (this.#savable.size < this.worldSize) return;
-    this.#savable.clear();
-    this.#writeDurably(state);
-  }
-
-  /** Agents write in the background; the commit needs every part, and the committing agent alive. */
-  #writeDurably(state: StateName): void {
-    if (this.#saving) {
-      this.#scheduler.after(200, () => this.#writeDurably(state));
+    if (end === "yield") {
+      this.#yields(rank, state);
       return;
     }
-    this.#saving = true;
-    const committer = this.members[0]!.agent;
-    const parts = this.members.map((m) => ({ memory: m!.agent.node.memory, set: m!.rank.set }));
-    this.#scheduler.after(this.#random.between(150, 1_800), () => {
-      this.#saving = false;
-      const contents = parts.map(({ memory, set }) => memory.find(set, state));
-      for (const { memory, set } of parts) memory.pinForSave(set, state, false);
-      if (!committer.alive) return;
-      const whole = contents.every((content) => content !== null);
-      if (!whole || this.#random.chance(this.job.saveFailRate)) {
-        committer.reportSaveFailed(this.generation, state);
-        if (this.#final !== null && this.#isLast(state)) this.#retryFinal(state);
-        return;
-      }
-      this.#commit(contents[0]!, committer);
-    });
-  }
-
-  /** An agent makes what its node holds of a state durable, without the rank; with the last part it is committed. */
-  saveHeld(agent: SimAgent, { rank, set, state }: { rank: number; set: string; state: StateName }): void {
-    this.#scheduler.after(this.#random.between(100, 900), () => {
-      const content = agent.node.memory.find(set, state);
-      if (!agent.alive || content === null) return;
-      const parts = this.#heldParts.get(state.step) ?? new Set<number>();
-      this.#heldParts.set(state.step, parts.add(rank));
-      const committer = this.members[0]?.agent;
-      if (parts.size === this.worldSize && committer?.alive) this.#commit(content, committer);
-    });
-  }
-
-  /** Whether it is the state that this group ends with; an earlier save may still be under way then. */
-  #isLast(state: StateName): boolean {
-    return this.members.some((m) => m!.rank.content?.state.step === state.step);
-  }
-
-  #retryFinal(state: StateName): void {
-    this.#scheduler.after(1_000, () => {
-      if (this.#failedPeer === null && this.members.every((m) => m!.rank.group === this))
-        this.#writeDurably(state);
-    });
-  }
-
-  #commit(content: Content, committer: SimAgent): void {
-    const uri = `${this.job.uri}/checkpoint-${content.state.generation}-${content.state.step}`;
-    if (!this.job.durable.some((d) => d.uri === uri)) {
-      this.job.durable.push({ uri, content, corrupt: false });
-      this.#observer.committed(this.job, content);
+    if (rank.durable) {
+      this.#finished(rank, end);
+      return;
     }
-    committer.reportCommitted(this.generation, content.state, uri);
-    const last = this.#final !== null && this.#isLast(content.state);
-    if (!last) return;
+    const look = () => {
+      if (rank.group !== this || rank.phase !== "finished") return;
+      if (rank.saveError !== null) this.#leaves(rank, { code: rank.saveError, operation: "save" });
+      else if ((book.find(stored(state))?.pins ?? 0) === 0) this.#finished(rank, end);
+    };
+    rank.onSaved = () => rank.later(this.random.between(1, 50), look);
+    this.#save(rank, true);
+  }
+
+  #yields(rank: SimRank, state: StateName): void {
+    if (this.members.every((m) => m!.rank.phase === "finished")) {
+      this.yieldedAt = state.step;
+      this.#observer.yielded(this);
+    }
+    this.#agentOf(rank).report(messages.finished(rank, state, "yield"));
+  }
+
+  #finished(rank: SimRank, end: "steps" | "stop" | "bad"): void {
+    rank.onSaved = null;
     this.over = true;
-    for (const member of this.members) {
-      const { rank, agent } = member!;
-      if (rank.phase !== "finished" || rank.group !== this) continue;
-      rank.later(this.#random.between(1, 50), () => agent.reportFinished(rank, content.state, this.#final!));
-    }
+    if (end === "bad") this.#leaves(rank, { code: "NOT_FINITE", operation: "" });
+    else this.#agentOf(rank).report(messages.finished(rank, rank.content!.state, end));
   }
 
-  /** A member process ended: whoever waits for it, or comes to, gets a typed error that names it. */
+  /** Whoever waits for it, or comes to, gets a typed error that names it. */
   memberDied(dead: SimRank): void {
     this.disturbed = true;
     this.breakOff(dead.rank);
   }
 
-  /** The connections of one member broke; all processes live on. */
   breakOff(peer: number): void {
-    if (this.#failedPeer !== null) return;
-    this.#failedPeer = peer;
+    if (this.connections.failedPeer !== null) return;
+    this.connections.failedPeer = peer;
     for (const member of this.members) {
       if (member === null || member.rank.group !== this || member.rank.entered === member.rank.completed)
         continue;
-      member.rank.later(this.#random.between(3, 40), () => this.#fail(member.rank, peer));
+      member.rank.later(this.random.between(3, 40), () => this.#fail(member.rank, peer));
     }
   }
 
   #fail(rank: SimRank, peer: number): void {
-    const member = this.members[rank.rank]!;
     if (rank.group !== this) return;
+    this.#leaves(rank, { code: "COMM_PEER_DIED", peer, operation: "all_reduce" });
+  }
+
+  /** It ends the generation for itself, says why, and whoever waits for it is freed. */
+  #leaves(rank: SimRank, failure: messages.Failure): void {
+    const agent = this.#agentOf(rank);
+    this.disturbed = true;
     rank.completed = rank.entered;
     rank.enter("idle");
     rank.turnAway();
-    member.agent.reportFailed(rank, { code: "COMM_PEER_DIED", peer, operation: "all_reduce" });
+    agent.report(messages.failed(rank, failure));
+    if (failure.code !== "COMM_PEER_DIED") this.breakOff(rank.rank);
+  }
+
+  #agentOf(rank: SimRank): SimAgent {
+    return this.members[rank.rank]!.agent;
   }
 }

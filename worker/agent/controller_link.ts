@@ -6,8 +6,11 @@ import {
   type SessionResponse,
   type Welcome,
 } from "../../gen/goku/v1/agent.pb.js";
+import { type ClientAccess, controllerChannel } from "../../security/client_access.js";
+import { HOPS_MAX, mayFollow } from "../../security/may_follow.js";
 import { backoffMs } from "./backoff.js";
 import type { Report } from "./outbox.js";
+import { ReportGatherer } from "./report_gatherer.js";
 
 /** No Welcome for so long: the next controller is tried. */
 const WELCOME_TIMEOUT_MS = 5_000;
@@ -16,15 +19,26 @@ const UNREAD_BYTES_MAX = 8 * 2 ** 20;
 /** After a refusal that another try will not change soon. */
 const REFUSED_WAIT_MS = 2_000;
 
+/** Its credentials are not accepted; a person has to change something. */
+const REFUSALS: ReadonlySet<grpc.status | undefined> = new Set([
+  grpc.status.UNAUTHENTICATED,
+  grpc.status.PERMISSION_DENIED,
+  grpc.status.RESOURCE_EXHAUSTED,
+]);
+
 export interface ControllerLinkOptions {
   /** host:port of the controllers, tried in turn. */
   controllers: readonly string[];
+  /** Read anew for each connection, so that what was replaced is used from the next on. */
+  access: ClientAccess;
   hello: () => Hello;
   /** The controller has answered Hello: repeat what may have been lost. False: its term is over, it does not lead. */
   onWelcome: (welcome: Welcome, session: { term: bigint; address: string }) => boolean;
   /** Any other command. */
   onCommand: (command: SessionResponse) => void;
   onDown: (reason: string) => void;
+  /** Ranks of this node in the present generation: what they all say soon goes out as one message. */
+  ranks: () => number;
 }
 
 type Session = grpc.ClientDuplexStream<SessionRequest, SessionResponse>;
@@ -38,8 +52,12 @@ export class ControllerLink {
   private next = 0;
   /** Address that a controller named as the leader's; tried first, once. */
   private leader: string | null = null;
+  /** Times in a row that such an address was tried. */
+  private hops = 0;
   private attempt = 0;
   private timer: NodeJS.Timeout | null = null;
+  private readonly gatherer = new ReportGatherer();
+  private gathering: NodeJS.Timeout | null = null;
   private closed = false;
 
   constructor(options: ControllerLinkOptions) {
@@ -50,13 +68,31 @@ export class ControllerLink {
     this.connect();
   }
 
-  /** False: there is no stream, nothing was sent. */
+  /** False: there is no stream, nothing was sent. True: it is sent, or will be with what the node's other ranks say. */
   send(report: Report): boolean {
     if (!this.session || !this.welcomed) return false;
-    this.session.write({ message: report });
+    const nowMs = performance.now();
+    this.write(this.gatherer.add(report, { nowMs, ranks: this.options.ranks() }));
+    const { dueMs } = this.gatherer;
+    if (dueMs !== null) this.gathering ??= setTimeout(() => this.flush(), dueMs - nowMs);
+    return true;
+  }
+
+  private flush(): void {
+    this.write(this.gatherer.take());
+  }
+
+  private write(reports: Report[]): void {
+    if (this.gathering !== null && this.gatherer.dueMs === null) {
+      clearTimeout(this.gathering);
+      this.gathering = null;
+    }
+    const [first] = reports;
+    if (!this.session || first === undefined) return;
+    const all = { reports: reports.map((message) => ({ message })) };
+    this.session.write({ message: reports.length === 1 ? first : { $case: "reports", value: all } });
     if (this.session.writableLength > UNREAD_BYTES_MAX)
       this.session.destroy(new Error("the controller does not read"));
-    return true;
   }
 
   /** A controller that leads has this stream. */
@@ -66,6 +102,7 @@ export class ControllerLink {
 
   close(): void {
     this.closed = true;
+    this.flush();
     if (this.timer) clearTimeout(this.timer);
     this.session?.end();
     this.client?.close();
@@ -73,12 +110,23 @@ export class ControllerLink {
 
   private connect(): void {
     if (this.closed) return;
-    const { controllers, hello } = this.options;
+    const { controllers, access, hello } = this.options;
     const address = this.leader ?? controllers[this.next++ % controllers.length]!;
+    this.hops = this.leader === null ? 0 : this.hops + 1;
     this.leader = null;
-    const client = new AgentServiceClient(address, grpc.credentials.createInsecure(), {
-      "grpc.keepalive_time_ms": 10_000,
-      "grpc.keepalive_timeout_ms": 5_000,
+    let channel: ReturnType<typeof controllerChannel>;
+    try {
+      channel = controllerChannel(access, address);
+    } catch (error) {
+      this.options.onDown((error as Error).message); // half of a pair may be replaced so far
+      this.arm(REFUSED_WAIT_MS, () => this.connect());
+      return;
+    }
+    const client = new AgentServiceClient(address, channel.credentials, {
+      ...channel.options,
+      // A leader that stands still keeps its connections; the next one leads after 3 s, and has nobody to heal with until then.
+      "grpc.keepalive_time_ms": 3_000,
+      "grpc.keepalive_timeout_ms": 4_000,
       "grpc.max_receive_message_length": 64 * 2 ** 20,
     });
     const session = client.session();
@@ -88,7 +136,9 @@ export class ControllerLink {
     session.on("data", (response: SessionResponse) => {
       if (this.session === session) this.receive(response, address);
     });
-    session.on("error", (error) => this.lost(session, error.message));
+    session.on("error", (error: Partial<grpc.ServiceError>) =>
+      this.lost(session, error.message ?? "", REFUSALS.has(error.code) ? REFUSED_WAIT_MS : null),
+    );
     session.on("end", () => this.lost(session, "the controller ended the session"));
     session.on("close", () => this.lost(session, "the session was closed"));
     session.write({ message: { $case: "hello", value: hello() } });
@@ -104,7 +154,9 @@ export class ControllerLink {
         this.lost(this.session!, `its term ${response.term} is over`);
     } else if (message?.$case === "refused") {
       const { error, leader } = message.value;
-      if (leader !== "" && leader !== address) this.leader = leader;
+      const { controllers: given, access } = this.options;
+      const isNews = leader !== address && this.hops < HOPS_MAX;
+      if (isNews && mayFollow(leader, { from: address, given, ca: access.ca })) this.leader = leader;
       const wait = error?.code === "NOT_LEADER" ? null : REFUSED_WAIT_MS;
       this.lost(this.session!, error?.message ?? "refused", wait);
     } else if (this.welcomed) this.options.onCommand(response);
@@ -114,6 +166,7 @@ export class ControllerLink {
     if (this.session !== session) return;
     this.session = null;
     this.welcomed = false;
+    this.flush(); // into nothing: what must not get lost is repeated after the next Hello
     session.removeAllListeners();
     session.on("error", () => {}); // echoes of the end
     session.cancel();

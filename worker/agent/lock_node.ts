@@ -3,13 +3,16 @@ import path from "node:path";
 import { GokuError } from "../../job/errors.js";
 import { isAlive, readRecord, startTicks } from "./process_records.js";
 
+/** In the folder of a node: a record of the process that owns it. */
+export const AGENT_LOCK = "agent.json";
+
 /**
  * Makes this process the only one that owns a node's folder, and returns the lock, to be removed in the end. The lock is a
  * record of the process, so that a killed one leaves none. `doing` completes "Cannot ...". Throws CONFLICT.
  */
 export function lockNode(folder: string, doing: string): string {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
-  const lock = path.join(folder, "agent.json");
+  const lock = path.join(folder, AGENT_LOCK);
   const mine = JSON.stringify({ pid: process.pid, startTicks: startTicks(process.pid) });
   const holder = readRecord(lock);
   if (holder && holder.pid !== process.pid && isAlive(holder)) {

@@ -1,6 +1,8 @@
 import type { SessionRequest } from "../../gen/goku/v1/agent.pb.js";
+import type { StateName as WireState } from "../../gen/goku/v1/common.pb.js";
 
-export type Report = NonNullable<SessionRequest["message"]>;
+/** What an agent has to say, one at a time; several of them may travel as one message. */
+export type Report = Exclude<NonNullable<SessionRequest["message"]>, { $case: "reports" }>;
 
 type SaveReport = Extract<Report, { $case: "checkpointCommitted" | "checkpointFailed" }>;
 
@@ -8,6 +10,13 @@ type SaveReport = Extract<Report, { $case: "checkpointCommitted" | "checkpointFa
 const STEP_COUNT_MAX = 4_096;
 /** A step older than this, once written to a stream, has arrived there or the stream was found broken. */
 const STEP_REPEAT_MS = 30_000;
+
+/** Commits kept that no controller was there to hear of; jobs keep fewer checkpoints. */
+const SAVE_COUNT_MAX = 256;
+/** Signs of trouble kept for repeating; older ones are dropped. */
+const SIGNALS_COUNT_MAX = 64;
+/** A repeat is known by its time, so that one told twice counts once. */
+const SIGNALS_REPEAT_MS = 30_000;
 
 /** Reports that hold for the rest of their generation; the newest of each kind and rank counts. */
 const LASTING = new Set<Report["$case"]>([
@@ -18,6 +27,10 @@ const LASTING = new Set<Report["$case"]>([
   "rankExited",
   "rankFinished",
   "prepareRefused",
+  "replicaFailed",
+  "previewDue",
+  "previewRead",
+  "previewEnded",
 ]);
 
 /** Those of them that come after the steps: a job whose ranks are all done hears no more of its steps. */
@@ -30,7 +43,9 @@ const ENDS = new Set<Report["$case"]>(["rankFailed", "rankExited", "rankFinished
 export class Outbox {
   private lasting = new Map<string, Report>();
   private steps: { report: Report; atMs: number; sent: boolean }[] = [];
-  /** The newest commit, and the newest alarm until a later save succeeds; in the order they were made. */
+  /** Of the machine and its ranks, whatever becomes of the generation. */
+  private signals: { report: Report; atMs: number; sent: boolean }[] = [];
+  /** The newest commit and those that nobody heard, the newest alarm until a later save succeeds; in the order they were made. */
   private saves: { report: SaveReport; told: boolean }[] = [];
   private released: Report | null = null;
 
@@ -38,10 +53,16 @@ export class Outbox {
   add(report: Report, nowMs: number, sent: boolean): void {
     if (LASTING.has(report.$case)) this.lasting.set(lastingKey(report), report);
     else if (report.$case === "stepCompleted") this.addStep(report, nowMs, sent);
-    else if (report.$case === "checkpointCommitted" || report.$case === "checkpointFailed") {
+    else if (report.$case === "nodeSignals") {
+      this.signals.push({ report, atMs: nowMs, sent });
+      if (this.signals.length > SIGNALS_COUNT_MAX) this.signals.shift();
+    } else if (report.$case === "checkpointCommitted" || report.$case === "checkpointFailed") {
       if (report.$case === "checkpointCommitted") this.dropAlarm();
-      this.saves = this.saves.filter((kept) => kept.report.$case !== report.$case);
+      this.saves = this.saves.filter(
+        (kept) => kept.report.$case !== report.$case || (isCommit(kept.report) && !kept.told),
+      );
       this.saves.push({ report, told: sent });
+      if (this.saves.length > SAVE_COUNT_MAX) this.saves.shift();
     } else if (report.$case === "nodeReleased") this.released = report;
   }
 
@@ -61,6 +82,16 @@ export class Outbox {
     this.released = null;
   }
 
+  /**
+   * What was due is being drawn, or left out: a new leader must not be told that it is due. It knows nothing of the drawing, and
+   * where it has not heard of all members yet, would leave it out and end the pins that are being read.
+   */
+  previewAnswered(state: WireState): void {
+    const due = this.lasting.get(PREVIEW_DUE);
+    const found = due?.$case === "previewDue" ? due.value.state : undefined;
+    if (found?.generation === state.generation && found.step === state.step) this.lasting.delete(PREVIEW_DUE);
+  }
+
   /** The job is over here. */
   forgetJob(): void {
     this.lasting.clear();
@@ -75,11 +106,14 @@ export class Outbox {
   repeat(nowMs: number, newLeader: boolean): Report[] {
     const missed = this.steps.filter(({ sent, atMs }) => newLeader || !sent || nowMs - atMs < STEP_REPEAT_MS);
     for (const step of this.steps) step.sent = true;
+    const signals = this.signals.filter(({ sent, atMs }) => !sent || nowMs - atMs < SIGNALS_REPEAT_MS);
+    this.signals = signals.map((one) => ({ ...one, sent: true, atMs: one.sent ? one.atMs : nowMs }));
     const saves = this.saves.map(({ report }) => report);
     for (const save of this.saves) save.told = true;
     if (this.saves.at(-1)?.report.$case === "checkpointCommitted") this.dropAlarm();
     const lasting = [...this.lasting.values()];
     return [
+      ...signals.map(({ report }) => report),
       ...lasting.filter(({ $case }) => !ENDS.has($case)),
       ...missed.map((step) => step.report),
       ...lasting.filter(({ $case }) => ENDS.has($case)),
@@ -93,6 +127,12 @@ export class Outbox {
     if (this.steps.length > STEP_COUNT_MAX) this.steps.shift();
   }
 }
+
+function isCommit(report: SaveReport): boolean {
+  return report.$case === "checkpointCommitted";
+}
+
+const PREVIEW_DUE = "previewDue node";
 
 function lastingKey(report: Report): string {
   const rank = "rank" in report.value ? report.value.rank : "node";

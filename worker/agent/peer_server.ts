@@ -10,7 +10,12 @@ import {
   type SnapshotChunk,
 } from "../../gen/goku/v1/peer.pb.js";
 import { ERRORS, GokuError, toGokuError } from "../../job/errors.js";
-import { PEER_CHANNEL } from "../peer_channel.js";
+import { joinAddress } from "../../security/loopback.js";
+import { TlsServerCredentials } from "../../security/server_credentials.js";
+import { readTlsFiles, type TlsMaterial } from "../../security/tls_files.js";
+import { bearerToken, sameSecret } from "../../security/tokens.js";
+import { Watched } from "../../security/watched.js";
+import { isAgent, PEER_CHANNEL, type PeerTls } from "../peer_channel.js";
 import type { KeptReplicas } from "./kept_replicas.js";
 import type { SnapshotStore } from "./snapshot_store.js";
 import { readLayout, readState } from "./wire.js";
@@ -21,25 +26,43 @@ const OFFER_MS = 10_000;
 type ReplicateCall = grpc.ServerDuplexStream<ReplicateRequest, ReplicateResponse>;
 type ReadCall = grpc.ServerWritableStream<ReadSnapshotRequest, ReadSnapshotResponse>;
 
-/** Serves this node's snapshots to other nodes, and takes in theirs. */
+export interface PeerServerOptions {
+  store: SnapshotStore;
+  kept: KeptReplicas;
+  /** Null: plain text, on loopback only. */
+  tls: PeerTls | null;
+  /** Secret of the job that this node serves; null: none, and nobody is let in. */
+  secret: () => string | null;
+  /** A new certificate cannot be used; the old one is. */
+  onBadCertificate: (error: Error) => void;
+}
+
+/** Serves this node's snapshots to other nodes of its job, and takes in theirs. */
 export class PeerServer {
   private readonly store: SnapshotStore;
   private readonly kept: KeptReplicas;
+  private readonly options: PeerServerOptions;
   private readonly server = new grpc.Server(PEER_CHANNEL);
+  private certificate: Watched<TlsMaterial> | null = null;
 
-  constructor(store: SnapshotStore, kept: KeptReplicas) {
-    this.store = store;
-    this.kept = kept;
+  constructor(options: PeerServerOptions) {
+    this.options = options;
+    this.store = options.store;
+    this.kept = options.kept;
     this.server.addService(PeerServiceService, {
       replicate: (call: ReplicateCall) => this.answer(call, () => this.replicate(call)),
       readSnapshot: (call: ReadCall) => this.answer(call, () => this.read(call)),
     });
   }
 
-  /** Listens on a free port of `host` and returns it. Throws PORT_IN_USE where the host is none of this machine. */
+  /**
+   * Listens on a free port of `host` and returns it. Throws PORT_IN_USE where the host is none of this machine,
+   * ARGUMENT_INVALID where the certificate cannot be used.
+   */
   async start(host: string): Promise<number> {
+    const credentials = this.credentials();
     return new Promise((resolve, reject) => {
-      this.server.bindAsync(`${host}:0`, grpc.ServerCredentials.createInsecure(), (error, port) => {
+      this.server.bindAsync(joinAddress(host, 0), credentials, (error, port) => {
         if (error === null) resolve(port);
         else
           reject(
@@ -52,10 +75,41 @@ export class PeerServer {
   }
 
   close(): void {
+    this.certificate?.close();
     this.server.forceShutdown();
   }
 
-  private answer(call: ReplicateCall | ReadCall, work: () => Promise<void>): void {
+  private credentials(): grpc.ServerCredentials {
+    const { tls, onBadCertificate } = this.options;
+    if (tls === null) return grpc.ServerCredentials.createInsecure();
+    const onChange = (material: TlsMaterial) => credentials.replace(material);
+    const watched = new Watched([tls.cert, tls.key, tls.ca], () => readTlsFiles(tls), {
+      onChange,
+      onFailed: onBadCertificate,
+    });
+    const credentials = new TlsServerCredentials(watched.value, true);
+    this.certificate = watched;
+    return credentials;
+  }
+
+  /** Throws UNAUTHENTICATED unless the caller belongs to the job of this node, and to the cluster. */
+  private requirePeer(call: ReplicateCall | ReadCall): void {
+    const refuse = (found: string, want: string) => {
+      throw new GokuError("UNAUTHENTICATED", `Cannot serve snapshots: ${found}, want ${want}`);
+    };
+    if (this.options.tls !== null && !isAgent(call.getAuthContext()?.sslPeerCertificate))
+      refuse("the caller's certificate is no agent's", "O=goku:agent");
+    const shown = bearerToken(call.metadata.get("authorization")[0]?.toString());
+    const secret = this.options.secret();
+    if (secret === null || shown === null || !sameSecret(shown, secret))
+      refuse("the caller does not show the secret of this node's job", "the one in its Prepare");
+  }
+
+  private answer(call: ReplicateCall | ReadCall, serve: () => Promise<void>): void {
+    const work = async () => {
+      this.requirePeer(call);
+      await serve();
+    };
     work().then(
       () => call.end(),
       (thrown: unknown) => {
@@ -67,7 +121,8 @@ export class PeerServer {
   }
 
   private async replicate(call: ReplicateCall): Promise<void> {
-    const requests = (call as AsyncIterable<ReplicateRequest>)[Symbol.asyncIterator]();
+    // Reading to the end must not destroy the call: its status would never go out, and the caller wait for ever.
+    const requests = call.iterator({ destroyOnReturn: false }) as AsyncIterator<ReplicateRequest>;
     const silence = setTimeout(() => call.destroy(), OFFER_MS);
     const first = await requests.next().finally(() => clearTimeout(silence));
     const offer = first.done ? undefined : first.value.message;

@@ -1,5 +1,6 @@
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
+import { readStat } from "../program/process_stat.js";
 
 /** One process as the kernel knows it: a pid alone may be given to another process later. */
 export interface ProcessRecord {
@@ -10,15 +11,7 @@ export interface ProcessRecord {
 
 /** Start time of a process; null: there is none of that pid, or it is a zombie that only waits to be reaped. */
 export function startTicks(pid: number): string | null {
-  let stat: string;
-  try {
-    stat = readFileSync(`/proc/${pid}/stat`, "latin1");
-  } catch {
-    return null;
-  }
-  // The name in parentheses may hold anything; fields are counted after it, from field 3.
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  return fields[0] === "Z" || fields[0] === "X" ? null : (fields[19] ?? null);
+  return readStat(pid)?.startTicks ?? null;
 }
 
 /** Whether that very process still lives. */

@@ -1,5 +1,5 @@
 import { closeSync, openSync, readSync } from "node:fs";
-import type { RankProgress } from "../../gen/goku/v1/agent.pb.js";
+import type { RankProgress, RankTimes } from "../../gen/goku/v1/agent.pb.js";
 import {
   COLLECTIVE,
   type CollectiveName,
@@ -8,9 +8,20 @@ import {
   type PhaseName,
   PROGRESS,
 } from "../pages.js";
+import type { WaitKind } from "../progress.js";
 
 /** Up to the last word that is read. */
-const READ_BYTES = PROGRESS.collectiveGroupName + GROUP_NAME_BYTES;
+const READ_BYTES = PROGRESS.waitVoteUs + 8;
+/** What moves while a rank works; the times that follow change with the step. */
+const MOVING_BYTES = PROGRESS.timedSteps;
+
+/** Pages are looked at so often that a collective's end is noticed when it happens. */
+export const WATCH_MS = 100;
+/**
+ * Most that one look adds to the time in which nothing moved. An agent that was not run for seconds has seen nothing of them, and
+ * most likely its ranks were not run either: a frozen machine is nobody's hang, and on a starved one everything takes longer.
+ */
+const WATCHED_MS_MAX = 250n;
 
 /** A progress page in numbers and names. */
 export interface PageContent {
@@ -25,6 +36,8 @@ export interface PageContent {
   /** Snake case, as on the wire; empty: none. */
   collective: string;
   group: string;
+  times: RankTimes;
+  waitUs: Record<WaitKind, bigint>;
 }
 
 const PHASE_NAMES = new Map<number, PhaseName>(
@@ -45,6 +58,7 @@ export function decodePage(bytes: Uint8Array): PageContent {
   const end = name.indexOf(0);
   const entered = view.getBigUint64(PROGRESS.collectiveEntered, true);
   const any = entered > 0n;
+  const word = (offset: number) => view.getBigUint64(offset, true);
   return {
     generation: view.getBigUint64(PROGRESS.generation, true),
     step: view.getBigUint64(PROGRESS.step, true),
@@ -56,32 +70,58 @@ export function decodePage(bytes: Uint8Array): PageContent {
     collectiveCompleted: view.getBigUint64(PROGRESS.collectiveCompleted, true),
     collective: any ? (COLLECTIVE_NAMES.get(view.getUint32(PROGRESS.collectiveKind, true)) ?? "") : "",
     group: any ? Buffer.from(name.subarray(0, end < 0 ? name.length : end)).toString("latin1") : "",
+    times: {
+      steps: word(PROGRESS.timedSteps),
+      work: word(PROGRESS.timedWork),
+      forwardUs: word(PROGRESS.forwardUs),
+      backwardUs: word(PROGRESS.backwardUs),
+      optimizerUs: word(PROGRESS.optimizerUs),
+      dataUs: word(PROGRESS.dataUs),
+      waitUs: word(PROGRESS.waitUs),
+    },
+    waitUs: {
+      allGather: word(PROGRESS.waitAllGatherUs),
+      reduceScatter: word(PROGRESS.waitReduceScatterUs),
+      allReduce: word(PROGRESS.waitAllReduceUs),
+      allToAll: word(PROGRESS.waitAllToAllUs),
+      vote: word(PROGRESS.waitVoteUs),
+    },
   };
 }
 
-/**
- * Reads the progress page of one rank through the file system, and knows since when it has not changed: the rank stamps
- * changes of its own work, this side sees those of its collectives.
- */
+/** Reads the progress page of one rank through the file system, and measures for how long nothing has moved there. */
 export class ProgressReader {
   private readonly file: number;
   private readonly bytes = new Uint8Array(READ_BYTES);
-  private lastText = "";
-  private changedMs = 0n;
+  private readonly moving = this.bytes.subarray(0, MOVING_BYTES);
+  private readonly before = new Uint8Array(MOVING_BYTES);
+  private lookedMs: bigint | null = null;
+  private unchangedMs = 0n;
+  /** As of the last look; not sent with heartbeats, for the metrics alone. */
+  waitUs: PageContent["waitUs"] | null = null;
 
   constructor(path: string) {
     this.file = openSync(path, "r");
   }
 
-  /** @param nowMs milliseconds of the system-wide monotonic clock (process.hrtime) */
-  read(place: { rank: number; pid: number }, nowMs: bigint): RankProgress {
+  /** Looks whether anything has moved since the last look. @param nowMs milliseconds of the system-wide monotonic clock */
+  watch(nowMs: bigint): void {
     readSync(this.file, this.bytes, 0, READ_BYTES, 0);
-    const { changedMs, ...content } = decodePage(this.bytes);
-    const text = Object.values(content).join(" ");
-    if (text !== this.lastText) this.changedMs = nowMs;
-    this.lastText = text;
-    if (changedMs > this.changedMs) this.changedMs = changedMs;
-    return { ...place, ...content, unchangedMs: nowMs > this.changedMs ? nowMs - this.changedMs : 0n };
+    const passedMs = this.lookedMs === null ? 0n : nowMs - this.lookedMs;
+    this.lookedMs = nowMs;
+    if (Buffer.compare(this.moving, this.before) === 0) {
+      this.unchangedMs += passedMs < WATCHED_MS_MAX ? passedMs : WATCHED_MS_MAX;
+      return;
+    }
+    this.before.set(this.moving);
+    this.unchangedMs = 0n;
+  }
+
+  read(place: { rank: number; pid: number }, nowMs: bigint): RankProgress {
+    this.watch(nowMs);
+    const { changedMs: _, times, waitUs, ...content } = decodePage(this.bytes);
+    this.waitUs = waitUs;
+    return { ...place, ...content, times, unchangedMs: this.unchangedMs };
   }
 
   close(): void {
@@ -89,7 +129,7 @@ export class ProgressReader {
   }
 }
 
-/** Milliseconds of the clock that ranks stamp their pages with. */
+/** Milliseconds of the system-wide monotonic clock. */
 export function monotonicMs(): bigint {
   return process.hrtime.bigint() / 1_000_000n;
 }

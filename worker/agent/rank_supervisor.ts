@@ -1,43 +1,51 @@
 import { availableParallelism } from "node:os";
-import path from "node:path";
 import type { Logger } from "pino";
 import type { StateName } from "../../checkpoint/state.js";
-import type { Abort, Connect, KillRank, Prepare, RankProgress, Restore } from "../../gen/goku/v1/agent.pb.js";
-import { GokuError, toGokuError } from "../../job/errors.js";
-import type { FromRank, RestoreSource, ToRank } from "../rank_messages.js";
+import type {
+  Abort,
+  Connect,
+  DrawPreview,
+  KillRank,
+  Prepare,
+  RankProgress,
+  Restore,
+  StepCompleted,
+} from "../../gen/goku/v1/agent.pb.js";
+import { isCommandJob } from "../../job/command_job.js";
+import { toGokuError } from "../../job/errors.js";
+import type { FoundDevices } from "../device/find_devices.js";
+import type { PeerTls } from "../peer_channel.js";
+import type { RankRequest, ToRank } from "../rank_messages.js";
 import type { CheckpointWriter } from "./checkpoint_writer.js";
 import type { KeptReplicas } from "./kept_replicas.js";
+import type { NodeLook } from "./node_metrics.js";
+import type { NodeRecord } from "./node_record.js";
 import type { Report } from "./outbox.js";
 import { type Place, readKeepers, readPlace } from "./place.js";
-import { planProcesses, threadsPerRank } from "./plan_processes.js";
+import { placeRanks } from "./place_ranks.js";
+import { threadsPerRank } from "./plan_processes.js";
+import type { Previewer } from "./previewer.js";
 import { ProcessPool } from "./process_pool.js";
 import type { ProcessRecords } from "./process_records.js";
+import { WATCH_MS } from "./progress_reader.js";
 import type { ProcessEnd, RankProcess } from "./rank_process.js";
+import { RankReports } from "./rank_reports.js";
+import { RankStates } from "./rank_states.js";
 import type { Replicator } from "./replicator.js";
-import {
-  chooseSet,
-  distinctHeld,
-  findHeld,
-  type HeldSnapshot,
-  newestHeld,
-  supersededSets,
-  surplusReplicas,
-} from "./snapshot_sets.js";
+import type { RecordedRun, RunRecord } from "./run_record/run_record.js";
+import type { HeldSnapshot } from "./snapshot_sets.js";
 import type { SnapshotStore } from "./snapshot_store.js";
-import {
-  failureReport,
-  readCode,
-  readMemorySource,
-  readState,
-  stepReport,
-  wireError,
-  wireState,
-} from "./wire.js";
+import { WarmSpares } from "./warm_spares.js";
+import { readCode, readMembers, readMemorySource, readState, wireError, wireLayout } from "./wire.js";
 
 export interface RankSupervisorOptions {
   node: string;
   slots: number;
   host: string;
+  /** CUDA devices of this node. */
+  gpus: () => FoundDevices;
+  /** Certificate of this node, for other nodes; null: plain text. */
+  tls: PeerTls | null;
   /** Folder of the processes' pages. */
   pagesFolder: string;
   records: ProcessRecords;
@@ -45,43 +53,55 @@ export interface RankSupervisorOptions {
   writer: CheckpointWriter;
   replicator: Replicator;
   kept: KeptReplicas;
+  previewer: Previewer;
+  record: RunRecord;
   log: Logger;
   report: (report: Report) => void;
   /** A generation begins here: reports about older ones are obsolete. */
-  onPrepared: (jobId: string, generation: bigint) => void;
+  onPrepared: (record: NodeRecord) => void;
   /** The job is over here. */
   onReleased: (jobId: string) => void;
+  /** Of this node; others that share the machine come and go. */
+  memoryBytes: () => number;
   onLines: (rank: number | null, lines: string[]) => void;
 }
 
-/** A MiB sent and one received take 6 to 8 ms of this agent: for each core so many take about a hundredth of its time. */
-const REPLICA_MIB_PER_CORE = 2;
-
-/** Started ahead, so that a dead rank's successor needs no start of a process. */
-const SPARES = 1;
+/** Of processes that wait for a command. */
+const IDLE_STAGES: ReadonlySet<RankProcess["stage"]> = new Set(["spare", "left", "finished"]);
 
 /** The rank processes of a node, from one generation to the next, and their snapshot sets. */
 export class RankSupervisor {
   private readonly options: RankSupervisorOptions;
   private readonly pool: ProcessPool;
-  private readonly exits = new Map<number, Report>();
+  private readonly states: RankStates;
+  private readonly reports: RankReports;
+  private readonly spares: WarmSpares;
   private place: Place | null = null;
-  /** Newest state of the job that its ranks told to be in two places everywhere. */
-  private replicated: StateName | null = null;
-  private closing = false;
+  private readonly watching: NodeJS.Timeout;
 
   constructor(options: RankSupervisorOptions) {
     this.options = options;
-    const { pagesFolder, records, slots, onLines } = options;
+    const { pagesFolder, records, slots, memoryBytes, onLines } = options;
     this.pool = new ProcessPool({
       pagesFolder,
       records,
       threads: threadsPerRank({ cores: availableParallelism(), ranks: slots }),
-      onMessage: (process, message) => this.receive(process, message),
+      onMessage: (process, message) => this.reports.receive(process, message),
       onLines: (process, lines) => onLines(process.rank, lines),
       onExit: (process) => this.exited(process),
       onEnd: (process, end) => this.ended(process, end),
     });
+    this.states = new RankStates({ ...options, pool: this.pool });
+    this.reports = new RankReports({
+      ...options,
+      states: this.states,
+      place: () => this.place,
+      stepped: (replicated) => this.stepped(replicated),
+    });
+    this.spares = new WarmSpares({ slots, pool: this.pool, memoryBytes });
+    this.watching = setInterval(() => {
+      for (const process of this.pool.ranks) process.watch();
+    }, WATCH_MS);
   }
 
   /** Of the ranks that run or formed last; 0: none. */
@@ -89,24 +109,43 @@ export class RankSupervisor {
     return this.place?.generation ?? 0n;
   }
 
+  /** Ranks that have a place on this node in that generation. */
+  get rankCount(): number {
+    return this.place?.ranks.length ?? 0;
+  }
+
+  /** Why the node must be left in peace; null: no rank works here, though some may wait for their next generation. */
+  get busy(): string | null {
+    const working = this.pool.ranks.filter(({ stage }) => !IDLE_STAGES.has(stage));
+    return working.length === 0 ? null : `${working.length} of its ranks work`;
+  }
+
   /** Progress of the living ranks. */
   progress(): RankProgress[] {
     return this.pool.ranks.map((process) => process.progress());
   }
 
-  /** Whole snapshots of a job on this node, each state of a rank once. */
-  held(jobId: string | null): HeldSnapshot[] {
-    return jobId === null ? [] : distinctHeld(this.options.store.sets(jobId));
+  /** World rank of a process of this node, also of one that has just ended; null: it is none of the ranks'. */
+  rankOf(pid: number): number | null {
+    const living = this.pool.all.find((process) => process.isProcess(pid));
+    if (living !== undefined) return living.rank;
+    return this.reports.endedRank(pid);
   }
 
-  /** Starts processes that wait for a place. */
-  startSpares(count: number): void {
-    if (this.closing) return;
-    for (let i = this.pool.spares.length; i < count; i++) {
-      const process = this.pool.start();
-      const { job, dataDigest } = this.place ?? {};
-      if (job && dataDigest) process.send({ kind: "warm", job, dataDigest });
-    }
+  /** What a scrape shows of the ranks. */
+  look(): Pick<NodeLook, "job" | "ranks"> {
+    const ranks = this.pool.ranks.map((process) => ({ page: process.progress(), waitUs: process.waitUs }));
+    return { job: this.place?.job.name ?? "", ranks };
+  }
+
+  /** Whole snapshots of a job on this node, each state of a rank once. */
+  held(jobId: string | null): HeldSnapshot[] {
+    return this.states.held(jobId);
+  }
+
+  /** Has processes wait for the places that this node may get; not before it has been examined. */
+  keepWarm(): void {
+    if (this.place === null || this.place.stepped) this.spares.keep(this.place);
   }
 
   // -------------------------------------------------------------------------------------------------------------------
@@ -119,12 +158,15 @@ export class RankSupervisor {
       return;
     }
     try {
-      const place = readPlace(wire, this.options);
+      const { node, slots, gpus } = this.options;
+      const place = readPlace(wire, { node, slots, gpus: gpus() });
       if (this.place && this.place.jobId !== place.jobId) this.forgetJob(this.place.jobId);
       this.place = place;
-      this.beginReplicas(place);
-      this.exits.clear();
-      this.options.onPrepared(place.jobId, place.generation);
+      this.options.previewer.end();
+      this.states.begin(place);
+      this.options.record.begin(recordedRun(place, wire.recentSteps));
+      this.reports.begin();
+      this.options.onPrepared(place);
       this.placeRanks(place);
     } catch (error) {
       const detail = wireError(toGokuError(error));
@@ -135,16 +177,17 @@ export class RankSupervisor {
     }
   }
 
-  connect({ generation, members }: Connect): void {
-    this.tellRanks({ kind: "connect", generation: String(generation), members });
+  connect({ generation, nodes }: Connect): void {
+    this.tellRanks({ kind: "connect", generation: String(generation), members: readMembers(nodes) });
   }
 
-  restore({ generation, source }: Restore): void {
-    if (source?.$case === "snapshot") this.options.kept.keepSafe(readState(source.value.state));
+  restore({ generation, source, rollBacks: told }: Restore): void {
+    const rollBacks = told.map(({ first, last }) => ({ first: Number(first), last: Number(last) }));
+    if (source?.$case === "snapshot") this.states.keepSafe(readState(source.value.state));
     for (const process of this.pool.ranks) {
       try {
-        const from = this.restoreSource(process, source);
-        process.send({ kind: "restore", generation: String(generation), source: from });
+        const from = this.states.sourceOf(process, source);
+        process.send({ kind: "restore", generation: String(generation), source: from, rollBacks });
       } catch (error) {
         this.options.report({
           $case: "rankFailed",
@@ -164,12 +207,19 @@ export class RankSupervisor {
     for (const process of this.pool.ranks) if (process.stage === "restored") process.stage = "running";
   }
 
-  /** Raised by one rank in its next vote: several would be heard in different votes, and save twice. */
-  request(request: "save" | "stop"): void {
-    this.pool.ranks[0]?.send({ kind: "request", request });
+  /**
+   * Raised by one rank in its next vote: several would be heard in different votes, and save twice. Programs of their own
+   * do not vote: each is asked.
+   */
+  request(request: RankRequest): void {
+    const { place } = this;
+    if (request !== "save") this.options.previewer.end(); // nothing waits for it
+    const asked = place !== null && isCommandJob(place.job) ? this.pool.ranks : this.pool.ranks.slice(0, 1);
+    for (const process of asked) process.send({ kind: "request", request });
   }
 
   abort({ generation, reason }: Abort): void {
+    this.options.previewer.end();
     const code = readCode(reason?.code ?? "COMM_ABORTED");
     const peer = reason?.peer ?? null;
     for (const process of this.pool.ranks) {
@@ -184,14 +234,40 @@ export class RankSupervisor {
     }
   }
 
+  /** Draws from the snapshots of this node, and of those at the places told. */
+  drawPreview({ generation, state, places }: DrawPreview): void {
+    const { place } = this;
+    if (place === null || isCommandJob(place.job)) return;
+    const { job, jobId, layout } = place;
+    const from = { state, layout: wireLayout(layout), places, durable: undefined };
+    const source = readMemorySource(from, this.states.heldOf(place), "");
+    this.options.previewer.draw({ job, jobId, generation, source, peers: this.states.accessOf(place) });
+  }
+
+  /** Its pins end on every rank of this node. */
+  releasePreview(state: StateName): void {
+    this.tellRanks({ kind: "previewRead", state });
+  }
+
   /** Ends a rank's process; RankExited follows when it has been reaped, at once when it had gone before. */
   killRank({ generation, rank, reason }: KillRank): void {
     const process = this.pool.ranks.find((one) => one.rank === rank);
     this.options.log.warn({ rank, pid: process?.pid, reason }, "rank is killed");
-    if (process) process.kill();
-    else if (!this.pool.all.some((one) => one.rank === rank)) {
-      this.options.report(this.exits.get(rank) ?? goneReport(generation, rank));
-    }
+    if (process)
+      this.endHung(process, generation).catch((error: unknown) => this.options.log.error(error, "kill"));
+    else if (!this.pool.all.some((one) => one.rank === rank)) this.reports.repeatEnd(generation, rank);
+  }
+
+  /** Tells what it was doing, since nobody can ask it afterwards; unless it has moved on meanwhile. */
+  private async endHung(process: RankProcess, generation: bigint): Promise<void> {
+    if (process.condemned) return;
+    process.condemned = true;
+    const { rank } = process;
+    const lines = await process.inspect();
+    process.condemned = false;
+    if (process.generation > generation || rank === null) return;
+    if (lines.length > 0) this.options.report({ $case: "rankInspected", value: { generation, rank, lines } });
+    process.kill();
   }
 
   /** Ends the ranks of a job and frees its snapshots. */
@@ -199,15 +275,17 @@ export class RankSupervisor {
     const { store, writer, onReleased, report } = this.options;
     if (this.place?.jobId === jobId) {
       this.place = null;
-      this.replicated = null;
-      this.beginReplicas(null);
+      this.options.previewer.end();
+      this.states.begin(null);
+      this.states.forget();
+      this.options.record.begin(null);
       this.pool.dismiss(this.pool.ranks);
       await Promise.all([writer.abandon(), this.pool.gone((process) => process.rank !== null)]);
     }
     store.removeJob(jobId);
     onReleased(jobId);
     report({ $case: "nodeReleased", value: { jobId } });
-    this.startSpares(SPARES);
+    this.keepWarm();
   }
 
   // -------------------------------------------------------------------------------------------------------------------
@@ -220,284 +298,58 @@ export class RankSupervisor {
 
   /** The newest state that all ranks of this node hold whole; null: none. */
   newestHeld(): StateName | null {
-    const { place } = this;
-    if (place === null) return null;
-    const sets = this.options.store.sets(place.jobId);
-    return newestHeld(sets, { ranks: place.ranks, layout: place.layout.toString() });
+    return this.states.newestHeld();
   }
 
-  /**
-   * Makes a state durable from memory, without the ranks: they hang, have left, or would be too late. One that goes on
-   * meanwhile keeps the state for a step more; what it overwrites all the same is found out, and the save fails.
-   */
+  /** Makes a state durable from memory, without the ranks. */
   saveHeld(state: StateName): void {
-    const { place } = this;
-    if (place === null) return;
-    const { jobId, job, ranks } = place;
-    const generation = String(place.generation);
-    const layout = place.layout.toString();
-    const sets = this.options.store.sets(jobId);
-    for (const rank of ranks) {
-      const ownSet = this.pool.ranks.find((process) => process.rank === rank)?.set ?? "";
-      const slotPath = findHeld(sets, { state, rank, layout, ownSet })?.path ?? "memory of this node";
-      const order = { jobId, job, layout: place.layout, rank, generation, state, slotPath, final: true };
-      this.options.writer.save(order, () => {});
-    }
+    this.states.saveHeld(state);
   }
 
   /** Ends all processes and waits until they have gone. */
   async close(): Promise<void> {
-    this.closing = true;
-    this.beginReplicas(null);
+    clearInterval(this.watching);
+    this.spares.close();
+    this.states.begin(null);
     this.pool.dismiss(this.pool.living);
-    await this.pool.gone(() => true);
-  }
-
-  // -------------------------------------------------------------------------------------------------------------------
-  // Placing
-
-  /** What was sent and kept for an older generation is over. */
-  private beginReplicas(place: Place | null): void {
-    this.options.replicator.begin();
-    this.options.kept.begin(place && { ...place, layout: place.layout.toString(), ranks: place.keeps });
-  }
-
-  private placeRanks(place: Place): void {
-    for (const process of this.pool.ranks) {
-      process.abort(place.generation - 1n, { peer: null, code: "COMM_ABORTED" });
-    }
-    const living = this.pool.living;
-    const plan = planProcesses({ ranks: place.ranks, living, sparesKept: SPARES });
-    this.pool.dismiss(living.filter((process) => plan.surplus.includes(process.id)));
-    for (const { rank, id } of plan.places) {
-      const process = id === null ? null : this.pool.find(id)!;
-      this.placeRank(place, rank, process ?? this.pool.start());
-    }
-  }
-
-  private placeRank(place: Place, rank: number, process: RankProcess): void {
-    const { store, writer, node, host } = this.options;
-    const layout = place.layout.toString();
-    const sets = store.sets(place.jobId);
-    const found = chooseSet({ sets, process: process.id, rank, layout });
-    const set = found?.path ?? store.create(place.jobId, rank, layout);
-    // Saves of an older generation may still read the set; whoever was to hear of their end hears no more.
-    const pinned = writer.pinned(set, (state) => this.unpin(process, { set, state, error: null }));
-    store.own(set, process.id);
-    process.rank = rank;
-    process.generation = place.generation;
-    process.stage = "preparing";
-    process.set = set;
-    process.send({
-      kind: "prepare",
-      generation: String(place.generation),
-      jobId: place.jobId,
-      job: place.job,
-      layout: place.layout.size,
-      rank,
-      localRank: place.ranks.indexOf(rank),
-      localWorldSize: place.ranks.length,
-      nodeId: node,
-      host,
-      controlPage: process.controlPath,
-      progressPage: process.progressPath,
-      snapshotDir: set,
-      pinned,
-      replicate: place.replicate,
-      kept: this.replicated,
-      threads: threadsPerRank({ cores: availableParallelism(), ranks: place.ranks.length }),
-    });
-  }
-
-  private restoreSource(process: RankProcess, source: Restore["source"]): RestoreSource {
-    if (source?.$case === "checkpoint") {
-      return { kind: "checkpoint", uri: source.value.uri, state: readState(source.value.state) };
-    }
-    if (source?.$case !== "snapshot") return { kind: "initial" };
-    const held = this.options.store.sets(this.place!.jobId).flatMap((set) => set.held);
-    return { kind: "snapshot", ...readMemorySource(source.value, held, process.set!) };
-  }
-
-  // -------------------------------------------------------------------------------------------------------------------
-  // Reports of ranks
-
-  private receive(process: RankProcess, message: FromRank): void {
-    if (message.kind === "hello") return;
-    if (message.kind === "save") {
-      this.save(process, message);
-      return;
-    }
-    // A step that was completed stays so, whatever has begun since: what it left may be restored.
-    if (message.kind === "step" && message.rank === 0)
-      this.options.report(stepReport(BigInt(message.generation), message.metrics));
-    // A process that has been given a newer generation may still say how it left the older one.
-    if (process.generation !== this.generation || BigInt(message.generation) !== this.generation) return;
-    const { generation } = process;
-    const rank = process.rank!;
-    const { report } = this.options;
-    switch (message.kind) {
-      case "ready":
-        process.stage = "ready";
-        report(this.readyReport(process, message.port));
-        return;
-      case "connected":
-        process.stage = "connected";
-        report({ $case: "rankConnected", value: { generation, rank } });
-        return;
-      case "restored":
-        process.stage = "restored";
-        this.place!.dataDigest = message.dataDigest;
-        report({
-          $case: "rankRestored",
-          value: {
-            generation,
-            rank,
-            state: wireState(message.state),
-            parts: message.parts.map((part) => ({ ...part, bytes: BigInt(part.bytes) })),
-          },
-        });
-        return;
-      case "step":
-        this.stepped(message.metrics.replicatedStep > 0);
-        return;
-      case "replicate":
-        this.replicate(process, message);
-        return;
-      case "snapshotFailed": {
-        const { code, message: reason } = message;
-        this.options.log.error({ rank, code, reason }, "snapshot failed");
-        const error = new GokuError(code, `rank ${rank} cannot keep the state in memory: ${reason}`);
-        report({
-          $case: "checkpointFailed",
-          value: { generation, state: wireState(message.state), error: wireError(error) },
-        });
-        return;
-      }
-      case "finished": {
-        process.stage = "finished";
-        const { reason } = message;
-        report({
-          $case: "rankFinished",
-          value: { generation, rank, state: wireState(message.state), reason },
-        });
-        return;
-      }
-      case "failed": {
-        const ready = process.stage !== "preparing";
-        process.stage = "left";
-        this.options.log.warn({ rank, code: message.code, reason: message.message }, "rank failed");
-        report(failureReport(message, { ready, lastLines: process.lastLines }));
-      }
-    }
-  }
-
-  private readyReport(process: RankProcess, port: number): Report {
-    const { jobId, layout } = this.place!;
-    const { generation, pid, id } = process;
-    const rank = process.rank!;
-    this.options.store.disown(id, process.set); // it has left the set of an older place, if it had one
-    const heldStates = this.held(jobId)
-      .filter((held) => held.rank === rank && held.layout === layout.toString())
-      .map((held) => wireState(held.state));
-    return { $case: "rankReady", value: { generation, rank, pid, port, heldStates } };
-  }
-
-  private save(process: RankProcess, message: Extract<FromRank, { kind: "save" }>): void {
-    const { place } = this;
-    const set = path.dirname(message.slotPath);
-    const unpin = (error: GokuError | null) => this.unpin(process, { set, state: message.state, error });
-    // Of a generation that is over: its pins went with the prepare of the next one, which saves again what is due.
-    if (place === null || BigInt(message.generation) !== place.generation) return;
-    const { jobId, job, layout } = place;
-    const { rank, generation, state, slotPath, reason } = message;
-    const final = reason === "final";
-    this.options.writer.save({ jobId, job, layout, rank, generation, state, slotPath, final }, unpin);
-  }
-
-  /** A rank with a twin in another failure domain has its copy there already. */
-  private replicate(process: RankProcess, message: Extract<FromRank, { kind: "replicate" }>): void {
-    const { jobId, job, layout, generation, keepers } = this.place!;
-    const { rank, state, kept, slotPath } = message;
-    if (kept !== null) {
-      this.replicated = kept;
-      this.options.kept.keepSafe(kept);
-    }
-    const settled = (whole: boolean) => process.send({ kind: "replicated", state, whole });
-    const keeper = keepers.get(rank);
-    if (keeper === undefined) {
-      settled(true);
-      return;
-    }
-    const mibPerSecond =
-      job.checkpoint.replica_mib_per_second ?? REPLICA_MIB_PER_CORE * availableParallelism();
-    const bytesPerSecond = mibPerSecond * 2 ** 20;
-    const order = { jobId, generation, layout, rank, state, kept, slotPath, keeper, bytesPerSecond };
-    this.options.replicator.send(order, settled);
-  }
-
-  /** A process that has left the set for another one has forgotten its pins. */
-  private unpin(
-    process: RankProcess,
-    { set, state, error }: { set: string; state: StateName; error: GokuError | null },
-  ): void {
-    if (process.set !== set) return;
-    const reason = error && { code: error.code, message: error.message };
-    process.send({ kind: "unpin", state, error: reason });
-  }
-
-  /**
-   * Frees what is of no use any more: once a step is completed, every rank of the world has its state in its present set, in
-   * this layout; older copies in this layout may still be wanted until this generation has copies of its own.
-   */
-  private stepped(replicated: boolean): void {
-    const { place } = this;
-    if (place === null) return;
-    const covered = replicated || !place.replicate;
-    if (place.stepped && (place.replicated || !covered)) return;
-    if (!place.stepped) this.startSpares(SPARES);
-    place.stepped = true;
-    place.replicated = covered;
-    const { store } = this.options;
-    const sets = store.sets(place.jobId);
-    const layout = place.layout.toString();
-    const running = this.pool.ranks.flatMap((process) => process.set ?? []);
-    const surplus = [
-      ...supersededSets({ sets, running, stepCompleted: true }),
-      ...surplusReplicas(sets, { ranks: place.keeps, layout }),
-    ];
-    for (const set of sets)
-      if (surplus.includes(set.path) && (covered || set.layout !== layout)) store.remove(set.path);
+    await Promise.all([this.pool.gone(() => true), this.options.previewer.close()]);
   }
 
   // -------------------------------------------------------------------------------------------------------------------
   // Processes
 
+  private placeRanks(place: Place): void {
+    const { node, host, gpus, memoryBytes } = this.options;
+    const { pool, states, spares } = this;
+    const sparesKept = spares.count(place);
+    spares.pause();
+    placeRanks(place, { node, host, gpus: gpus().devices, pool, states, memoryBytes, sparesKept });
+  }
+
+  private stepped(replicated: boolean): void {
+    const isFirst = this.place?.stepped === false;
+    this.states.stepped(replicated);
+    if (isFirst) this.keepWarm();
+  }
+
   /** A process has gone: those of its generation on this node leave their collectives at once, naming it. */
   private exited(process: RankProcess): void {
-    this.options.store.disown(process.id);
+    this.states.disown(process);
     if (process.rank === null || process.dismissed || process.generation !== this.generation) return;
+    this.options.previewer.end(); // the recovery has the node to itself
     for (const other of this.pool.ranks) {
       other.abort(process.generation, { peer: process.rank, code: "RANK_DIED" });
     }
   }
 
   private ended(process: RankProcess, end: ProcessEnd): void {
-    const { rank, pid, generation, dismissed, lastLines } = process;
-    const level = dismissed ? "debug" : "warn";
-    this.options.log[level]({ rank, pid, ...end, lastLines: lastLines.slice(-3) }, "rank process ended");
-    if (rank === null || dismissed || generation !== this.generation) return;
-    const progress = process.progress();
-    const report: Report = {
-      $case: "rankExited",
-      value: { generation, rank, pid, ...end, lastLines, progress },
-    };
-    this.exits.set(rank, report);
-    this.options.report(report);
+    this.reports.ended(process, end);
+    if (process.rank === null && !process.dismissed) this.spares.ended();
   }
 
   /** Another job takes the node: the controller decided, and has fenced its command. */
   private forgetJob(jobId: string): void {
-    this.replicated = null;
+    this.states.forget();
     this.pool.dismiss(this.pool.ranks);
     this.options.writer.abandon().catch((error: unknown) => this.options.log.error(error, "abandon"));
     this.options.store.removeJob(jobId);
@@ -508,8 +360,11 @@ export class RankSupervisor {
   }
 }
 
-/** The process had gone before anybody knew of it. */
-function goneReport(generation: bigint, rank: number): Report {
-  const end = { pid: 0, exitCode: -1, signal: "", lastLines: [], progress: undefined };
-  return { $case: "rankExited", value: { generation, rank, ...end } };
+/** What the record of the run needs where rank 0 is here; a program of its own keeps its own. */
+function recordedRun(
+  { job, jobId, generation, layout, ranks }: Place,
+  recent: readonly StepCompleted[],
+): RecordedRun | null {
+  if (!ranks.includes(0) || isCommandJob(job)) return null;
+  return { jobId, uri: job.checkpoint.uri, generation, worldSize: layout.worldSize, recent };
 }

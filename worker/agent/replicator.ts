@@ -10,7 +10,8 @@ import {
 } from "../../gen/goku/v1/peer.pb.js";
 import { GokuError, toGokuError } from "../../job/errors.js";
 import type { Layout } from "../../job/layout.js";
-import { PEER_CHANNEL } from "../peer_channel.js";
+import { joinAddress } from "../../security/loopback.js";
+import { type PeerAccess, peerChannel } from "../peer_channel.js";
 import { backoffMs } from "./backoff.js";
 import { pause } from "./pause.js";
 import { RateLimiter } from "./rate_limiter.js";
@@ -18,6 +19,8 @@ import { wireLayout, wireState } from "./wire.js";
 
 /** Between tries of a keeper that does not answer. */
 const RETRY = { firstMs: 250, longestMs: 10_000 };
+/** Tries in a row after which people hear of it: by then it has been tried for some five seconds. */
+const TOLD_ATTEMPTS = 5;
 /** After what cannot be sent; the vote gives it up, and chooses the next. */
 const HOPELESS_MS = 1_000;
 /** A keeper that takes nothing and says nothing for so long has gone. */
@@ -33,8 +36,24 @@ export interface ReplicaOrder {
   kept: StateName | null;
   slotPath: string;
   keeper: { nodeId: string; host: string; port: number };
+  access: PeerAccess;
   /** What this node sends at most. */
   bytesPerSecond: number;
+}
+
+export interface ReplicaCallbacks {
+  /** The keeper has it whole, or it cannot be sent, since the snapshot itself is damaged or gone. */
+  settled(whole: boolean): void;
+  /** It cannot be sent, or not yet and for some time; told once. */
+  failing(error: GokuError): void;
+}
+
+/** For metrics. */
+export interface ReplicatorEvents {
+  /** A state is whole on another node: what went there for it, and how long that took, with all tries. */
+  sent(copy: { bytes: number; seconds: number }): void;
+  /** A try has failed and another follows. */
+  retried(): void;
 }
 
 /**
@@ -44,12 +63,16 @@ export interface ReplicaOrder {
  */
 export class Replicator {
   private readonly log: Logger;
+  private readonly retry: typeof RETRY;
   private readonly limiter = new RateLimiter();
   private readonly clients = new Map<string, PeerServiceClient>();
   private stop = new AbortController();
+  private readonly events: ReplicatorEvents;
 
-  constructor(log: Logger) {
+  constructor(log: Logger, retry = RETRY, events: ReplicatorEvents = { sent: () => {}, retried: () => {} }) {
     this.log = log;
+    this.retry = retry;
+    this.events = events;
   }
 
   /** A generation begins, or the agent ends: what is under way is given up, and nobody hears of it. */
@@ -60,10 +83,9 @@ export class Replicator {
     this.clients.clear();
   }
 
-  /** `settled`: the keeper has it whole, or it cannot be sent, since the snapshot itself is damaged or gone. */
-  send(order: ReplicaOrder, settled: (whole: boolean) => void): void {
+  send(order: ReplicaOrder, { settled, failing }: ReplicaCallbacks): void {
     const { signal } = this.stop;
-    this.persistently(order, signal).then(
+    this.persistently(order, signal, failing).then(
       (whole) => {
         if (!signal.aborted) settled(whole);
       },
@@ -71,11 +93,18 @@ export class Replicator {
     );
   }
 
-  private async persistently(order: ReplicaOrder, signal: AbortSignal): Promise<boolean> {
+  private async persistently(
+    order: ReplicaOrder,
+    signal: AbortSignal,
+    failing: ReplicaCallbacks["failing"],
+  ): Promise<boolean> {
     const { rank, state, keeper } = order;
+    const begun = performance.now();
+    let bytes = 0;
     for (let attempt = 0; !signal.aborted; attempt++) {
       try {
-        await this.attempt(order, signal);
+        bytes += await this.attempt(order, signal);
+        this.events.sent({ bytes, seconds: (performance.now() - begun) / 1000 });
         return true;
       } catch (thrown) {
         if (signal.aborted) return false;
@@ -83,27 +112,33 @@ export class Replicator {
         const about = { rank, step: state.step, keeper: keeper.nodeId, code: error.code };
         if (isHopeless(thrown)) {
           this.log.error({ ...about, reason: error.message }, "replica cannot be sent");
+          failing(error);
           await pause(HOPELESS_MS, signal);
           return false;
         }
         if (attempt === 0) this.log.warn({ ...about, reason: error.message }, "replica is sent again");
-        await pause(backoffMs(attempt, Math.random(), RETRY), signal);
+        this.events.retried();
+        if (attempt + 1 === TOLD_ATTEMPTS) failing(error);
+        await pause(backoffMs(attempt, Math.random(), this.retry), signal);
       }
     }
     return false;
   }
 
-  private async attempt(order: ReplicaOrder, signal: AbortSignal): Promise<void> {
+  /** Returns the bytes that were sent. */
+  private async attempt(order: ReplicaOrder, signal: AbortSignal): Promise<number> {
     const head = readHead(order);
     const reader = await SnapshotReader.open(order.slotPath);
     let stream: KeeperStream | null = null;
+    let bytes = 0;
     try {
       signal.throwIfAborted(); // from here on the stream hears of it
-      stream = new KeeperStream(this.clientOf(order.keeper).replicate(), signal);
+      stream = new KeeperStream(this.clientOf(order).replicate(), signal);
       await stream.write({ message: { $case: "offer", value: offerOf(order, head) } });
       let answer = await stream.answer();
-      if (!answer.whole) await this.sendChunks(order, { reader, stream, from: answer.chunks });
+      if (!answer.whole) bytes = await this.sendChunks(order, { reader, stream, from: answer.chunks });
       while (!answer.whole) answer = await stream.answer();
+      return bytes;
     } finally {
       stream?.close();
       await reader.close();
@@ -113,24 +148,27 @@ export class Replicator {
   private async sendChunks(
     { bytesPerSecond }: ReplicaOrder,
     sending: { reader: SnapshotReader; stream: KeeperStream; from: number },
-  ): Promise<void> {
+  ): Promise<number> {
     const { reader, stream, from } = sending;
     const count = reader.header.checksums.length - from;
     const rest = Array.from({ length: count }, (_, i) => from + i);
+    let sent = 0;
     for await (const { index, bytes } of reader.chunks(rest)) {
       const waitMs = this.limiter.delayMs(bytes.byteLength, bytesPerSecond, performance.now());
       if (waitMs > 0) await stream.rest(waitMs);
       // A copy: the reader's memory is used again while this is on its way.
       await stream.write({ message: { $case: "chunk", value: { index, data: Buffer.from(bytes) } } });
+      sent += bytes.byteLength;
     }
     reader.requireUnchanged();
+    return sent;
   }
 
-  private clientOf({ host, port }: ReplicaOrder["keeper"]): PeerServiceClient {
-    const address = `${host}:${port}`;
+  private clientOf({ keeper: { host, port }, access }: ReplicaOrder): PeerServiceClient {
+    const address = joinAddress(host, port);
     let client = this.clients.get(address);
     if (client === undefined) {
-      client = new PeerServiceClient(address, grpc.credentials.createInsecure(), PEER_CHANNEL);
+      client = new PeerServiceClient(address, ...peerChannel(access));
       this.clients.set(address, client);
     }
     return client;
@@ -237,7 +275,7 @@ class KeeperStream {
   }
 
   private moved(): void {
-    this.silence.refresh();
+    if (this.failure === null) this.silence.refresh();
     this.wake();
   }
 

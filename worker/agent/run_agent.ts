@@ -2,6 +2,10 @@ import { rmSync } from "node:fs";
 import path from "node:path";
 import { type Logger, pino } from "pino";
 import { GokuError } from "../../job/errors.js";
+import { isAddress } from "../../job/is_address.js";
+import { isFailureDomain, isNodeName } from "../../job/node_name.js";
+import { controllerChannel } from "../../security/client_access.js";
+import { requireSafeListen } from "../../security/listen_rule.js";
 import { Agent, type AgentOptions } from "./agent.js";
 import { lockNode } from "./lock_node.js";
 
@@ -42,16 +46,26 @@ function agentLog({ node }: AgentOptions): Logger {
   return pino({ level: process.env.GOKU_LOG_LEVEL ?? "info", base: { node } });
 }
 
-function check({ node, slots, controllers, host, failureDomain }: AgentOptions): void {
+const ADVICE =
+  'give --ca, --cert and --key, as "gokuctl certs init" makes them (docs/security.md), or stay on 127.0.0.1';
+
+function check(options: AgentOptions): void {
+  const { node, slots, controllers, host, failureDomain, access, metricsHost, peakTflops } = options;
   const refuse = (what: string) => {
     throw new GokuError("ARGUMENT_INVALID", `Cannot run an agent: ${what}`);
   };
-  if (!/^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$/.test(node))
-    refuse(`node name ${JSON.stringify(node)}, want letters, digits and ._- in between`);
+  if (!isNodeName(node)) refuse(`node name ${JSON.stringify(node)}, want letters, digits and ._- in between`);
   if (!Number.isInteger(slots) || slots < 1) refuse(`${slots} slots, want at least 1`);
-  if (controllers.length === 0 || !controllers.every((address) => /^[^\s:]+:\d+$/.test(address)))
-    refuse(`controllers ${JSON.stringify(controllers)}, want host:port, comma-separated`);
-  if (!/^[A-Za-z0-9._/:-]{0,128}$/.test(failureDomain))
+  if (controllers.length === 0 || !controllers.every(isAddress))
+    refuse(`controllers ${JSON.stringify(controllers)}, want host:port, comma-separated, IPv6 in brackets`);
+  if (!isFailureDomain(failureDomain))
     refuse(`failure domain ${JSON.stringify(failureDomain)}, want letters, digits and ._/:-`);
   if (host === "") refuse("an empty host, want the address at which other nodes reach this one");
+  if (peakTflops !== null && !(peakTflops > 0 && Number.isFinite(peakTflops)))
+    refuse(`a peak of ${peakTflops} TFLOP/s, want more than 0`);
+  // What is wrong with the files is said now, not at the first connection.
+  for (const address of controllers) controllerChannel(access, address);
+  const tls = access.cert !== null;
+  requireSafeListen({ what: "an agent, which serves other nodes,", host, tls, asks: tls, advice: ADVICE });
+  requireSafeListen({ what: "an agent's /metrics", host: metricsHost, tls, asks: tls, advice: ADVICE });
 }

@@ -3,6 +3,7 @@ import { type StateName, stateKey } from "../../checkpoint/state.js";
 /** A whole snapshot found in a slot file. */
 export interface HeldSnapshot {
   path: string;
+  bytes: number;
   state: StateName;
   rank: number;
   /** As text, for example 1x2x2. */
@@ -125,4 +126,9 @@ function newestOf(states: readonly StateName[]): StateName | null {
     (best, state) => (compareStates(state, best) > 0 ? state : best),
     null,
   );
+}
+
+/** Of whole snapshots. Pure. */
+export function heldBytes(sets: readonly SnapshotSet[]): number {
+  return sets.flatMap(({ held }) => held).reduce((sum, { bytes }) => sum + bytes, 0);
 }

@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, rmSync } from "node:fs";
+import { mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
 import path from "node:path";
 import { readSnapshotHeader, verifySnapshot } from "../../checkpoint/snapshot.js";
 import { GokuError } from "../../job/errors.js";
@@ -6,7 +6,7 @@ import { Layout } from "../../job/layout.js";
 import type { HeldSnapshot, SnapshotSet } from "./snapshot_sets.js";
 
 /** The copy that is whole stays while the next one comes in. */
-const REPLICA_SLOTS = 2;
+export const REPLICA_SLOTS = 2;
 
 /**
  * The snapshot sets of a node: folders `<job>/rank-<rank>.<layout>.<number>` of slot files in tmpfs, and
@@ -111,7 +111,8 @@ function heldIn(folder: string): HeldSnapshot[] {
     const header = /^slot-\d+$/.test(name) ? readSnapshotHeader(file) : null;
     if (header === null) return [];
     const layout = new Layout(header.meta.layout).toString();
-    return [{ path: file, state: header.meta.state, rank: header.rank, layout }];
+    const bytes = statSync(file, { throwIfNoEntry: false })?.size ?? 0;
+    return [{ path: file, bytes, state: header.meta.state, rank: header.rank, layout }];
   });
 }
 

@@ -1,6 +1,12 @@
 import path from "node:path";
 import { type StateName, stateKey } from "../../checkpoint/state.js";
-import type { SnapshotSource, HeldState as WireHeld } from "../../gen/goku/v1/agent.pb.js";
+import type {
+  NodeEndpoints,
+  SnapshotSource,
+  StepReplay,
+  HeldState as WireHeld,
+  SpikeNews as WireSpike,
+} from "../../gen/goku/v1/agent.pb.js";
 import type {
   ErrorDetail,
   Layout as WireLayout,
@@ -8,7 +14,8 @@ import type {
 } from "../../gen/goku/v1/common.pb.js";
 import { ERRORS, type ErrorCode, type GokuError } from "../../job/errors.js";
 import { Layout } from "../../job/layout.js";
-import type { FromRank, MemorySource, StepMetrics } from "../rank_messages.js";
+import type { SpikeNews } from "../../job/spikes.js";
+import type { FromRank, MemorySource, StepMetrics, ToRank } from "../rank_messages.js";
 import type { Report } from "./outbox.js";
 import type { HeldSnapshot } from "./snapshot_sets.js";
 
@@ -33,6 +40,16 @@ export function wireLayout({ dpReplicate, dpShard, sp }: Layout): WireLayout {
 
 export function wireHeld(held: HeldSnapshot): WireHeld {
   return { state: wireState(held.state), rank: held.rank, layout: wireLayout(Layout.parse(held.layout)) };
+}
+
+type Members = Extract<ToRank, { kind: "connect" }>["members"];
+
+/** All ranks, in rank order. */
+export function readMembers(nodes: readonly NodeEndpoints[]): Members {
+  const members = nodes.flatMap(({ nodeId, host, ranks, ports, pids }) =>
+    ranks.map((rank, at) => ({ rank, nodeId, host, port: ports[at] ?? 0, pid: pids[at] ?? 0 })),
+  );
+  return members.sort((a, b) => a.rank - b.rank);
 }
 
 /** What the snapshots of this node that hold `source`'s state add to it; the rank's own set first. */
@@ -64,20 +81,54 @@ export function readCode(code: string): ErrorCode {
   return Object.hasOwn(ERRORS, code) ? (code as ErrorCode) : "INTERNAL";
 }
 
-export function stepReport(generation: bigint, metrics: StepMetrics): Report {
-  const { step, lr, tokens, memoryPeakBytes, replicatedStep, ...rest } = metrics;
+export function stepReport(
+  generation: bigint,
+  metrics: StepMetrics,
+): Extract<Report, { $case: "stepCompleted" }> {
+  const { step, loss, gradNorm, lr, tokens, memoryPeakBytes, replicatedStep, replay, ...others } = metrics;
+  const { waits, completedMs, lossSpike, gradientSpike, leftOut, rollBack, ...rest } = others;
   return {
     $case: "stepCompleted",
     value: {
       ...rest,
       generation,
       step: BigInt(step),
+      loss: loss ?? undefined,
+      gradNorm: gradNorm ?? undefined,
       learningRate: lr,
       tokens: BigInt(tokens),
       memoryPeakBytes: BigInt(memoryPeakBytes),
       replicatedStep: BigInt(replicatedStep),
+      replay: wireReplay(replay),
+      lossSpike: wireSpike(lossSpike),
+      gradientSpike: wireSpike(gradientSpike),
+      leftOut: leftOut ?? "",
+      rollBack:
+        rollBack === null ? undefined : { first: BigInt(rollBack.first), last: BigInt(rollBack.last) },
+      waits: waits ?? undefined,
+      completedMs: BigInt(completedMs),
     },
   };
+}
+
+export function wireReplay(replay: StepMetrics["replay"]): StepReplay | undefined {
+  return replay === null
+    ? undefined
+    : { ...replay, loss: replay.loss ?? undefined, gradient: replay.gradient ?? undefined };
+}
+
+function wireSpike(news: SpikeNews | null): WireSpike | undefined {
+  switch (news?.kind) {
+    case undefined:
+      return undefined;
+    case "begins": {
+      const { value, limit, median } = news;
+      return { kind: { $case: "begins", value: { value, limit, median } } };
+    }
+    case "ends":
+    case "stays":
+      return { kind: { $case: news.kind, value: news.steps } };
+  }
 }
 
 /** The report of a rank's failure; one that nothing retried could mend, before it was ready, refuses the Prepare. */

@@ -11,12 +11,16 @@ import type { BuiltIndex } from "./index_folder.js";
 import { type CodecRecord, patchNumbers } from "./latents.js";
 import type { PackBatch, PackSource, StepPlan } from "./pack_batch.js";
 import { Prefetcher } from "./prefetcher.js";
-import { textSettings } from "./text_encoder.js";
+import { HashTextEncoder, textSettings } from "./text_encoder.js";
 
 /** Epoch-wide facts of a data set under a job, for `gokuctl plan` and the start of a run. */
 export interface DataReport extends Omit<PackReport, "leftOut"> {
   images: number;
   videos: number;
+  /** Tokens of clips, of tokensPerEpoch. */
+  videoTokens: number;
+  /** Tokens of the longest caption, its end token included. */
+  captionTokensMax: number;
   /** Samples left out with the reason: unreadable or uncaptioned files, and samples longer than a pack. */
   leftOut: { sample: string; reason: string }[];
 }
@@ -54,6 +58,7 @@ export async function reportData(
   const { samples } = built.index;
   return describe(
     built,
+    options,
     new Packer({
       sizes: samples.map(tokensOf),
       tokensPerPack: options.job.train.tokens_per_pack,
@@ -87,7 +92,7 @@ export class MediaPackSource implements PackSource {
       tokensPerPack: job.train.tokens_per_pack,
       seed: job.seed,
     });
-    this.report = describe(built, this.packer);
+    this.report = describe(built, options, this.packer);
     if (this.packer.packsPerEpoch === 0) {
       const shortest = Math.min(...this.samples.map(tokensOf));
       throw new GokuError(
@@ -227,11 +232,24 @@ function tokensOf({ grid }: IndexedSample): number {
   return grid[0] * grid[1] * grid[2];
 }
 
-function describe(built: BuiltIndex, packer: Packer): DataReport {
+function describe(
+  built: BuiltIndex,
+  { job, model }: Pick<OpenPackSourceOptions, "job" | "model">,
+  packer: Packer,
+): DataReport {
   const { samples, skipped } = built.index;
   const { leftOut, ...report } = packer.report;
-  const videos = samples.filter(({ kind }) => kind === "video").length;
+  const videos = samples.filter(({ kind }) => kind === "video");
+  const fitting = (sample: IndexedSample) => tokensOf(sample) <= report.tokensPerPack;
+  const text = new HashTextEncoder(textSettings(job, model));
   const tooLong = leftOut.map(({ sample, reason }) => ({ sample: samples[sample]!.name, reason }));
   const unusable = skipped.map(({ name, reason }) => ({ sample: name, reason }));
-  return { ...report, images: samples.length - videos, videos, leftOut: [...unusable, ...tooLong] };
+  return {
+    ...report,
+    images: samples.length - videos.length,
+    videos: videos.length,
+    videoTokens: videos.filter(fitting).reduce((sum, sample) => sum + tokensOf(sample), 0),
+    captionTokensMax: samples.reduce((most, { caption }) => Math.max(most, text.lengthOf(caption)), 0),
+    leftOut: [...unusable, ...tooLong],
+  };
 }

@@ -56,8 +56,8 @@ export class HashTextEncoder {
   }
 
   encode(caption: string): EncodedText {
-    const { width, tokensMax } = this.options;
-    const tokens = [...captionWords(caption).slice(0, tokensMax - 1), END];
+    const { width } = this.options;
+    const tokens = this.tokensOf(caption);
     const data = new Float32Array(tokens.length * width);
     for (const [position, token] of tokens.entries()) {
       const row = data.subarray(position * width, (position + 1) * width);
@@ -66,6 +66,15 @@ export class HashTextEncoder {
       addScaled(row, this.vector(ROLE.position, String(position)), POSITION_PART);
     }
     return { length: tokens.length, data };
+  }
+
+  /** Tokens of a caption, without encoding it. */
+  lengthOf(caption: string): number {
+    return this.tokensOf(caption).length;
+  }
+
+  private tokensOf(caption: string): string[] {
+    return [...captionWords(caption).slice(0, this.options.tokensMax - 1), END];
   }
 
   /** Fixed random vector of mean square 1. */

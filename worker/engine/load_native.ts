@@ -2,46 +2,61 @@ import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
+import type { Device } from "../../job/device.js";
 import { GokuError } from "../../job/errors.js";
 import { NATIVE_CONTRACT, type Native } from "./native.js";
 
-/** Where the build puts the addon, below the folder of package.json. */
-const ADDON = path.join("build", "Release", "goku_cpu.node");
+/** Where the build puts each addon, below the folder of package.json; the variable that names another file; what builds it. */
+const ADDONS = {
+  cpu: {
+    what: "the native addon",
+    file: path.join("build", "Release", "goku_cpu.node"),
+    variable: "GOKU_NATIVE",
+    code: "NATIVE_MISSING",
+    advice: "run make build",
+  },
+  cuda: {
+    what: "the CUDA backend",
+    file: path.join("build", "cuda", "Release", "goku_cuda.node"),
+    variable: "GOKU_NATIVE_CUDA",
+    code: "DEVICE_MISSING",
+    advice: "run make cuda (docs/cuda.md)",
+  },
+} as const;
 
-/** The addon's file: GOKU_NATIVE, or the first `build/Release` on the way up from this module. */
-function addonPath(): string {
-  const named = process.env.GOKU_NATIVE;
+const HERE = path.dirname(fileURLToPath(import.meta.url));
+
+/** The addon's file: the one that its variable names, or the first on the way up from this module; null: there is none. */
+export function addonPath(device: Device): string | null {
+  const { file, variable } = ADDONS[device];
+  const named = process.env[variable];
   if (named !== undefined && named !== "") return path.resolve(named);
-  const start = path.dirname(fileURLToPath(import.meta.url));
-  for (let folder = start; ; folder = path.dirname(folder)) {
-    const candidate = path.join(folder, ADDON);
+  for (let folder = HERE; ; folder = path.dirname(folder)) {
+    const candidate = path.join(folder, file);
     if (existsSync(candidate)) return candidate;
-    if (folder === path.dirname(folder)) {
-      throw new GokuError(
-        "NATIVE_MISSING",
-        `Cannot load the native addon: no ${ADDON} above ${start}, run make build`,
-      );
-    }
+    if (folder === path.dirname(folder)) return null;
   }
 }
 
-/** Loads the CPU addon. Every call in one process or worker thread returns the same object. */
-export function loadNative(): Native {
-  const file = addonPath();
+/**
+ * Loads the addon of a device. Every call in one process or worker thread returns the same object. Throws NATIVE_MISSING, or
+ * DEVICE_MISSING for another device than the CPU.
+ */
+export function loadNative(device: Device = "cpu"): Native {
+  const { what, file: usual, code, advice } = ADDONS[device];
+  const file = addonPath(device);
+  if (file === null) throw new GokuError(code, `Cannot load ${what}: no ${usual} above ${HERE}, ${advice}`);
   let native: Native;
   try {
     native = createRequire(import.meta.url)(file) as Native;
   } catch (cause) {
-    throw new GokuError(
-      "NATIVE_MISSING",
-      `Cannot load the native addon ${file}: ${(cause as Error).message.split("\n")[0]}, run make build`,
-      { cause },
-    );
+    const why = (cause as Error).message.split("\n")[0];
+    throw new GokuError(code, `Cannot load ${what} ${file}: ${why}, ${advice}`, { cause });
   }
   if (native.contract !== NATIVE_CONTRACT) {
     throw new GokuError(
-      "NATIVE_MISSING",
-      `Cannot load the native addon ${file}: its contract is ${native.contract}, want ${NATIVE_CONTRACT}, run make build`,
+      code,
+      `Cannot load ${what} ${file}: its contract is ${native.contract}, want ${NATIVE_CONTRACT}, ${advice}`,
     );
   }
   return native;

@@ -1,5 +1,5 @@
 /**
- * The whole contract between TypeScript and the native addons (`goku_cpu.node`; later `goku_cuda.node`).
+ * The whole contract between TypeScript and the native addons (`goku_cpu.node`, `goku_cuda.node`).
  *
  * Plain data and opaque handles cross here. Names and field order are the same in `native/binding/`.
  * No optional field: `null` means left out on purpose. Every call checks handles, dtypes and element counts
@@ -22,6 +22,7 @@ export type NativeErrorCode =
   | "NATIVE_ARGUMENT" // caller mistake: bad handle, dtype, count
   | "NATIVE_OUT_OF_MEMORY"
   | "NATIVE_IO"
+  | "NATIVE_DEVICE" // CUDA: the device, its driver or a library failed or is missing
   | "COMM_PEER_DIED" // error.peer: rank in the world, error.operation
   | "COMM_ABORTED" // abort word was set; error.peer: culprit named by the word, or -1
   | "COMM_TIMEOUT"; // error.peer: first rank waited for
@@ -39,8 +40,15 @@ export interface CpuInfo {
   threads: number;
 }
 
+/** A device that the addon computes on. */
+export interface DeviceInfo {
+  name: string; // e.g. "NVIDIA H200"
+  memoryBytes: number;
+}
+
 export interface NativeTensors {
   cpuInfo(): CpuInfo;
+  devices(): DeviceInfo[]; // those that CUDA_VISIBLE_DEVICES shows this process; none: the CPU's addon
   threadsSet(count: number): void;
   tensorAlloc(dtype: DTypeCode, count: number): TensorId; // contents undefined, 64-byte aligned
   tensorView(base: TensorId, offset: number, count: number): TensorId; // shares memory, keeps base alive
@@ -350,6 +358,7 @@ export interface CommOptions {
   abortPage: Uint8Array; // control page; see worker/pages.ts
   progressPage: Uint8Array; // the native thread writes collective numbers there
   timeoutMs: number; // a collective that takes longer fails with COMM_TIMEOUT
+  reachMs: number; // so does forming when a member's host answers no connection for so long
   transport: "auto" | "tcp"; // tcp: even within a node (benchmarks, tests)
 }
 export type CommId = number;
@@ -403,8 +412,16 @@ export interface NativeCollectives {
   commWait(ticket: Ticket): void;
 }
 
-export interface Native extends NativeTensors, NativeOperations, NativeCollectives {
+export interface NativeDiagnosis {
+  /**
+   * From now on SIGUSR2 appends the frames of every thread of this process to the file (native/stack_dump.h gives its form),
+   * whatever the threads are doing; those that are stopped write when they go on.
+   */
+  stackDumpInstall(path: string): void;
+}
+
+export interface Native extends NativeTensors, NativeOperations, NativeCollectives, NativeDiagnosis {
   /** Contract version; the loader refuses another. */
   readonly contract: number;
 }
-export const NATIVE_CONTRACT = 2;
+export const NATIVE_CONTRACT = 4;

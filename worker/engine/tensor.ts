@@ -12,16 +12,25 @@ export class Tensor {
   readonly dtype: DTypeName;
   readonly shape: readonly number[];
   readonly count: number;
+  /** Memory of its own; 0: a view, or in a page. */
+  readonly ownBytes: number;
   private readonly arena: Arena;
   private references = 1;
 
   /** Use Arena.alloc or Arena.view. */
-  constructor(arena: Arena, id: TensorId, dtype: DTypeName, shape: readonly number[], count: number) {
+  constructor(
+    arena: Arena,
+    id: TensorId,
+    dtype: DTypeName,
+    shape: readonly number[],
+    { count, ownBytes }: { count: number; ownBytes: number },
+  ) {
     this.arena = arena;
     this.id = id;
     this.dtype = dtype;
     this.shape = shape;
     this.count = count;
+    this.ownBytes = ownBytes;
   }
 
   /** Rows of a matrix [rows, columns]. */
@@ -80,7 +89,20 @@ export class Arena {
   alloc(dtype: DTypeName, ...shape: number[]): Tensor {
     let count = 1;
     for (const size of shape) count *= size;
-    return this.adopt(this.native.tensorAlloc(DTYPE[dtype], count), dtype, shape, count);
+    const id = this.claim(dtype, count, shape);
+    return this.adopt(id, dtype, shape, { count, ownBytes: count * DTYPE_BYTES[dtype] });
+  }
+
+  /** An error for want of memory says what it was for, and what else lies there: that is what a person can change. */
+  private claim(dtype: DTypeName, count: number, shape: readonly number[]): TensorId {
+    try {
+      return this.native.tensorAlloc(DTYPE[dtype], count);
+    } catch (cause) {
+      const { code, message } = cause as Error & { code?: string };
+      if (code !== "NATIVE_OUT_OF_MEMORY") throw cause;
+      const what = `Cannot make ${dtype} [${shape.join(", ")}]`;
+      throw new GokuError("NATIVE_OUT_OF_MEMORY", `${what}: ${message}; ${aliveText(this.alive)}`, { cause });
+    }
   }
 
   zeros(dtype: DTypeName, ...shape: number[]): Tensor {
@@ -93,12 +115,18 @@ export class Arena {
   view(base: Tensor, offset: number, ...shape: number[]): Tensor {
     let count = 1;
     for (const size of shape) count *= size;
-    return this.adopt(this.native.tensorView(base.id, offset, count), base.dtype, shape, count);
+    return this.adopt(this.native.tensorView(base.id, offset, count), base.dtype, shape, {
+      count,
+      ownBytes: 0,
+    });
   }
 
   /** A tensor whose memory is a mapped page's from byteOffset on. */
   ofPage(page: Uint8Array, byteOffset: number, dtype: DTypeName, count: number): Tensor {
-    return this.adopt(this.native.pageTensor(page, byteOffset, DTYPE[dtype], count), dtype, [count], count);
+    return this.adopt(this.native.pageTensor(page, byteOffset, DTYPE[dtype], count), dtype, [count], {
+      count,
+      ownBytes: 0,
+    });
   }
 
   /** A new f32 tensor (or one of `dtype`, rounded) with these numbers. */
@@ -138,11 +166,42 @@ export class Arena {
     this.native.tensorFree(tensor.id);
   }
 
-  private adopt(id: TensorId, dtype: DTypeName, shape: readonly number[], count: number): Tensor {
-    const tensor = new Tensor(this, id, dtype, shape, count);
+  private adopt(
+    id: TensorId,
+    dtype: DTypeName,
+    shape: readonly number[],
+    size: { count: number; ownBytes: number },
+  ): Tensor {
+    const tensor = new Tensor(this, id, dtype, shape, size);
     this.alive.add(tensor);
     return tensor;
   }
+}
+
+/** The kinds of tensors that take the most, for example "here live 3 x bf16 [4096, 1152] (27 MiB), 8 MiB more in 40 tensors". */
+function aliveText(alive: ReadonlySet<Tensor>): string {
+  const kinds = new Map<string, { count: number; bytes: number }>();
+  for (const { dtype, shape, ownBytes } of alive) {
+    if (ownBytes === 0) continue;
+    const name = `${dtype} [${shape.join(", ")}]`;
+    const kind = kinds.get(name) ?? { count: 0, bytes: 0 };
+    kinds.set(name, { count: kind.count + 1, bytes: kind.bytes + ownBytes });
+  }
+  if (kinds.size === 0) return "nothing of this step lives";
+  const sorted = [...kinds].sort(([, a], [, b]) => b.bytes - a.bytes);
+  const shown = sorted.slice(0, KINDS_MAX);
+  const rest = sorted.slice(KINDS_MAX).map(([, kind]) => kind);
+  const texts = shown.map(([name, { count, bytes }]) => `${count} x ${name} (${mib(bytes)})`);
+  const sum = (key: "count" | "bytes") => rest.reduce((total, kind) => total + kind[key], 0);
+  if (rest.length > 0) texts.push(`${mib(sum("bytes"))} more in ${sum("count")} tensors`);
+  return `here live ${texts.join(", ")}`;
+}
+
+/** Kinds of tensors that an error names. */
+const KINDS_MAX = 5;
+
+function mib(bytes: number): string {
+  return `${Math.ceil(bytes / 2 ** 20)} MiB`;
 }
 
 /** Copies numbers into an f32 tensor from element `offset` on. */

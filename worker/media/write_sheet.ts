@@ -31,6 +31,18 @@ export async function writeSheet(
   tiles: readonly SheetTile[],
   options: { title?: string } = {},
 ): Promise<void> {
+  try {
+    await writeWhole(path, await sheetPng(tiles, options));
+  } catch (error) {
+    throw toGokuError(error, "STORAGE_FAILED");
+  }
+}
+
+/** The bytes of such a sheet; the same for the same tiles. */
+export async function sheetPng(
+  tiles: readonly SheetTile[],
+  options: { title?: string } = {},
+): Promise<Uint8Array> {
   const placed = layOut(tiles, options.title ? MARGIN + 26 : MARGIN);
   const width = Math.max(...placed.map((tile) => tile.x + tile.width), 200) + MARGIN;
   const height =
@@ -47,15 +59,18 @@ export async function writeSheet(
     : "";
   const labels = placed.map((tile) => labelSvg(tile)).join("");
   const overlay = `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}">${title}${labels}</svg>`;
-  try {
-    const bytes = await sharp({ create: { width, height, channels: 3, background: "#ffffff" } })
-      .composite([...pictures, { input: Buffer.from(overlay), left: 0, top: 0 }])
-      .png()
-      .toBuffer();
-    await writeWhole(path, bytes);
-  } catch (error) {
-    throw toGokuError(error, "STORAGE_FAILED");
-  }
+  return sharp({ create: { width, height, channels: 3, background: "#ffffff" } })
+    .composite([...pictures, { input: Buffer.from(overlay), left: 0, top: 0 }])
+    .png()
+    .toBuffer();
+}
+
+/** The picture alone, in its own size; of a clip the first frame. */
+export function picturePng({ data, width, height }: RgbClip): Promise<Uint8Array> {
+  const raw = { width, height, channels: 3 } as const;
+  return sharp(data.subarray(0, width * height * 3), { raw })
+    .png()
+    .toBuffer();
 }
 
 interface PlacedTile {

@@ -1,16 +1,11 @@
+import type { Recompute } from "../../job/block_memory.js";
 import type { ParameterSet } from "../engine/parameter.js";
 import { Tape, Value } from "../engine/tape.js";
 import { type Arena, readFloats, type Tensor } from "../engine/tensor.js";
 import type { LocalPack } from "./local_pack.js";
 import { packRope } from "./pack_context.js";
+import { packWork } from "./pack_work.js";
 import { block, embedPatches, head, type ModelContext, type ModelPack, timeVector } from "./transformer.js";
-
-/**
- * What is kept from forward to backward. `none`: everything backward needs. `cheap`: norms' and activations' outputs are
- * made again from their inputs. `full`: only the input of every block; the block runs again before its backward.
- * All three give the same bits.
- */
-export type Recompute = "none" | "cheap" | "full";
 
 /**
  * One pack through the model, forward and backward, cut at the blocks, so that weights can come and gradients can go
@@ -20,9 +15,12 @@ export type Recompute = "none" | "cheap" | "full";
 export class PackPass {
   /** Index of the pack within its step. */
   readonly slot: number;
+  /** Multiply-adds of this rank's forward pass. */
+  readonly work: number;
   /** This rank's part of the loss; known after `head`. */
   loss = 0;
-  private spoilt = false;
+  /** Factor of its loss: 1, unless a failpoint has spoilt it. */
+  private spoiling = 1;
   private readonly arena: Arena;
   private readonly root: ParameterSet;
   private readonly context: ModelContext;
@@ -45,6 +43,7 @@ export class PackPass {
     recompute: Recompute,
   ) {
     this.slot = pack.slot;
+    this.work = packWork(pack.shape, context.config, context.exchange?.heads ?? context.config.heads);
     this.arena = arena;
     this.root = root;
     this.pack = pack;
@@ -78,7 +77,7 @@ export class PackPass {
   }
 
   private tape(): Tape {
-    return new Tape(this.arena, { recording: true, frugal: this.recompute === "cheap" });
+    return new Tape(this.arena, { recording: true, frugal: this.recompute === "selective" });
   }
 
   /** Velocity and loss. `observe` sees the velocity [N, P] of this rank's tokens. */
@@ -102,17 +101,18 @@ export class PackPass {
         tensor.columns,
       );
     }
-    if (this.spoilt) this.loss = Number.NaN;
+    this.loss *= this.spoiling;
     observe?.(readFloats(native, tensor));
     velocity.giveGrad(arena, gradient);
     tensor.free();
     pack.target.free();
   }
 
-  /** Makes the loss of this pack NaN, as a broken device would (failpoints). */
-  spoil(): void {
-    this.spoilt = true;
-    this.loss = Number.NaN;
+  /** Multiplies the loss of this pack, once, as a broken device would (failpoints). */
+  spoil(factor: number): void {
+    if (this.spoiling !== 1) return;
+    this.spoiling = factor;
+    this.loss *= factor;
   }
 
   headBackward(): void {

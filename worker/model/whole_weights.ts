@@ -2,8 +2,7 @@ import { GokuError } from "../../job/errors.js";
 import type { ModelConfig } from "../../job/model_config.js";
 import { type ParameterSpec, parameterSpecs } from "../../job/parameters.js";
 import type { Parameter, ParameterSet } from "../engine/parameter.js";
-import type { Arena, Tensor } from "../engine/tensor.js";
-import type { ComputeDType } from "./transformer.js";
+import type { Tensor } from "../engine/tensor.js";
 
 /** All weights of a model in one process, for inference. */
 export class WholeWeights {
@@ -11,16 +10,11 @@ export class WholeWeights {
   readonly blocks: readonly ParameterSet[];
   private readonly tensors: Tensor[] = [];
 
-  /** @param read gives the row-major numbers of a parameter. */
-  constructor(
-    arena: Arena,
-    model: ModelConfig,
-    dtype: ComputeDType,
-    read: (spec: ParameterSpec) => Float32Array,
-  ) {
+  /** @param tensorOf gives the row-major numbers of a parameter, all of one type; they are this object's from then on. */
+  constructor(model: ModelConfig, tensorOf: (spec: ParameterSpec) => Tensor) {
     const all = new Map<string, Parameter>();
     for (const spec of parameterSpecs(model)) {
-      const tensor = arena.from(read(spec), dtype, spec.count);
+      const tensor = tensorOf(spec);
       this.tensors.push(tensor);
       all.set(spec.name, new FrozenParameter(spec, tensor));
     }

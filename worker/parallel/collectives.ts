@@ -1,6 +1,7 @@
 import { GokuError, toGokuError } from "../../job/errors.js";
 import type { CommId, Native, Ticket } from "../engine/native.js";
 import { failpoint } from "../failpoints.js";
+import { type CollectiveWaits, noWaits, type WaitKind } from "../progress.js";
 import { abortGroups, type Groups } from "./groups.js";
 
 /**
@@ -13,7 +14,9 @@ export class Collectives {
   groups: Groups;
   /** Seconds spent inside `wait`. */
   waitSeconds = 0;
-  private readonly flying = new Set<Ticket>();
+  /** The same, by what was waited for. */
+  waits: CollectiveWaits = noWaits();
+  private readonly flying = new Map<Ticket, WaitKind>();
 
   constructor(native: Native, groups: Groups) {
     this.native = native;
@@ -21,8 +24,8 @@ export class Collectives {
   }
 
   /** Remembers a collective that was started. */
-  started(ticket: Ticket): Ticket {
-    this.flying.add(ticket);
+  started(kind: WaitKind, ticket: Ticket): Ticket {
+    this.flying.set(ticket, kind);
     return ticket;
   }
 
@@ -30,14 +33,23 @@ export class Collectives {
   wait(ticket: Ticket): void {
     failpoint("collective.entered");
     const begun = performance.now();
+    const kind = this.flying.get(ticket);
     this.flying.delete(ticket);
     try {
       this.native.commWait(ticket);
     } catch (error) {
       throw toGokuError(error);
     } finally {
-      this.waitSeconds += (performance.now() - begun) / 1000;
+      const seconds = (performance.now() - begun) / 1000;
+      this.waitSeconds += seconds;
+      if (kind !== undefined) this.waits[kind] += seconds;
     }
+  }
+
+  /** A step begins: nothing was waited for yet. */
+  forgetWaits(): void {
+    this.waitSeconds = 0;
+    this.waits = noWaits();
   }
 
   /** The group, where there must be one. */
@@ -52,7 +64,7 @@ export class Collectives {
   abandon(): void {
     if (this.flying.size === 0) return;
     abortGroups(this.native, this.groups);
-    for (const ticket of this.flying) {
+    for (const ticket of this.flying.keys()) {
       try {
         this.native.commWait(ticket);
       } catch {

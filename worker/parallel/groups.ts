@@ -1,6 +1,9 @@
 import type { Layout } from "../../job/layout.js";
 import type { CommEndpoint, CommId, Native } from "../engine/native.js";
 
+/** First packets of a connection are sent at 0, 1, 3 and 7 s: a host that answered none of the four cannot be reached. */
+const REACH_MS = 8_000;
+
 /** The communicators of one rank in one generation; null for a group of one, which needs none. */
 export interface Groups {
   /** All ranks: the vote. */
@@ -63,6 +66,7 @@ function connectGroup(native: Native, options: GroupOptions, name: string, ranks
     abortPage: options.abortPage,
     progressPage: options.progressPage,
     timeoutMs: options.timeoutMs,
+    reachMs: REACH_MS,
     transport: options.transport,
   });
 }

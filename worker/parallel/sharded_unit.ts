@@ -120,6 +120,7 @@ export class ShardedUnit implements ShardUnit, ParameterSet {
     const tensor = step.alloc(shard.dtype, this.unit.count);
     const comm = collectives.require("shard");
     const ticket = collectives.started(
+      "allGather",
       collectives.native.allGatherStart(comm, tensor.id, shard.id, this.counts),
     );
     this.whole = { tensor, ticket };
@@ -176,7 +177,7 @@ export class ShardedUnit implements ShardUnit, ParameterSet {
       this.counts,
       contributes,
     );
-    return { ticket: collectives.started(ticket), sent };
+    return { ticket: collectives.started("reduceScatter", ticket), sent };
   }
 
   private addWhole(gradient: Tensor): void {

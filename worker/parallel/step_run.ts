@@ -1,15 +1,17 @@
+import type { Recompute } from "../../job/block_memory.js";
+import { dealtPack } from "../../job/deal.js";
 import { GokuError } from "../../job/errors.js";
 import type { Layout } from "../../job/layout.js";
 import type { Ticket } from "../engine/native.js";
 import type { Arena, Tensor } from "../engine/tensor.js";
 import { failpoint } from "../failpoints.js";
 import { localPack, type NumberSource } from "../model/local_pack.js";
-import { PackPass, type Recompute } from "../model/pack_pass.js";
+import { PackPass } from "../model/pack_pass.js";
 import type { ModelContext } from "../model/transformer.js";
 import type { Progress } from "../progress.js";
 import type { Collectives } from "./collectives.js";
 import type { ShardedUnit } from "./sharded_unit.js";
-import type { StepInput } from "./step_types.js";
+import type { StepFigures, StepInput } from "./step_types.js";
 
 export interface StepRunOptions {
   /** Of the step; everything in it is freed by its end, except the gradients of the units. */
@@ -20,7 +22,6 @@ export interface StepRunOptions {
   layout: Layout;
   rank: number;
   context: ModelContext;
-  recompute: Recompute;
   numbers: NumberSource;
   onVelocity: ((slot: number, velocity: Float32Array) => void) | null;
   progress: Progress;
@@ -38,39 +39,56 @@ const REDUCTIONS_FLYING_MAX = 2;
  * block's from backward to the next round's forward, the root's through the whole step.
  */
 export class StepRun {
+  /** May be changed between steps, on all ranks alike. */
+  recompute: Recompute;
   private readonly options: StepRunOptions;
   private readonly root: ShardedUnit;
   private readonly blocks: readonly ShardedUnit[];
+  /** Of the last step. Rounds in which this rank had no pack do not count: what is told is time over work done. */
+  readonly figures: Pick<StepFigures, "forwardSeconds" | "backwardSeconds" | "work"> = {
+    forwardSeconds: 0,
+    backwardSeconds: 0,
+    work: 0,
+  };
   private reductions: { ticket: Ticket; sent: Tensor | null }[] = [];
 
-  constructor(options: StepRunOptions) {
+  constructor(options: StepRunOptions, recompute: Recompute) {
     this.options = options;
+    this.recompute = recompute;
     this.root = options.units[0]!;
     this.blocks = options.units.slice(1);
   }
 
   /** Returns this rank's part of the loss of every pack of the step. */
   computeStep(input: StepInput): Float64Array {
-    const { layout, rank, progress } = this.options;
+    const { layout, progress } = this.options;
     const losses = new Float64Array(input.plan.packs.length);
     const rounds = Math.ceil(losses.length / layout.dataRankCount);
+    const { figures } = this;
+    Object.assign(figures, { forwardSeconds: 0, backwardSeconds: 0, work: 0 });
     for (let round = 0; round < rounds; round++) {
-      const contributes = this.contributors(round, losses.length);
+      const contributes = this.contributors(input, round);
       if (!contributes.includes(1)) continue;
       progress.set({
         phase: "forward",
-        microStep: round * layout.dataRankCount + layout.dataRank(rank),
+        microStep: this.slot(input, round),
         layer: -1,
       });
+      const begun = this.ownSeconds();
       const pass = this.open(input, round);
       this.forward(pass);
+      const turned = this.ownSeconds();
       this.backward(pass, contributes);
-      if (pass) losses[this.slot(round)] = pass.loss;
+      if (pass === null) continue;
+      losses[this.slot(input, round)] = pass.loss;
+      figures.forwardSeconds += turned - begun;
+      figures.backwardSeconds += this.ownSeconds() - turned;
+      figures.work += pass.work;
     }
     progress.set({ phase: "reduce", layer: -1 });
     this.settle(0);
     for (const unit of this.options.units) unit.release();
-    this.reduceReplicas();
+    if (rounds > 0) this.reduceReplicas();
     return losses;
   }
 
@@ -79,22 +97,27 @@ export class StepRun {
     this.reductions = [];
   }
 
-  private slot(round: number): number {
+  /** A clock that stands still while this rank waits for others. */
+  private ownSeconds(): number {
+    return performance.now() / 1000 - this.options.collectives.waitSeconds;
+  }
+
+  private slot({ moved }: StepInput, round: number): number {
     const { layout, rank } = this.options;
-    return round * layout.dataRankCount + layout.dataRank(rank);
+    return dealtPack(layout, rank, { round, moved });
   }
 
   /** For every member of the shard group: 1 where it has a pack in this round. */
-  private contributors(round: number, packs: number): Uint8Array {
+  private contributors({ plan, moved }: StepInput, round: number): Uint8Array {
     const { layout, rank } = this.options;
     return Uint8Array.from(layout.shardGroup(rank), (member) =>
-      round * layout.dataRankCount + layout.dataRank(member) < packs ? 1 : 0,
+      dealtPack(layout, member, { round, moved }) < plan.packs.length ? 1 : 0,
     );
   }
 
   private open(input: StepInput, round: number): PackPass | null {
-    const { arena, layout, rank, context, recompute, numbers } = this.options;
-    const slot = this.slot(round);
+    const { arena, layout, rank, context, numbers } = this.options;
+    const slot = this.slot(input, round);
     const batch = input.packs[round] ?? null;
     const wanted = slot < input.plan.packs.length;
     if (wanted !== (batch !== null)) {
@@ -111,7 +134,7 @@ export class StepRun {
       sequence: { parts: layout.sp, index: layout.coordinates(rank).sequence },
       sampleCount: input.plan.sampleCount,
     });
-    return new PackPass(arena, this.root, pack, context, recompute);
+    return new PackPass(arena, this.root, pack, context, this.recompute);
   }
 
   private forward(pass: PackPass | null): void {
@@ -125,7 +148,7 @@ export class StepRun {
       unit.gatherWait(arena, collectives);
       blocks[i + 1]?.gatherStart(arena, collectives);
       progress.set({ layer: i });
-      if (failpoint("forward.block")) pass?.spoil();
+      this.passFailpoint("forward.block", pass);
       pass?.block(i, unit);
       if (i < blocks.length - 1) unit.release();
     }
@@ -144,7 +167,7 @@ export class StepRun {
       unit.gatherWait(arena, collectives);
       blocks[i - 1]?.gatherStart(arena, collectives);
       progress.set({ layer: i });
-      if (failpoint("backward.block")) pass?.spoil();
+      this.passFailpoint("backward.block", pass);
       if (pass) {
         unit.openGradient(arena);
         pass.blockBackward(i, unit);
@@ -155,6 +178,11 @@ export class StepRun {
     progress.set({ layer: -1 });
     pass?.embedBackward();
     this.reduce(root, contributes);
+  }
+
+  private passFailpoint(name: "forward.block" | "backward.block", pass: PackPass | null): void {
+    const asked = failpoint(name);
+    if (typeof asked === "number") pass?.spoil(asked);
   }
 
   private reduce(unit: ShardedUnit, contributes: Uint8Array): void {
@@ -181,7 +209,7 @@ export class StepRun {
     const comm = collectives.require("replica");
     const tickets = units.map((unit) => {
       unit.gradient ??= arena.zeros("f32", unit.range.length);
-      return collectives.started(collectives.native.allReduceStart(comm, unit.gradient.id, 0));
+      return collectives.started("allReduce", collectives.native.allReduceStart(comm, unit.gradient.id, 0));
     });
     for (const ticket of tickets) collectives.wait(ticket);
   }

@@ -1,3 +1,4 @@
+import type { Recompute } from "../../job/block_memory.js";
 import { GokuError, toGokuError } from "../../job/errors.js";
 import type { Job } from "../../job/job.js";
 import type { Layout } from "../../job/layout.js";
@@ -9,9 +10,8 @@ import { Arena } from "../engine/tensor.js";
 import { failpoint } from "../failpoints.js";
 import { writeInitialValues } from "../model/initial_values.js";
 import { drawnNumbers, type NumberSource } from "../model/local_pack.js";
-import type { Recompute } from "../model/pack_pass.js";
 import type { ComputeDType } from "../model/transformer.js";
-import type { Progress } from "../progress.js";
+import { noWaits, type Progress } from "../progress.js";
 import { Collectives } from "./collectives.js";
 import type { Groups } from "./groups.js";
 import { emaDecay, learningRate } from "./learning_rate.js";
@@ -20,7 +20,7 @@ import { StepRun } from "./step_run.js";
 import type { ApplyResult, StepFigures, StepGradients, StepInput } from "./step_types.js";
 import { CHECKSUM_ORDER, sumState } from "./sum_state.js";
 import { Ulysses } from "./ulysses.js";
-import { castVote, type VoteFlags, type VoteResult } from "./vote.js";
+import { castVote, type OwnNumbers, type VoteFlags, type VoteResult } from "./vote.js";
 
 export type { ShardUnit, StateTensors } from "./sharded_unit.js";
 export type { ApplyResult, StepFigures, StepGradients, StepInput } from "./step_types.js";
@@ -64,9 +64,16 @@ export class Trainer {
   readonly shards: readonly ShardUnit[];
   /** Steps that Adam has taken; part of the state. */
   adamStep = 0;
+  /** What this rank brought into the last vote. */
+  numbers: OwnNumbers = { packLosses: new Float64Array(0), squaredNorm: 0 };
   readonly figures: StepFigures = {
     computeSeconds: 0,
+    forwardSeconds: 0,
+    backwardSeconds: 0,
+    work: 0,
+    optimizerSeconds: 0,
     commWaitSeconds: 0,
+    waits: noWaits(),
     memoryPeakBytes: 0,
   };
 
@@ -99,22 +106,24 @@ export class Trainer {
       heads: model.heads,
       headWidth: model.width / model.heads,
     };
-    this.run = new StepRun({
-      arena: this.stepArena,
-      units: this.units,
-      collectives: this.collectives,
-      layout,
-      rank,
-      context: {
-        config: model,
-        dtype,
-        exchange: layout.sp > 1 ? new Ulysses(this.collectives, spread) : null,
+    this.run = new StepRun(
+      {
+        arena: this.stepArena,
+        units: this.units,
+        collectives: this.collectives,
+        layout,
+        rank,
+        context: {
+          config: model,
+          dtype,
+          exchange: layout.sp > 1 ? new Ulysses(this.collectives, spread) : null,
+        },
+        numbers: options.numbers ?? drawnNumbers(this.stepArena, options),
+        onVelocity: options.onVelocity ?? null,
+        progress: options.progress,
       },
-      recompute: recomputeOf(job),
-      numbers: options.numbers ?? drawnNumbers(this.stepArena, options),
-      onVelocity: options.onVelocity ?? null,
-      progress: options.progress,
-    });
+      job.recompute === "auto" ? "selective" : job.recompute,
+    );
   }
 
   /** Initial values of own shards from job.seed: ema = model, moments and adamStep 0. */
@@ -156,38 +165,56 @@ export class Trainer {
     for (const unit of this.units) unit.renewCompute();
   }
 
-  /** Forward, backward and reduction of all packs of the step; the gradients stay inside, sharded. */
+  /**
+   * Forward, backward and reduction of all packs of the step; the gradients stay inside, sharded. Of a step that is computed
+   * again before it was applied, the figures are of all tries together.
+   */
   computeStep(input: StepInput): StepGradients {
     return this.guarded(() => {
+      const anotherTry = this.current?.input.step === input.step;
       this.forgetStep();
-      this.options.native.memoryPeakReset();
-      this.collectives.waitSeconds = 0;
+      if (!anotherTry) this.beginFigures();
+      const { figures, collectives, run } = this;
+      const waited = collectives.waitSeconds;
       const begun = performance.now();
-      const packLosses = this.run.computeStep(input);
+      const packLosses = run.computeStep(input);
       const seconds = (performance.now() - begun) / 1000;
-      this.figures.computeSeconds = seconds - this.collectives.waitSeconds;
+      figures.computeSeconds += seconds - (collectives.waitSeconds - waited);
+      figures.forwardSeconds += run.figures.forwardSeconds;
+      figures.backwardSeconds += run.figures.backwardSeconds;
+      figures.work += run.figures.work;
       const gradients = { step: input.step, packLosses };
       this.current = { input, gradients };
       return gradients;
     });
   }
 
-  /** The one vote of the step; every rank of the world must call it. */
-  vote(step: number, flags: VoteFlags): VoteResult {
+  /**
+   * The one vote of the step; every rank of the world must call it. `earlier`: the step was computed before, with these
+   * numbers of this rank, and that vote does not count.
+   */
+  vote(step: number, flags: VoteFlags, earlier: OwnNumbers | null = null): VoteResult {
     return this.guarded(() => {
       const { input, gradients } = this.computed(step);
       const { layout, rank, progress } = this.options;
       progress.set({ phase: "vote", layer: -1 });
-      return castVote({
+      const numbers = { packLosses: gradients.packLosses.slice(), squaredNorm: this.squaredNorm() };
+      const { work } = this.run.figures;
+      this.numbers = numbers;
+      const result = castVote({
         arena: this.stepArena,
         collectives: this.collectives,
         layout,
         rank,
         input,
-        packLosses: gradients.packLosses,
-        squaredNorm: this.squaredNorm(),
+        numbers,
+        work,
+        earlier,
         flags,
       });
+      this.figures.commWaitSeconds = this.collectives.waitSeconds;
+      this.figures.waits = this.collectives.waits;
+      return result;
     });
   }
 
@@ -201,9 +228,10 @@ export class Trainer {
       const { job, native, progress } = this.options;
       progress.set({ phase: "optimizer" });
       const lr = learningRate(step, job.optimizer, job.train.steps);
+      const begun = performance.now();
       if (vote.finite) this.optimize(lr, vote.gradNorm, target);
       else if (target) this.keep(target);
-      this.figures.commWaitSeconds = this.collectives.waitSeconds;
+      this.figures.optimizerSeconds = (performance.now() - begun) / 1000;
       this.figures.memoryPeakBytes = native.memoryStats().peakBytes;
       this.finishStep();
       progress.set({ step });
@@ -215,6 +243,11 @@ export class Trainer {
   setGroups(groups: Groups): void {
     this.forgetStep();
     this.collectives.groups = groups;
+  }
+
+  /** What is recomputed from the next step on; the same on all ranks. Until then: what the job says, auto being selective. */
+  set recompute(recompute: Recompute) {
+    this.run.recompute = recompute;
   }
 
   /** Frees everything. Groups belong to the caller. */
@@ -232,6 +265,12 @@ export class Trainer {
       if (gradient && range.length > 0) sum += native.sumSquares(gradient.id, 0, range.length);
     }
     return sum;
+  }
+
+  private beginFigures(): void {
+    this.options.native.memoryPeakReset();
+    this.collectives.forgetWaits();
+    Object.assign(this.figures, { computeSeconds: 0, forwardSeconds: 0, backwardSeconds: 0, work: 0 });
   }
 
   private optimize(lr: number, gradNorm: number, target: StateTarget | null): void {
@@ -319,9 +358,4 @@ export class Trainer {
     this.stepArena.freeAll();
     this.current = null;
   }
-}
-
-/** `auto` makes again what is cheap: a few hundredths of the time for a third of the memory. */
-function recomputeOf(job: Job): Recompute {
-  return job.recompute === "auto" ? "cheap" : job.recompute;
 }

@@ -116,7 +116,7 @@ export class Ulysses implements SequenceExchange {
       const sent = form.pack(input);
       const received = arena.alloc(input.dtype, ...form.shape);
       const ticket = native.allToAllStart(comm, received.id, receiveCounts, sent.id, sendCounts);
-      return { ticket: this.collectives.started(ticket), sent, received };
+      return { ticket: this.collectives.started("allToAll", ticket), sent, received };
     });
     return flights.map(({ ticket, sent, received }) => {
       this.collectives.wait(ticket);

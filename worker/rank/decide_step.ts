@@ -1,4 +1,5 @@
 import type { Job } from "../../job/job.js";
+import type { EndReason } from "../rank_messages.js";
 
 export type SaveReason = "periodic" | "request" | "final";
 
@@ -8,10 +9,15 @@ export interface StepDecision {
   snapshot: boolean;
   /** Make that snapshot durable, and why; null: not. The final save has a way of its own: no vote follows it. */
   save: Exclude<SaveReason, "final"> | null;
+  /** A preview of this state is due; `noSlot`: it is left out, since some rank had no slot free for the snapshot. */
+  preview: "draw" | "noSlot" | null;
   /** A save is due and no rank could begin it: it stays due. */
   saveOwed: boolean;
-  /** The run ends with this step. */
-  end: "steps" | "stop" | null;
+  /**
+   * The run, or (`yield`) this generation alone, ends with this step; `bad`: the run as a failed one, since too many steps
+   * in a row were not finite.
+   */
+  end: EndReason | "bad" | null;
 }
 
 export interface StepOutcome {
@@ -22,23 +28,41 @@ export interface StepOutcome {
   slotFree: boolean;
   save: boolean;
   stop: boolean;
+  yield: boolean;
+  /** Steps in a row, this one the last, whose numbers were not finite, are as many as the job allows. */
+  giveUp: boolean;
   /** Decision of the step before. */
   before: Pick<StepDecision, "save" | "saveOwed">;
 }
 
 /** Pure. */
-export function decideStep(job: Pick<Job, "train" | "checkpoint">, outcome: StepOutcome): StepDecision {
+export function decideStep(
+  job: Pick<Job, "train" | "checkpoint" | "sample">,
+  outcome: StepOutcome,
+): StepDecision {
   const { step, slotFree, before } = outcome;
-  const end = step >= job.train.steps ? "steps" : outcome.stop ? "stop" : null;
+  const inOrder = step >= job.train.steps ? "steps" : outcome.stop ? "stop" : null;
+  const last = outcome.giveUp ? "bad" : inOrder;
   // A save whose snapshot is missing on some rank never becomes a checkpoint: it is still due.
   const owed = before.saveOwed || (before.save !== null && !outcome.snapshotWhole);
+  // A save that was asked for goes before a yield, which is asked for again in the next vote; one that is due because of
+  // the step's number is made by the generation that restores this step.
+  const end = last ?? (outcome.yield && !outcome.save && !owed ? "yield" : null);
   const wanted = end !== null || isPeriodicSave(job, step) || outcome.save || owed;
-  const snapshot = slotFree && (wanted || step % job.checkpoint.snapshot_every_steps === 0);
+  const previewed = end === null && isPreviewStep(job, step);
+  const inTurn = step % job.checkpoint.snapshot_every_steps === 0;
+  const snapshot = slotFree && (wanted || previewed || inTurn);
   const save = end !== null || !wanted || !snapshot ? null : outcome.save ? "request" : "periodic";
-  return { snapshot, save, saveOwed: end === null && wanted && !snapshot, end };
+  const preview = !previewed ? null : snapshot ? "draw" : "noSlot";
+  return { snapshot, save, preview, saveOwed: end === null && wanted && !snapshot, end };
 }
 
 /** Whether the state of this step is made durable because of its number. Pure. */
 export function isPeriodicSave(job: Pick<Job, "checkpoint">, step: number): boolean {
   return step > 0 && step % job.checkpoint.every_steps === 0;
+}
+
+/** Whether pictures are drawn from the state of this step. Pure. */
+function isPreviewStep({ sample }: Pick<Job, "sample">, step: number): boolean {
+  return sample.every_steps > 0 && step % sample.every_steps === 0;
 }

@@ -1,5 +1,7 @@
 import { planDigest } from "../../checkpoint/plan.js";
 import { snapshotLayout } from "../../checkpoint/snapshot.js";
+import type { Recompute } from "../../job/block_memory.js";
+import type { Device } from "../../job/device.js";
 import { ERRORS, GokuError, toGokuError } from "../../job/errors.js";
 import { type Job, modelConfig } from "../../job/job.js";
 import { Layout } from "../../job/layout.js";
@@ -12,14 +14,17 @@ import { failpoint, setFailpointScope } from "../failpoints.js";
 import { PAGE_BYTES } from "../pages.js";
 import { abortGroups, closeGroups, createGroups, type Groups } from "../parallel/groups.js";
 import { Trainer } from "../parallel/trainer.js";
+import { memberVariables, placeVariables } from "../program/torchrun_environment.js";
 import { Progress } from "../progress.js";
-import type { FromRank, RestoreSource, ToRank } from "../rank_messages.js";
+import type { FromRank, RollBackSteps, ToRank } from "../rank_messages.js";
+import { agreeRecompute, wantedRecompute } from "./agree_recompute.js";
+import { collectiveKey } from "./collective_key.js";
+import { FormingBeat } from "./forming_beat.js";
 import { ReplicaLedger } from "./replica_ledger.js";
 import { type Restored, restoreState } from "./restore_state.js";
 import { SLOT_COUNT, SLOT_COUNT_REPLICATED, SlotBook } from "./slots.js";
 import { SnapshotPages } from "./snapshot_pages.js";
-import { memberVariables, placeVariables } from "./torchrun_environment.js";
-import { TrainLoop } from "./train_loop.js";
+import { type Requests, TrainLoop } from "./train_loop.js";
 import { verifyFacts, verifyGroups } from "./verify_groups.js";
 
 /**
@@ -45,16 +50,18 @@ interface Place {
   /** Made when the groups are connected. */
   trainer: Trainer | null;
   /** Known when the state is restored. */
-  restored: Restored | null;
+  restored: (Restored & { rollBacks: RollBackSteps[] }) | null;
 }
 
 /** Where in its generation the rank is; `left`: it has failed or was told to leave, and waits for the next one. */
 type Stage = "left" | "prepared" | "connected" | "restored" | "running" | "finished";
 
+const NO_REQUESTS: Requests = { save: false, stop: false, yield: false };
 const NO_GROUPS: Groups = { world: null, shard: null, replica: null, sequence: null };
 
 export interface RankMachineOptions {
-  native: Native;
+  /** Loads the backend of a device; throws where there is none. */
+  native: (device: Device) => Native;
   version: string;
   /** `digest`: of the index that a state pins, or null for the data as they are now. */
   openSource: (job: Job, digest: string | null) => Promise<PackSource>;
@@ -68,6 +75,8 @@ export interface RankMachineOptions {
  */
 export class RankMachine {
   private readonly options: RankMachineOptions;
+  /** Of the device of the present place. */
+  private backend: Native | null = null;
   private generation = 0n;
   private stage: Stage = "left";
   private place: Place | null = null;
@@ -78,8 +87,9 @@ export class RankMachine {
   /** Ended when the generation is: a restore that reads from other nodes hears of it. */
   private restoring = new AbortController();
   private running: Promise<void> = Promise.resolve();
-  private readonly requests = { save: false, stop: false };
+  private readonly requests: Requests = { ...NO_REQUESTS };
   private chain: Promise<void> = Promise.resolve();
+  private readonly beat = new FormingBeat();
 
   constructor(options: RankMachineOptions) {
     this.options = options;
@@ -94,6 +104,9 @@ export class RankMachine {
       case "unpin":
         // In its turn: it may be about a pin that a prepare before it brings.
         this.enqueue(async () => this.unpin(message));
+        return;
+      case "previewRead":
+        this.place?.book.unpinPreview(message.state);
         return;
       case "replicated":
         this.place?.replicas.settled(message.state, message.whole);
@@ -115,7 +128,7 @@ export class RankMachine {
         this.enqueue(() => this.advance(message.generation, "prepared", () => this.connect(message.members)));
         return;
       case "restore":
-        this.enqueue(() => this.advance(message.generation, "connected", () => this.restore(message.source)));
+        this.enqueue(() => this.advance(message.generation, "connected", () => this.restore(message)));
         return;
       case "run":
         this.enqueue(() => this.advance(message.generation, "restored", () => this.run()));
@@ -132,9 +145,20 @@ export class RankMachine {
     else this.place?.book.unpin(state);
   }
 
-  /** Opens the data ahead of a restore; if that fails, the restore tries again and says why. */
-  private warm({ job, dataDigest }: Extract<ToRank, { kind: "warm" }>): void {
+  private get native(): Native {
+    if (this.backend === null)
+      throw new GokuError("INTERNAL", "Cannot compute: no prepare has named a device");
+    return this.backend;
+  }
+
+  /** Loads the backend and opens the data ahead of a restore; what fails is tried again then, and says why. */
+  private warm({ job, dataDigest, device }: Extract<ToRank, { kind: "warm" }>): void {
     if (this.place !== null || this.data !== null) return;
+    try {
+      this.options.native(device);
+    } catch {
+      // Told by the prepare.
+    }
     this.data = { job, source: this.options.openSource(job, dataDigest) };
     this.data.source.catch(() => {});
   }
@@ -168,19 +192,43 @@ export class RankMachine {
     if (BigInt(message.generation) !== this.generation) return;
     this.dropGroups();
     this.stage = "left";
-    this.requests.save = false;
-    this.requests.stop = false;
+    Object.assign(this.requests, NO_REQUESTS);
     try {
+      this.backend = this.openBackend(message);
       this.place = this.takePlace(message);
-      Object.assign(process.env, placeVariables(message));
-      this.options.native.threadsSet(message.threads);
-      const port = this.options.native.commListen(message.host);
+      Object.assign(
+        process.env,
+        placeVariables({ ...message, maxRestarts: message.job.recovery.max_attempts }),
+      );
+      this.native.threadsSet(message.threads);
+      const port = this.native.commListen(message.host);
       this.place.progress.set({ generation: this.generation, phase: "forming", layer: -1 });
+      this.beat.begin(this.place.progress);
       this.stage = "prepared";
       this.tell({ kind: "ready", generation: message.generation, rank: message.rank, port });
     } catch (error) {
       this.leave(message.generation, error, message.rank);
     }
+  }
+
+  /**
+   * A process keeps its device over all places that it has: CUDA looks at the variable once, and what was made with one backend is
+   * no other's.
+   */
+  private openBackend({ gpu }: Prepare): Native {
+    if (this.place !== null && this.place.prepare.gpu?.visible !== gpu?.visible)
+      throw new GokuError(
+        "INTERNAL",
+        "Cannot take a place on another device: this process has begun to use one",
+      );
+    if (gpu === null) return this.options.native("cpu");
+    process.env.CUDA_VISIBLE_DEVICES = gpu.visible;
+    const native = this.options.native("cuda");
+    if (native.devices().length > 0) return native;
+    throw new GokuError(
+      "DEVICE_MISSING",
+      `Cannot compute on a GPU: CUDA shows none with CUDA_VISIBLE_DEVICES=${gpu.visible}, see nvidia-smi, or set device: cpu`,
+    );
   }
 
   /** Keeps what fits the new place and makes the rest. */
@@ -209,7 +257,7 @@ export class RankMachine {
 
   /** All pages of a place, or none. */
   private mapPages(message: Prepare, layout: Layout) {
-    const { native } = this.options;
+    const { native } = this;
     const undo: (() => void)[] = [];
     const map = (file: string) => {
       const page = native.pageMap(file, PAGE_BYTES);
@@ -235,21 +283,22 @@ export class RankMachine {
   }
 
   private dismiss(place: Place): void {
+    this.beat.end();
     place.trainer?.close();
     place.pages.close();
-    this.options.native.pageUnmap(place.controlPage);
-    this.options.native.pageUnmap(place.progressPage);
+    this.native.pageUnmap(place.controlPage);
+    this.native.pageUnmap(place.progressPage);
   }
 
   private async connect(members: CommEndpoint[]): Promise<void> {
     const place = this.present();
-    const { native } = this.options;
+    const { native } = this;
     const { prepare, layout } = place;
     failpoint("connect.before");
     place.members = members;
     Object.assign(process.env, memberVariables(members, prepare.nodeId));
     this.groups = await createGroups(native, {
-      job: prepare.jobId,
+      job: collectiveKey(prepare.jobId, prepare.peers.secret),
       generation: this.generation,
       layout,
       rank: prepare.rank,
@@ -267,15 +316,26 @@ export class RankMachine {
     ]);
     if (place.trainer) place.trainer.setGroups(this.groups);
     else place.trainer = this.makeTrainer(place);
+    place.trainer.recompute = this.agreeRecompute(place);
     this.stage = "connected";
     this.tell({ kind: "connected", generation: prepare.generation, rank: prepare.rank });
+  }
+
+  /** Anew in each generation: who joins may have less memory. */
+  private agreeRecompute({ prepare, pages, book }: Place): Recompute {
+    if (prepare.job.recompute !== "auto") return prepare.job.recompute;
+    const { native } = this;
+    const node = { snapshotBytes: pages.slotBytes, slotCount: book.slots.length };
+    const own = wantedRecompute(prepare, node);
+    if (own.recompute === "full") process.stderr.write(`recompute auto: full, since ${own.reason}\n`);
+    return agreeRecompute(native, this.groups.world, own.recompute);
   }
 
   private makeTrainer({ prepare, layout, progress, pages }: Place): Trainer {
     const { job } = prepare;
     const model = modelConfig(job);
     return new Trainer({
-      native: this.options.native,
+      native: this.native,
       job,
       model,
       layout,
@@ -287,7 +347,7 @@ export class RankMachine {
     });
   }
 
-  private async restore(from: RestoreSource): Promise<void> {
+  private async restore({ source: from, rollBacks }: Extract<ToRank, { kind: "restore" }>): Promise<void> {
     const place = this.present();
     const { generation, rank, job } = place.prepare;
     const begun = performance.now();
@@ -295,7 +355,7 @@ export class RankMachine {
     this.restoring = new AbortController();
     failpoint("restore.before");
     const options = {
-      native: this.options.native,
+      native: this.native,
       model: modelConfig(job),
       layout: place.layout,
       rank,
@@ -304,6 +364,7 @@ export class RankMachine {
       pages: place.pages,
       book: place.book,
       jobId: place.prepare.jobId,
+      access: place.prepare.peers,
       peerOf: (nodeId: string) => place.members.find((member) => member.nodeId === nodeId)?.rank ?? null,
       signal: this.restoring.signal,
       replica: this.groups.replica,
@@ -317,8 +378,8 @@ export class RankMachine {
     const dataDigest = restored.source.digest;
     // whoever restores a state has found the data that it names; initial values name none
     if (from.kind === "initial")
-      verifyFacts(this.options.native, this.groups.world, [{ name: "data", digest: dataDigest }]);
-    place.restored = restored;
+      verifyFacts(this.native, this.groups.world, [{ name: "data", digest: dataDigest }]);
+    place.restored = { ...restored, rollBacks };
     place.book.restoredTo(state);
     place.replicas.begin(place.prepare.replicate, place.prepare.kept);
     place.progress.set({ step: state.step, phase: "idle" });
@@ -344,12 +405,14 @@ export class RankMachine {
       book,
       replicas,
       run: restored!.run,
+      rollBacks: restored!.rollBacks,
       source: restored!.source,
       requests: this.requests,
       send: (message) => this.tell(message),
     });
     this.stage = "running";
     this.loop = loop;
+    this.beat.end();
     this.running = loop
       .train()
       .then(() => {
@@ -373,8 +436,7 @@ export class RankMachine {
 
   /** Ends the generation for this rank and says why; the process waits for the next one. */
   private leave(generation: string, error: unknown, rank = this.place?.prepare.rank ?? -1): void {
-    const { code, message, peer } = toGokuError(error);
-    const { operation } = ((error as GokuError).cause ?? error) as { operation?: string };
+    const { code, message, peer, operation } = toGokuError(error);
     if (!ERRORS[code].retriable || code === "INTERNAL") process.stderr.write(`${(error as Error).stack}\n`);
     // Told before the others are freed, so that the cause is known before what follows from it.
     this.tell({
@@ -384,16 +446,17 @@ export class RankMachine {
       code,
       message,
       peer: peer ?? -1,
-      operation: operation ?? "",
+      operation,
     });
-    abortGroups(this.options.native, this.groups);
+    if (this.backend !== null) abortGroups(this.backend, this.groups);
     this.dropGroups();
     this.stage = "left";
+    this.beat.end();
     this.place?.progress.set({ phase: "idle", layer: -1 });
   }
 
   private dropGroups(): void {
-    closeGroups(this.options.native, this.groups);
+    if (this.backend !== null) closeGroups(this.backend, this.groups);
     this.groups = { ...NO_GROUPS };
   }
 

@@ -6,7 +6,8 @@ import type { StateName } from "../../checkpoint/state.js";
 import { PeerServiceClient, type ReadSnapshotResponse } from "../../gen/goku/v1/peer.pb.js";
 import { type ErrorCode, GokuError } from "../../job/errors.js";
 import type { Layout } from "../../job/layout.js";
-import { PEER_CHANNEL } from "../peer_channel.js";
+import { joinAddress } from "../../security/loopback.js";
+import { type PeerAccess, peerChannel } from "../peer_channel.js";
 import type { MemorySource } from "../rank_messages.js";
 
 /** A node that sends nothing for so long is passed over. */
@@ -16,6 +17,7 @@ interface Wanted {
   jobId: string;
   state: StateName;
   layout: Layout;
+  access: PeerAccess;
   /** A rank on the node that is asked, to be named when it does not answer. */
   peer: number | null;
   /** The generation is over: nobody wants it any more. */
@@ -36,8 +38,7 @@ class RemoteSnapshot implements OpenSnapshot {
   header!: SnapshotHeader;
 
   private constructor(wanted: Wanted, { rank, host, port }: MemorySource["places"][number], name: string) {
-    const credentials = grpc.credentials.createInsecure();
-    this.#client = new PeerServiceClient(`${host}:${port}`, credentials, PEER_CHANNEL);
+    this.#client = new PeerServiceClient(joinAddress(host, port), ...peerChannel(wanted.access));
     this.#wanted = wanted;
     this.#rank = rank;
     this.#name = name;
@@ -105,9 +106,10 @@ class RemoteSnapshot implements OpenSnapshot {
       if (error instanceof GokuError) throw error;
       const { code, details } = error as grpc.ServiceError;
       if (signal.aborted) throw this.#error("COMM_ABORTED", "the generation is over");
-      const { DATA_LOSS, CANCELLED, UNAVAILABLE } = grpc.status;
+      const { DATA_LOSS, CANCELLED, UNAVAILABLE, UNAUTHENTICATED } = grpc.status;
       if (code === CANCELLED) throw this.#error("COMM_PEER_DIED", `nothing came for ${SILENCE_MS / 1000} s`);
-      if (code === UNAVAILABLE) throw this.#error("COMM_PEER_DIED", details);
+      // Its agent may have started anew and not know the job yet: what it holds may be sound.
+      if (code === UNAVAILABLE || code === UNAUTHENTICATED) throw this.#error("COMM_PEER_DIED", details);
       throw this.#error(code === DATA_LOSS ? "CHECKPOINT_CORRUPT" : "SNAPSHOT_MISSING", details);
     } finally {
       clearTimeout(silence);

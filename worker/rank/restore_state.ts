@@ -17,14 +17,16 @@ import {
   type StateName,
   stateKey,
 } from "../../checkpoint/state.js";
-import { GokuError, toGokuError } from "../../job/errors.js";
+import { GokuError, READ_MEMORY, toGokuError } from "../../job/errors.js";
 import { Layout } from "../../job/layout.js";
 import type { ModelConfig } from "../../job/model_config.js";
 import { parameterSpecs } from "../../job/parameters.js";
+import { nothingSeen } from "../../job/spikes.js";
 import type { PackSource } from "../data/pack_batch.js";
 import type { CommId, Native } from "../engine/native.js";
 import { type Tensor, writeFloats } from "../engine/tensor.js";
 import type { Trainer } from "../parallel/trainer.js";
+import type { PeerAccess } from "../peer_channel.js";
 import type { MemorySource, RestoreSource } from "../rank_messages.js";
 import { remoteSnapshot } from "./remote_snapshot.js";
 import type { SlotBook } from "./slots.js";
@@ -42,6 +44,8 @@ export interface RestoreOptions {
   pages: SnapshotPages;
   book: SlotBook;
   jobId: string;
+  /** Shown to other nodes of the job. */
+  access: PeerAccess;
   /** Some rank of this generation on a node; null: there is none. */
   peerOf: (nodeId: string) => number | null;
   /** The generation is over. */
@@ -70,7 +74,12 @@ export async function restoreState(options: RestoreOptions, from: RestoreSource)
     const source = await options.openData(null);
     useFreeSlot(options);
     options.trainer.initialise();
-    return { run: { state: INITIAL_STATE, parent: INITIAL_STATE, durable: false }, source, parts: [] };
+    const history = { leftOut: [], numbers: nothingSeen() };
+    return {
+      run: { state: INITIAL_STATE, parent: INITIAL_STATE, durable: false, ...history },
+      source,
+      parts: [],
+    };
   }
   return from.kind === "snapshot" ? fromMemory(options, from) : fromCheckpoint(options, from);
 }
@@ -86,7 +95,8 @@ function missing(state: StateName, failures: readonly SourceFailure[]): GokuErro
   const doing = `Cannot restore step ${state.step} of generation ${state.generation} from memory`;
   const why = `${doing}: ${failuresText(failures)}`;
   const silent = failures.find(({ error }) => error.code === "COMM_PEER_DIED");
-  if (silent) return new GokuError("COMM_PEER_DIED", why, { peer: silent.error.peer });
+  if (silent)
+    return new GokuError("COMM_PEER_DIED", why, { peer: silent.error.peer, operation: READ_MEMORY });
   return new GokuError("SNAPSHOT_MISSING", `${why}; take the next source`);
 }
 
@@ -137,6 +147,7 @@ async function readFromMemory(options: RestoreOptions, from: MemorySource): Prom
     from: source,
     to: layout,
     rank,
+    kinds: STATE_KINDS,
     sources: (shard) => sourcesOf(options, from, { shard, layout: source, silent }),
     write: ({ kind, unit, offset, bytes }) => {
       native.tensorWrite(shards.get(unit)![kind].id, offset, bytes);
@@ -152,7 +163,7 @@ async function readFromMemory(options: RestoreOptions, from: MemorySource): Prom
 
 /** Those of this node first. A node that did not answer once, `silent`, is asked no more. */
 function sourcesOf(
-  { jobId, pages, book, peerOf, signal }: RestoreOptions,
+  { jobId, access, pages, book, peerOf, signal }: RestoreOptions,
   { state, files, places }: MemorySource,
   of: { shard: number; layout: Layout; silent: Map<string, GokuError> },
 ): SnapshotSource[] {
@@ -175,7 +186,7 @@ function sourcesOf(
         answering(
           silent,
           place.nodeId,
-          remoteSnapshot({ jobId, state, layout, peer: peerOf(place.nodeId), signal }, place),
+          remoteSnapshot({ jobId, state, layout, peer: peerOf(place.nodeId), access, signal }, place),
         ),
       ),
   ];
@@ -302,7 +313,10 @@ function adopt(
   trainer.adamStep = meta.adamStep;
   trainer.restored();
   source.restoreExclusions(meta.exclusions);
-  return { run: { state: meta.state, parent: meta.parent, durable }, source, parts };
+  const { state, parent, leftOut } = meta;
+  // the loop adds to what it has seen
+  const run = { state, parent, durable, leftOut, numbers: structuredClone(meta.numbers) };
+  return { run, source, parts };
 }
 
 /** The data that the state names; DATA_CHANGED when they cannot be had any more. */

@@ -7,12 +7,16 @@ export interface Slot {
   state: StateName | null;
   /** Durable saves that read it; while there are any it must not be overwritten, unless there is no other slot. */
   pins: number;
+  /** A preview reads it: as one more pin, which is given up before that of a save. */
+  previewed: boolean;
   /** The state is copied to other nodes, or was, or is being read from here: it is never overwritten. */
   holds: number;
 }
 
 /** Two are needed; two more are there while saves pin some, and keep older states meanwhile. */
 export const SLOT_COUNT = 4;
+/** The one that is being read, and the one that is due. */
+const PREVIEWS_PINNED_MAX = 2;
 /** One more where states are copied to other nodes: the one that is there and the one under way stay, too. */
 export const SLOT_COUNT_REPLICATED = SLOT_COUNT + 1;
 
@@ -33,7 +37,7 @@ export class SlotBook {
 
   /** @param states what each slot file holds whole, by index */
   constructor(states: readonly (StateName | null)[]) {
-    this.slots = states.map((state, index) => ({ index, state, pins: 0, holds: 0 }));
+    this.slots = states.map((state, index) => ({ index, state, pins: 0, previewed: false, holds: 0 }));
   }
 
   /** A generation starts from `state`, which every rank has; here it is in the live slot, whole or not yet. */
@@ -75,6 +79,7 @@ export class SlotBook {
     const slot = live !== null && free.includes(live) ? live : (free[0] ?? live ?? this.oldest());
     slot.state = null;
     slot.pins = 0;
+    slot.previewed = false;
     slot.holds = 0;
     this.live = slot;
     return slot;
@@ -115,13 +120,17 @@ export class SlotBook {
       if (states[slot.index] !== null) continue;
       slot.state = null;
       slot.pins = 0; // the save that reads it fails
+      slot.previewed = false;
       slot.holds = 0;
     }
   }
 
-  /** Takes the slots of exactly these states, where there are any, as pinned, each once. */
+  /** Takes the slots of exactly these states, where there are any, as pinned, each once; no preview reads any. */
   setPins(states: readonly StateName[]): void {
-    for (const slot of this.slots) slot.pins = 0;
+    for (const slot of this.slots) {
+      slot.pins = 0;
+      slot.previewed = false;
+    }
     for (const state of states) this.pin(state);
   }
 
@@ -137,6 +146,23 @@ export class SlotBook {
     if (slot && slot.pins > 0) slot.pins--;
   }
 
+  /**
+   * Keeps the slot of `state` until a preview has been drawn from it or left out. One may still be read when the next is
+   * due; of more than two the oldest was forgotten, by a controller that is gone.
+   */
+  pinPreview(state: StateName): void {
+    const slot = this.find(state);
+    if (slot) slot.previewed = true;
+    const kept = this.slots.filter(({ previewed }) => previewed).sort(byAge);
+    for (const forgotten of kept.slice(0, -PREVIEWS_PINNED_MAX)) forgotten.previewed = false;
+  }
+
+  /** Nobody reads it for a preview any more. */
+  unpinPreview(state: StateName): void {
+    const slot = this.find(state);
+    if (slot) slot.previewed = false;
+  }
+
   /** As `pin`, and it is not even taken when no other slot is left. Null: the state is not here. */
   hold(state: StateName): Slot | null {
     const slot = this.find(state);
@@ -149,10 +175,11 @@ export class SlotBook {
     if (slot && slot.holds > 0) slot.holds--;
   }
 
-  /** Of those that a save pins. */
+  /** Of those that are pinned; what no save reads goes first. */
   private oldest(): Slot {
     const takeable = (slot: Slot) => slot.holds === 0 && !this.holds(slot, this.agreed);
-    return this.slots.filter(takeable).sort(byAge)[0]!;
+    const saved = ({ pins }: Slot) => Number(pins > 0);
+    return this.slots.filter(takeable).sort((a, b) => saved(a) - saved(b) || byAge(a, b))[0]!;
   }
 
   private holds(slot: Slot, key: string | null): boolean {
@@ -165,8 +192,8 @@ export class SlotBook {
   }
 }
 
-function isOpen({ pins, holds }: Slot): boolean {
-  return pins === 0 && holds === 0;
+function isOpen({ pins, previewed, holds }: Slot): boolean {
+  return pins === 0 && !previewed && holds === 0;
 }
 
 function byAge(a: Slot, b: Slot): number {

@@ -47,6 +47,11 @@ export class SnapshotPages {
     }
   }
 
+  /** Of one slot's file. */
+  get slotBytes(): number {
+    return this.layout.bytes;
+  }
+
   slotPath(index: number): string {
     return path.join(this.folder, `slot-${index}`);
   }
@@ -89,6 +94,27 @@ export class SnapshotPages {
     const { tensors, checksums } = this.targets[index]!;
     for (const [i, unit] of tensors.entries()) sumState(this.native, unit, checksums[i]!);
     return inFileOrder(checksums);
+  }
+
+  /**
+   * Chunks of a sealed slot that do not hold what was written there last. Reads the whole slot.
+   */
+  damaged(index: number): number {
+    const { tensors, checksums } = this.targets[index]!;
+    return tensors.reduce((count, unit, i) => {
+      const found = new Uint32Array(checksums[i]!.length);
+      sumState(this.native, unit, found);
+      return count + found.filter((sum, chunk) => sum !== checksums[i]![chunk]).length;
+    }, 0);
+  }
+
+  /** Turns one bit of a slot's weights, as bad memory does; for failpoints. */
+  flipBit(index: number): void {
+    const { model } = this.tensors(index).find((unit) => unit.model.count > 0)!;
+    const bytes = new Uint8Array(4);
+    this.native.tensorRead(model.id, 0, bytes);
+    bytes[2]! ^= 1 << 4;
+    this.native.tensorWrite(model.id, 0, bytes);
   }
 
   /** The slot with that file is found damaged: nobody takes it for whole any more. */

@@ -2,18 +2,25 @@ import type { StateMeta, StateName } from "../../checkpoint/state.js";
 import { ERRORS, type ErrorCode, GokuError, toGokuError } from "../../job/errors.js";
 import type { Job } from "../../job/job.js";
 import type { Layout } from "../../job/layout.js";
+import { type LeftOut, type LeftOutReason, rollBackOf, withLeftOut } from "../../job/left_out.js";
+import type { NumbersSeen } from "../../job/spikes.js";
 import type { PackBatch, PackSource, StepPlan } from "../data/pack_batch.js";
 import { failpoint, setFailpointScope } from "../failpoints.js";
 import { CONTROL } from "../pages.js";
-import type { ApplyResult, Trainer } from "../parallel/trainer.js";
+import type { StepInput, Trainer } from "../parallel/trainer.js";
 import type { VoteResult } from "../parallel/vote.js";
 import type { Progress } from "../progress.js";
-import type { FromRank, StepMetrics } from "../rank_messages.js";
+import type { FromRank, RankRequest, RollBackSteps } from "../rank_messages.js";
+import { decideFate, type StepFate } from "./decide_fate.js";
 import { decideStep, isPeriodicSave, type SaveReason, type StepDecision } from "./decide_step.js";
-import { ownPacks } from "./own_packs.js";
+import { gaveUp } from "./gave_up.js";
+import { judgeNumbers, noteNumbers } from "./judge_numbers.js";
+import { announcedSteps, ownPacks } from "./own_packs.js";
 import type { ReplicaLedger } from "./replica_ledger.js";
+import { retryStep, type TriedStep } from "./retry_step.js";
 import type { SlotBook } from "./slots.js";
 import type { SnapshotPages } from "./snapshot_pages.js";
+import { type DoneStep, emptyPlan, replayOf, stepMetrics } from "./step_metrics.js";
 
 /** The state of the run beside the tensors. */
 export interface RunState {
@@ -21,13 +28,26 @@ export interface RunState {
   parent: StateName | null;
   /** The state was read from a durable checkpoint, so that it need not be saved again. */
   durable: boolean;
+  /** Steps that changed no weight. */
+  leftOut: readonly LeftOut[];
+  /** What the numbers of the next step are compared with. */
+  numbers: NumbersSeen;
 }
 
+/** How the loop of a generation ends; `rollBack`: with a step that is none of the run. */
+type LoopEnd = NonNullable<StepDecision["end"]> | "rollBack";
+
+type StepTry = TriedStep & { plan: StepPlan; dataSeconds: number };
+
 /** What this rank was asked from outside; raised in the next vote. */
-export interface Requests {
-  save: boolean;
-  stop: boolean;
-}
+export type Requests = Record<RankRequest, boolean>;
+
+/** Between two signs of life while data is waited for: several in the shortest time after which a rank counts as hung. */
+const ALIVE_MS = 250;
+
+/** Why a preview is left out. */
+const NO_SLOT = "some rank has no snapshot slot free, since saves or copies to other nodes use them";
+const NOT_WHOLE = "some rank could not keep the state in memory";
 
 export interface TrainLoopOptions {
   job: Job;
@@ -43,16 +63,14 @@ export interface TrainLoopOptions {
   book: SlotBook;
   replicas: ReplicaLedger;
   run: RunState;
+  /** Steps that are not computed, beside those that the state names. */
+  rollBacks: readonly RollBackSteps[];
   requests: Requests;
   send: (message: FromRank) => void;
 }
 
-/** Packs announced at most, but for those of the step computed and of the next one. */
-const ANNOUNCED_PACKS_MAX = 64;
-const ANNOUNCED_STEPS_MAX = 3;
-
 /**
- * The training loop of one rank in one generation, from the restored state to the last step or a voted stop. It ends by
+ * The training loop of one rank in one generation, from the restored state to the last step, a voted stop or yield. It ends by
  * sending `finished`, or throws: COMM_* when a peer or the agent ended the generation, else what went wrong here.
  *
  * The optimizer writes state n+1 into another slot than the one that n lies in, so that n is a snapshot without a copy. A
@@ -62,9 +80,19 @@ const ANNOUNCED_STEPS_MAX = 3;
 export class TrainLoop {
   private readonly options: TrainLoopOptions;
   private readonly own: (number | null)[];
+  /** Those of the state and of what was told beside it; in the meta of a state from the first step of the generation on. */
+  private leftOut: readonly LeftOut[];
+  /** Steps in a row of this generation whose numbers were not finite. */
+  private badSteps = 0;
+  /** Why the last step changed no weight; null: it did. */
+  private gaveUpFor: LeftOutReason | null = null;
+  /** What the last step has led to; null: no roll-back. */
+  private rollsBack: RollBackSteps | null = null;
   private decided: Pick<StepDecision, "save" | "saveOwed"> = { save: null, saveOwed: false };
   /** The last seal failed, and that was told. */
   private snapshotsFail = false;
+  /** A preview of this state is due, if the next vote finds it whole on every rank. */
+  private previewDue: StateName | null = null;
   private saveError: GokuError | null = null;
   /** Called whenever a save is over. */
   private wake: (() => void) | null = null;
@@ -72,12 +100,15 @@ export class TrainLoop {
   constructor(options: TrainLoopOptions) {
     this.options = options;
     this.own = ownPacks(options.layout, options.rank, options.job.train.packs_per_step);
+    const { run, rollBacks } = options;
+    const told = rollBacks.map((steps): LeftOut => ({ ...steps, why: "roll_back" }));
+    this.leftOut = told.reduce<readonly LeftOut[]>(withLeftOut, run.leftOut);
   }
 
   async train(): Promise<void> {
     const { job, run } = this.options;
     this.firstSnapshot();
-    let end: "steps" | "stop" | null = run.state.step >= job.train.steps ? "steps" : null;
+    let end: LoopEnd | null = run.state.step >= job.train.steps ? "steps" : null;
     if (end === null) this.repeatSave();
     while (end === null) end = await this.step(run.state.step + 1);
     await this.finish(end);
@@ -95,53 +126,168 @@ export class TrainLoop {
     this.wake?.();
   }
 
-  private async step(step: number): Promise<"steps" | "stop" | null> {
-    const { job, trainer, source, book, pages, replicas, requests, run } = this.options;
+  private async step(step: number): Promise<LoopEnd | null> {
+    const { job, trainer, book, pages, replicas, requests, run } = this.options;
     setFailpointScope({ step });
     const begun = performance.now();
-    const { plan, packs } = await this.packs(step);
-    const dataSeconds = secondsSince(begun);
-    const gradients = trainer.computeStep({ step, plan, packs });
-    if (failpoint("vote.before") === "nan") gradients.packLosses.fill(Number.NaN);
-    const asked = { ...requests };
-    const vote = trainer.vote(step, { ...book.flags, ...replicas.flags, ...asked });
-    source.exclude(step, vote.excluded);
+    const isLeftOut = rollBackOf(this.leftOut, step) !== null;
+    const { plan, dataSeconds, ...tried } = await (isLeftOut ? this.leaveOut(step) : this.compute(step));
+    const { vote, bad } = tried;
+    const { leftOut, badSteps } = this;
+    const replay = replayOf(tried, run.numbers);
+    const fate: StepFate = isLeftOut
+      ? { kind: "skip", why: "roll_back" }
+      : decideFate({ step, vote, bad, replay, recovery: job.recovery, leftOut, badSteps });
+    this.badSteps = bad === null || bad.isTaken ? 0 : badSteps + 1;
+    const news = isLeftOut ? { loss: null, gradient: null } : noteNumbers(run.numbers, vote, fate);
+    const seen = { step, plan, vote, replay, news, dataSeconds };
     book.voted(vote.snapshotWhole);
     this.replicate(replicas.voted(vote));
-    const decision = decideStep(job, { ...vote, before: this.decided });
+    this.tellPreview(vote.snapshotWhole);
+    if (fate.kind === "rollBack") {
+      this.rollsBack = { first: fate.to + 1, last: step };
+      const { loss, gradNorm } = vote;
+      const applied = { applied: false, lr: 0, loss, gradNorm };
+      const stepSeconds = secondsSince(begun);
+      this.tell({
+        ...seen,
+        leftOut: null,
+        rollBack: this.rollsBack,
+        applied,
+        snapshotSeconds: 0,
+        stepSeconds,
+      });
+      return "rollBack";
+    }
+    const why = fate.kind === "apply" ? null : fate.why;
+    if (why !== null && !isLeftOut) this.leftOut = withLeftOut(leftOut, { first: step, last: step, why });
+    this.gaveUpFor = why;
+    const giveUp = fate.kind === "giveUp";
+    const decision = decideStep(job, { ...vote, step, giveUp, before: this.decided });
     this.decided = decision;
     failpoint("optimizer.before");
-    const applied = trainer.apply(step, vote, pages.begin(book.take().index, decision.snapshot));
+    const counted = { ...vote, finite: fate.kind === "apply" };
+    const applied = trainer.apply(step, counted, pages.begin(book.take().index, decision.snapshot));
     failpoint("optimizer.after");
     if (vote.save) requests.save = false;
     // The first step of a generation descends from what was restored; so ancestry leads through every generation.
     if (run.state.generation !== this.options.generation) run.parent = run.state;
     run.state = { generation: this.options.generation, step };
     run.durable = false;
+    run.leftOut = this.leftOut;
     const sealing = performance.now();
-    if (decision.snapshot && this.seal() && decision.save !== null) this.save(decision.save);
+    const sealed = decision.snapshot && this.seal();
+    if (sealed && decision.save !== null) this.save(decision.save);
+    if (decision.preview !== null) this.preview(decision.preview, sealed);
     const snapshotSeconds = secondsSince(sealing);
-    this.tell({ step, plan, vote, applied, dataSeconds, snapshotSeconds, stepSeconds: secondsSince(begun) });
+    const stepSeconds = secondsSince(begun);
+    this.tell({ ...seen, leftOut: why, rollBack: null, applied, snapshotSeconds, stepSeconds });
     return decision.end;
+  }
+
+  /** Gradients of a step, tried as often as its numbers call for. */
+  private async compute(step: number): Promise<StepTry> {
+    const { job, layout, source, run } = this.options;
+    const begun = performance.now();
+    const { plan, packs } = await this.packs(step);
+    let dataSeconds = secondsSince(begun);
+    const spikesTaken = job.recovery.spike === "apply";
+    const tried = await retryStep(
+      { step, plan, packs, moved: 0 },
+      {
+        layout,
+        attempt: (input, again) => this.attempt(input, again),
+        movedOn: async (input) => {
+          const asked = performance.now();
+          const moved = await this.movedOn(input);
+          dataSeconds += secondsSince(asked);
+          return moved;
+        },
+        judge: (vote) => judgeNumbers(vote, { seen: run.numbers, spikesTaken }),
+      },
+    );
+    source.exclude(step, tried.vote.excluded);
+    return { ...tried, plan, dataSeconds };
+  }
+
+  /** A step of a roll-back: only its vote is held, without packs. */
+  private async leaveOut(step: number): Promise<StepTry> {
+    await this.turn();
+    const plan = emptyPlan(step);
+    const vote = this.attempt({ step, plan, packs: [], moved: 0 }, false);
+    return { vote, bad: null, replay: null, first: vote, plan, dataSeconds: 0 };
+  }
+
+  /** One try at a step's gradients, and the vote on them. */
+  private attempt(input: StepInput, again: boolean): VoteResult {
+    const { trainer, book, pages, replicas, requests } = this.options;
+    const earlier = again ? trainer.numbers : null;
+    const gradients = trainer.computeStep(input);
+    const spoilt = failpoint("vote.before");
+    if (typeof spoilt === "number")
+      for (const slot of gradients.packLosses.keys()) gradients.packLosses[slot]! *= spoilt;
+    if (spoilt === "flip") pages.flipBit(book.live!.index);
+    this.requireState();
+    return trainer.vote(input.step, { ...book.flags, ...replicas.flags, ...requests }, earlier);
+  }
+
+  /**
+   * The state that the gradients were computed with is what the optimizer wrote: a bit that turned in memory since then
+   * would be in every later state, and no number would tell. Found before the vote, it costs a step: older states are whole.
+   */
+  private requireState(): void {
+    const { pages, book, run, rank } = this.options;
+    const live = book.live!;
+    const damaged = live.state === null ? 0 : pages.damaged(live.index); // what is no snapshot has no checksums
+    if (damaged === 0) return;
+    pages.spoil(pages.slotPath(live.index));
+    book.reread(pages.states());
+    throw new GokuError(
+      "RANK_CORRUPT",
+      `Cannot go on with step ${run.state.step} of generation ${run.state.generation}: memory of rank ${rank} has changed since it was written, in ${damaged} ${damaged === 1 ? "chunk" : "chunks"} of a MiB; check this machine's memory`,
+    );
+  }
+
+  private async movedOn(input: StepInput): Promise<StepInput> {
+    const { layout, rank, job, progress } = this.options;
+    progress.set({ phase: "data", layer: -1 });
+    const own = ownPacks(layout, rank, job.train.packs_per_step, 1);
+    const packs = await this.loaded(input.step, own);
+    this.requireGeneration();
+    return { ...input, packs, moved: 1 };
   }
 
   /** This rank's packs of a step; lets the event loop turn, and looks whether the generation goes on. */
   private async packs(step: number): Promise<{ plan: StepPlan; packs: (PackBatch | null)[] }> {
-    const { source, progress } = this.options;
-    progress.set({ phase: "data", microStep: 0, layer: -1 });
-    await new Promise((resolve) => setImmediate(resolve));
-    this.requireGeneration();
-    failpoint("data.before");
+    const { source, pages, book } = this.options;
+    await this.turn();
+    if (failpoint("data.before") === "flip") pages.flipBit(book.live!.index);
     this.announce(step);
-    const packs = await Promise.all(this.own.map((i) => (i === null ? null : source.pack(step, i))));
+    const packs = await this.loaded(step, this.own);
     this.requireGeneration();
     return { plan: source.plan(step), packs };
   }
 
+  /** Storage may take its time: a rank whose thread turns meanwhile waits, one whose thread is blocked hangs. */
+  private async loaded(step: number, own: readonly (number | null)[]): Promise<(PackBatch | null)[]> {
+    const { source, progress } = this.options;
+    const alive = setInterval(() => progress.alive(), ALIVE_MS);
+    try {
+      return await Promise.all(own.map((i) => (i === null ? null : source.pack(step, i))));
+    } finally {
+      clearInterval(alive);
+    }
+  }
+
+  private async turn(): Promise<void> {
+    this.options.progress.set({ phase: "data", microStep: 0, layer: -1 });
+    await new Promise((resolve) => setImmediate(resolve));
+    this.requireGeneration();
+  }
+
   private announce(step: number): void {
     const own = this.own.filter((index) => index !== null);
-    const steps = Math.max(2, Math.min(ANNOUNCED_STEPS_MAX, Math.floor(ANNOUNCED_PACKS_MAX / own.length)));
-    const last = Math.min(step + steps - 1, this.options.job.train.steps);
+    const last = Math.min(step + announcedSteps(own.length) - 1, this.options.job.train.steps);
     const ahead = Array.from({ length: last - step + 1 }, (_, i) => step + i);
     this.options.source.announce(ahead.flatMap((later) => own.map((index) => ({ step: later, index }))));
   }
@@ -212,6 +358,29 @@ export class TrainLoop {
     send({ kind: "save", generation, rank, state: run.state, slotPath: pages.slotPath(slot.index), reason });
   }
 
+  /** Every rank whose shard is read pins it; whether all have it whole is known with the next vote. */
+  private preview(due: "draw" | "noSlot", sealed: boolean): void {
+    const { book, layout, run, rank } = this.options;
+    if (layout.coordinates(rank).replica !== 0) return;
+    if (sealed) {
+      book.pinPreview(run.state);
+      this.previewDue = run.state;
+    } else this.sendPreview(run.state, due === "noSlot" ? NO_SLOT : NOT_WHOLE);
+  }
+
+  private tellPreview(snapshotWhole: boolean): void {
+    const state = this.previewDue;
+    this.previewDue = null;
+    if (state === null) return;
+    if (!snapshotWhole) this.options.book.unpinPreview(state);
+    this.sendPreview(state, snapshotWhole ? null : NOT_WHOLE);
+  }
+
+  private sendPreview(state: StateName, skipped: string | null): void {
+    const { rank, generation, send } = this.options;
+    if (rank === 0) send({ kind: "preview", generation, rank, state, skipped });
+  }
+
   private replicate(state: StateName | null): void {
     const { book, pages, replicas, rank, generation, send } = this.options;
     if (state === null) return;
@@ -219,21 +388,41 @@ export class TrainLoop {
     send({ kind: "replicate", generation, rank, state, kept: replicas.kept, slotPath });
   }
 
-  /** Waits until the final state is durable everywhere, then says so. Throws when it cannot be sealed or committed. */
-  private async finish(reason: "steps" | "stop"): Promise<void> {
-    const { book, pages, run, progress, rank, generation, send } = this.options;
+  /**
+   * Waits until the final state is durable everywhere (of a yield: whole in memory), then says so. Throws when it cannot be
+   * sealed or committed.
+   */
+  private async finish(reason: LoopEnd): Promise<void> {
+    const { job, book, pages, run, progress, rank, generation, send } = this.options;
+    if (reason === "rollBack") {
+      // The groups stay until the next generation: some rank may not have read the whole vote yet.
+      const { code, message } = this.rolledBack();
+      send({ kind: "failed", generation, rank, code, message, peer: -1, operation: "" });
+      return;
+    }
     progress.set({ phase: "finished" });
-    if (!run.durable) {
-      if (book.find(run.state) === null) {
-        pages.sum(book.live!.index);
-        this.sealLive();
-        progress.set({ phase: "finished" });
-      }
+    if (!run.durable && book.find(run.state) === null) {
+      pages.sum(book.live!.index);
+      this.sealLive();
+      progress.set({ phase: "finished" });
+    }
+    if (!run.durable && reason !== "yield") {
       this.save("final");
       while (book.find(run.state)!.pins > 0) await this.slotFreed();
       if (this.saveError) throw this.saveError;
     }
+    if (reason === "bad")
+      throw gaveUp({ job, step: run.state.step, why: this.gaveUpFor!, count: this.badSteps });
     send({ kind: "finished", generation, rank, state: run.state, reason });
+  }
+
+  private rolledBack(): GokuError {
+    const { first, last } = this.rollsBack!;
+    const left = first === last ? `step ${last} is` : `steps ${first} to ${last} are`;
+    return new GokuError(
+      "ROLLED_BACK",
+      `Cannot go on from step ${last}: data or weights make its numbers bad; the run goes back to step ${first - 1}, and ${left} left out`,
+    );
   }
 
   private async slotFreed(): Promise<void> {
@@ -256,42 +445,21 @@ export class TrainLoop {
       dataDigest: source.digest,
       codec: source.codec,
       exclusions: source.exclusions,
+      leftOut: run.leftOut,
+      numbers: run.numbers,
       version,
     };
   }
 
-  private tell(done: {
-    step: number;
-    plan: StepPlan;
-    vote: VoteResult;
-    applied: ApplyResult;
-    dataSeconds: number;
-    snapshotSeconds: number;
-    stepSeconds: number;
-  }): void {
+  private tell(done: DoneStep): void {
     const { trainer, progress, replicas, rank, generation, send } = this.options;
-    const { step, plan, vote, applied } = done;
-    const { computeSeconds, commWaitSeconds, memoryPeakBytes } = trainer.figures;
+    const { figures } = trainer;
     progress.set({ phase: "idle" });
-    const metrics: StepMetrics = {
-      step,
-      loss: applied.loss,
-      gradNorm: applied.gradNorm,
-      lr: applied.lr,
-      applied: applied.applied,
-      tokens: plan.tokens,
-      images: plan.images,
-      videos: plan.videos,
-      stepSeconds: done.stepSeconds,
-      computeSeconds,
-      commWaitSeconds,
-      dataWaitSeconds: done.dataSeconds,
-      snapshotSeconds: done.snapshotSeconds,
-      memoryPeakBytes,
-      packFill: plan.fill,
-      unreadable: vote.excluded.length,
-      replicatedStep: replicas.step,
-    };
+    const pauseSeconds = progress.takePauseSeconds();
+    // The pace of a rank is judged by steps that it has computed and applied, or at least tried to.
+    if (done.leftOut !== "roll_back")
+      progress.stepped({ ...figures, dataSeconds: done.dataSeconds, waitSeconds: figures.commWaitSeconds });
+    const metrics = stepMetrics(done, { figures, pauseSeconds, replicatedStep: replicas.step });
     send({ kind: "step", generation, rank, metrics });
   }
 }

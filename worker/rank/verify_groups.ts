@@ -1,8 +1,9 @@
 import { createHash } from "node:crypto";
 import { GokuError } from "../../job/errors.js";
 import type { Layout } from "../../job/layout.js";
-import { type CommId, DTYPE, type Native } from "../engine/native.js";
+import type { CommId, Native } from "../engine/native.js";
 import type { Groups } from "../parallel/groups.js";
+import { REDUCE, reduceNumbers } from "./reduce_numbers.js";
 
 /** Something that must be the same on all ranks. */
 export interface AgreedFact {
@@ -10,10 +11,6 @@ export interface AgreedFact {
   /** Text that differs when the fact does. */
   digest: string;
 }
-
-const MAX = 1;
-const MIN = 2;
-const SUM = 0;
 
 /**
  * The first collectives of a generation: each group sums numbers that only its members in their order give, and the world
@@ -51,7 +48,7 @@ function verifySum(native: Native, comm: CommId, name: string, ranks: readonly n
     wanted[i % 32]! += 2 ** (Math.floor(i / 32) % 52);
     wanted[32]! += member + 1;
   }
-  const found = reduce(native, comm, numbers, SUM);
+  const found = reduceNumbers(native, comm, numbers, REDUCE.sum);
   const wrong = wanted.findIndex((value, i) => found[i] !== value);
   if (wrong < 0) return;
   throw new GokuError(
@@ -66,25 +63,12 @@ export function verifyFacts(native: Native, world: CommId | null, facts: readonl
   const own = Float64Array.from(facts, ({ digest }) =>
     createHash("sha256").update(digest).digest().readUIntBE(0, 6),
   );
-  const most = reduce(native, world, own, MAX);
-  const least = reduce(native, world, own, MIN);
+  const most = reduceNumbers(native, world, own, REDUCE.max);
+  const least = reduceNumbers(native, world, own, REDUCE.min);
   const different = facts.map(({ name }) => name).filter((_, i) => most[i] !== least[i]);
   if (different.length === 0) return;
   throw new GokuError(
     different.includes("data") ? "DATA_CHANGED" : "COMM_CHECK_FAILED",
     `Cannot start the generation: ranks differ in ${different.join(", ")}, want the same on all; give every node the same data set and product version`,
   );
-}
-
-function reduce(native: Native, comm: CommId, numbers: Float64Array, op: number): Float64Array {
-  const buffer = native.tensorAlloc(DTYPE.f64, numbers.length);
-  try {
-    native.tensorWrite(buffer, 0, new Uint8Array(numbers.slice().buffer));
-    native.commWait(native.allReduceStart(comm, buffer, op));
-    const result = new Float64Array(numbers.length);
-    native.tensorRead(buffer, 0, new Uint8Array(result.buffer));
-    return result;
-  } finally {
-    native.tensorFree(buffer);
-  }
 }

@@ -2,19 +2,16 @@ import { openCheckpoint } from "../../checkpoint/load.js";
 import type { StateName } from "../../checkpoint/state.js";
 import { GokuError } from "../../job/errors.js";
 import { type Job, modelConfig } from "../../job/job.js";
+import { resolveJob } from "../../job/load_job.js";
 import type { ModelConfig } from "../../job/model_config.js";
 import { parameterSpecs } from "../../job/parameters.js";
-import {
-  type CodecRecord,
-  decodeLatents,
-  patchNumbers,
-  sampleGrid,
-  type TokenGrid,
-} from "../data/latents.js";
+import { SAMPLE_TOKENS_TOGETHER } from "../../job/preview_memory.js";
+import { sampleGrid } from "../../job/sample_grid.js";
+import { type CodecRecord, decodeLatents, patchNumbers, type TokenGrid } from "../data/latents.js";
 import type { RgbClip } from "../data/rgb_clip.js";
 import { HashTextEncoder } from "../data/text_encoder.js";
 import { loadNative } from "../engine/load_native.js";
-import { Arena } from "../engine/tensor.js";
+import { Arena, type Tensor } from "../engine/tensor.js";
 import { sampleLatents } from "../model/sampler.js";
 import { WholeWeights } from "../model/whole_weights.js";
 
@@ -37,9 +34,6 @@ export interface SampleOptions {
   /** Fraction done, 0 to 1. */
   onProgress?: (done: number) => void;
 }
-
-/** Samples drawn together fit in this many tokens, so that memory stays bounded for any number of requests. */
-const TOKENS_TOGETHER = 4096;
 
 /** A model opened from a checkpoint alone (weights, codec statistics and text settings are all in it), ready to sample. */
 export class Sampler {
@@ -78,7 +72,10 @@ export class Sampler {
     for (let first = 0; first < grids.length; ) {
       let tokens = 0;
       let end = first;
-      while (end < grids.length && (end === first || tokens + tokenCount(grids[end]!) <= TOKENS_TOGETHER))
+      while (
+        end < grids.length &&
+        (end === first || tokens + tokenCount(grids[end]!) <= SAMPLE_TOKENS_TOGETHER)
+      )
         tokens += tokenCount(grids[end++]!);
       clips.push(...(await this.#sampleTogether(options, grids.slice(first, end), first)));
       first = end;
@@ -133,7 +130,7 @@ export async function openSampler(
   options: { weights: "ema" | "model"; step?: number | null },
 ): Promise<Sampler> {
   const checkpoint = await openCheckpoint(uri, options.step ?? null);
-  const job = checkpoint.meta.job as Job;
+  const job = resolveJob(checkpoint.meta.job, `the job in ${uri}`);
   const model = modelConfig(job);
   if (model.reference_frame) {
     throw new GokuError(
@@ -143,19 +140,13 @@ export async function openSampler(
   }
   const specs = parameterSpecs(model);
   checkpoint.requireModel(specs);
-  const values = new Map<string, Float32Array>();
-  for (const spec of specs)
-    values.set(spec.name, await checkpoint.readTensor(`${options.weights}/${spec.name}`));
   const arena = new Arena(loadNative());
-  const weights = new WholeWeights(arena, model, "f32", (spec) => values.get(spec.name)!);
-  return new Sampler({
-    state: checkpoint.meta.state,
-    job,
-    model,
-    codec: checkpoint.meta.codec as CodecRecord,
-    arena,
-    weights,
-  });
+  const tensors = new Map<string, Tensor>();
+  for (const { name, count } of specs)
+    tensors.set(name, arena.from(await checkpoint.readTensor(`${options.weights}/${name}`), "f32", count));
+  const weights = new WholeWeights(model, ({ name }) => tensors.get(name)!);
+  const { state, codec } = checkpoint.meta;
+  return new Sampler({ state, job, model, codec: codec as CodecRecord, arena, weights });
 }
 
 function tokenCount([t, y, x]: TokenGrid): number {

@@ -1,14 +1,20 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { saveFailed } from "../../support/agent_messages.js";
 import { CoreHarness, jobOf } from "./harness.js";
 
-function stepsAfterSaves(checkpoint: object, steps: readonly number[]): number[] {
+function trained(checkpoint: object = {}): CoreHarness {
   const core = new CoreHarness();
   core.lead();
   core.hello("n0", { slots: 1 });
   const job = jobOf({ layout: { dp_replicate: 1, dp_shard: 1, sp: 1 } });
   core.submit({ ...job, checkpoint: { ...job.checkpoint, ...checkpoint } });
   core.form();
+  return core;
+}
+
+function stepsAfterSaves(checkpoint: object, steps: readonly number[]): number[] {
+  const core = trained(checkpoint);
   for (const step of steps) core.saved("n0", { generation: 1, step });
   return core.job.checkpoints.map(({ state }) => state.step);
 }
@@ -24,4 +30,29 @@ test("a job remembers a hundred checkpoints of round steps, the newest", () => {
   const steps = Array.from({ length: 250 }, (_, i) => 10 * (i + 1));
   const found = stepsAfterSaves({ keep_last: 1, keep_every: 10 }, steps);
   assert.deepEqual(found, steps.slice(-101));
+});
+
+test("a commit that is told late does not take the place of the one that its run, gone back, made at the same step", () => {
+  const core = trained();
+  core.saved("n0", { generation: 3, step: 30 });
+  core.saved("n0", { generation: 1, step: 30 });
+  assert.deepEqual(
+    core.job.checkpoints.map(({ state }) => state),
+    [{ generation: 3, step: 30 }],
+  );
+  core.saved("n0", { generation: 4, step: 30 });
+  assert.deepEqual(
+    core.job.checkpoints.map(({ state }) => state),
+    [{ generation: 4, step: 30 }],
+  );
+});
+
+test("an alarm about a save that is durable ends when that is told once more", () => {
+  const core = trained();
+  const state = { generation: 1, step: 10 };
+  core.saved("n0", state);
+  core.say("n0", saveFailed(1, state));
+  assert.deepEqual(core.job.saveAlarm, state);
+  core.saved("n0", state);
+  assert.equal(core.job.saveAlarm, null);
 });

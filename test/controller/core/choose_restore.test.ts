@@ -144,6 +144,7 @@ function text(choice: RestoreChoice): string {
 for (const { name, ranks, checkpoints, resume, badSnapshots, badCheckpoints, want } of cases) {
   test(`chooseRestore() ${name}`, () => {
     const choice = chooseRestore({
+      isGivenUp: () => false,
       ...oneNodeEach(ranks),
       checkpoints: checkpoints ?? [],
       source: resume ?? null,
@@ -156,6 +157,7 @@ for (const { name, ranks, checkpoints, resume, badSnapshots, badCheckpoints, wan
 
 test("chooseRestore() says why memory was not enough", () => {
   const choice = chooseRestore({
+    isGivenUp: () => false,
     ...oneNodeEach([[at(1, 42)], [], [], [at(1, 42)]]),
     checkpoints: [durable(1, 30)],
     source: null,
@@ -271,6 +273,7 @@ const peerCases: PeerCase[] = [
 for (const { name, layout, ranks, memory, checkpoints, badSnapshots, want } of peerCases) {
   test(`chooseRestore() ${name}`, () => {
     const { reason } = chooseRestore({
+      isGivenUp: () => false,
       layout: Layout.parse(layout),
       rankNodes: ranks.split(" "),
       nodes: members(layout, memory),
@@ -289,7 +292,16 @@ test("chooseRestore() counts on nobody whom the others cannot reach", () => {
   const [a, b] = nodes.map((node) => ({ ...node, serves: false }));
   const common = { checkpoints: [durable(3, 40)], source: null, excludedSnapshots: new Set<string>() };
   const choose = (rankNodes: string[], members: RestoreInput["nodes"]) =>
-    text(chooseRestore({ layout, rankNodes, nodes: members, ...common, excludedCheckpoints: new Set() }));
+    text(
+      chooseRestore({
+        layout,
+        rankNodes,
+        nodes: members,
+        ...common,
+        isGivenUp: () => false,
+        excludedCheckpoints: new Set(),
+      }),
+    );
   assert.equal(choose(["a", "b"], nodes), "snapshot 3-42");
   assert.equal(choose(["a", "b"], [a!, b!]), "checkpoint file:///c/3-40");
   assert.equal(choose(["a", "a"], [a!]), "snapshot 3-42", "who holds all reads nowhere");
@@ -299,6 +311,7 @@ test("chooseRestore() sends the durable copy of the very state along, where one 
   const layout = Layout.parse("1x1x1");
   const durableOf = (checkpoints: CheckpointEntry[], resume: typeof source | null, bad: string[] = []) => {
     const choice = chooseRestore({
+      isGivenUp: () => false,
       layout,
       rankNodes: ["a"],
       nodes: members("1x1x1", { a: "3-70/0" }),
@@ -313,4 +326,18 @@ test("chooseRestore() sends the durable copy of the very state along, where one 
   assert.equal(durableOf([durable(3, 60)], null), null, "another state does not complete this one");
   assert.equal(durableOf([durable(3, 70, "flipped byte")], source), "file:///old");
   assert.equal(durableOf([durable(3, 70)], null, ["file:///c/3-70"]), null);
+});
+
+test("chooseRestore() begins anew only where all that is durable is of steps that are undone", () => {
+  const choose = (isGivenUp: RestoreInput["isGivenUp"]) =>
+    chooseRestore({
+      ...oneNodeEach([[], []]),
+      checkpoints: [{ ...durable(3, 40), unusable: "undone" }],
+      source: null,
+      isGivenUp,
+      excludedSnapshots: new Set(),
+      excludedCheckpoints: new Set(),
+    });
+  assert.equal(choose(({ step }) => step >= 40).kind, "initial");
+  assert.equal(choose(({ step }) => step > 40).kind, "none");
 });

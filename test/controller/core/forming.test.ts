@@ -2,6 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Effect } from "../../../controller/core/contract.js";
 import { phaseOf } from "../../../controller/core/views.js";
+import type { RankProgress } from "../../../gen/goku/v1/agent.pb.js";
+import { READ_MEMORY } from "../../../job/errors.js";
 import { CoreHarness, jobOf, page } from "./harness.js";
 
 /** Two nodes of two slots, one job of four ranks, in PREPARE. */
@@ -40,7 +42,15 @@ test("a generation forms with one message to each node and phase", () => {
     "n1 run",
   ]);
   assert.equal(phaseOf(core.job), "RUNNING");
-  assert.equal(core.lastCommand("connect").value.members.length, 4);
+  const { nodes } = core.lastCommand("connect").value;
+  assert.deepEqual(
+    nodes.map(({ nodeId, ranks }) => [nodeId, ranks]),
+    [
+      ["n0", [0, 1]],
+      ["n1", [2, 3]],
+    ],
+  );
+  assert.ok(nodes.every(({ ports }) => ports.length === 2 && ports.every((port) => port > 0)));
 });
 
 test("a phase goes on only when the last rank has reported, however often others repeat themselves", () => {
@@ -127,6 +137,73 @@ test("a rank that is not ready in time is killed before the next generation form
   core.exited("n1", 3, "SIGKILL", generation);
   assert.equal(core.job.generation?.number, 2);
   assert.match(core.job.incident!.what, /rank 3 on n1 was not ready in time for generation 1/);
+});
+
+/** All four ranks are told to restore. */
+function restoring(): CoreHarness {
+  const core = preparing();
+  for (const kind of ["rankReady", "rankConnected"] as const)
+    for (const [rank, nodeId] of core.job.generation!.rankNodes.entries())
+      core.say(
+        nodeId,
+        kind === "rankReady"
+          ? {
+              $case: kind,
+              value: { generation: 1n, rank, pid: 10 + rank, port: 9_000 + rank, heldStates: [] },
+            }
+          : { $case: kind, value: { generation: 1n, rank } },
+      );
+  assert.equal(core.job.generation!.stage, "restore");
+  return core;
+}
+
+/** Pages of the ranks on a node that restore; those that beat change every second. */
+function restorePages(core: CoreHarness, nodeId: string, changes: Record<number, Partial<RankProgress>>) {
+  return core.job
+    .generation!.nodeRanks.get(nodeId)!
+    .map((rank) => page(rank, { phase: "restore", microStep: core.nowMs, generation: 1n, ...changes[rank] }));
+}
+
+test("a rank that shows no sign of life while it restores is killed long before the deadline, one that waits is not", () => {
+  const core = restoring();
+  const still = { microStep: 0 };
+  const waits = { microStep: 0, collectiveEntered: 8n };
+  const startedMs = core.nowMs;
+  core.beat(55_000, (nodeId) => restorePages(core, nodeId, { 1: waits, 3: still }));
+  assert.equal(core.job.stage, "forming");
+  core.beat(10_000, (nodeId) => restorePages(core, nodeId, { 1: waits, 3: still }));
+  assert.equal(core.job.stage, "reaping");
+  assert.equal(core.lastCommand("killRank").value.rank, 3);
+  assert.ok(core.nowMs - startedMs < core.state.config.limits.restoreMs);
+  assert.match(
+    core.job.incident!.what,
+    /rank 3 on n1 has shown no sign of life for 6\d s \(restore of generation 1\)/,
+  );
+  core.exited("n1", 3, "SIGKILL", 1);
+  assert.equal(core.job.generation?.number, 2);
+});
+
+test("nobody is connected in time: of ranks that are late the one that has stopped beating is named, whatever its number", () => {
+  const core = preparing();
+  for (const [rank, nodeId] of core.job.generation!.rankNodes.entries())
+    core.say(nodeId, {
+      $case: "rankReady",
+      value: { generation: 1n, rank, pid: 10 + rank, port: 9_000 + rank, heldStates: [] },
+    });
+  assert.equal(core.job.generation!.stage, "connect");
+  core.beat(31_000, (nodeId) => restorePages(core, nodeId, { 3: { microStep: 0 } }));
+  assert.equal(core.job.stage, "reaping");
+  assert.equal(core.lastCommand("killRank").value.rank, 3);
+  assert.match(
+    core.job.incident!.what,
+    /rank 3 on n1 has shown no sign of life for \d\d s \(connect of generation 1\)/,
+  );
+});
+
+test("ranks that restore for long and beat are left alone until the deadline", () => {
+  const core = restoring();
+  core.beat(880_000, (nodeId) => restorePages(core, nodeId, {}));
+  assert.equal(core.job.stage, "forming");
 });
 
 test("a node that falls silent for long fails the forming generation, and is waited for", () => {
@@ -251,7 +328,8 @@ test("a failed save raises an alarm and disturbs nothing", () => {
   assert.equal(core.job.stage, "running");
 });
 
-test("a member whose memory the others cannot reach, twice in a row, is not waited for: the next source is taken", () => {
+/** Sources of three generations in a row, each of which loses a peer in this operation while it restores. */
+function sourcesTried(operation: string): string[] {
   const core = running();
   const state = { generation: 1n, step: 10n };
   core.say("n0", {
@@ -262,13 +340,19 @@ test("a member whose memory the others cannot reach, twice in a row, is not wait
   const sources: string[] = [];
   for (let attempt = 0; attempt < 3; attempt++) {
     core.pass(5_000);
-    const generation = BigInt(core.job.generation!.number);
     connect(core, [{ generation: 1n, step: 41n }]);
     sources.push(core.lastCommand("restore").value.source!.$case);
-    const error = { code: "COMM_PEER_DIED", message: "nothing came", peer: 3, operation: "" };
-    core.say("n0", { $case: "rankFailed", value: { generation, rank: 0, error, lastLines: [] } });
+    core.failed("n0", 0, "COMM_PEER_DIED", 3, operation);
   }
-  assert.deepEqual(sources, ["snapshot", "snapshot", "checkpoint"]);
+  return sources;
+}
+
+test("a member whose memory the others cannot reach, twice in a row, is not waited for: the next source is taken", () => {
+  assert.deepEqual(sourcesTried(READ_MEMORY), ["snapshot", "snapshot", "checkpoint"]);
+});
+
+test("a peer lost in a collective of a restore, however often, says nothing against what memory holds", () => {
+  assert.deepEqual(sourcesTried("all_reduce"), ["snapshot", "snapshot", "snapshot"]);
 });
 
 test("a step told after the next generation began is passed on once, until that one has completed a step itself", () => {

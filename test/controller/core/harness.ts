@@ -15,6 +15,7 @@ import { type CoreState, createState, type JobState } from "../../../controller/
 import { step } from "../../../controller/core/step.js";
 import type { HeldState, RankProgress } from "../../../gen/goku/v1/agent.pb.js";
 import { chooseLayout } from "../../../job/choose_layout.js";
+import { type AnyJob, type CommandJob, commandJobSchema } from "../../../job/command_job.js";
 import { type Job, jobSchema } from "../../../job/job.js";
 import type { LayoutSize } from "../../../job/layout.js";
 
@@ -32,6 +33,26 @@ export function jobOf(
   });
 }
 
+/** Four ranks, two to a node of tests. */
+export const FOUR = { dp_replicate: 1, dp_shard: 2, sp: 2 } satisfies LayoutSize;
+
+/** A job that runs a program of its own on two ranks, unless said otherwise. */
+export function programJobOf(
+  options: {
+    layout?: LayoutSize | "auto";
+    maxAttempts?: number;
+    stallSeconds?: number;
+    heartbeat?: "optional" | "required";
+  } = {},
+): CommandJob {
+  return commandJobSchema.parse({
+    name: "ddp",
+    trainer: { command: ["python3", "train.py"], heartbeat: options.heartbeat ?? "optional" },
+    layout: options.layout ?? { dp_replicate: 1, dp_shard: 2, sp: 1 },
+    recovery: { max_attempts: options.maxAttempts ?? 5, stall_seconds: options.stallSeconds ?? 20 },
+  });
+}
+
 /**
  * The core with a store that answers at once, driven by hand: what a shell does, without time of its own.
  * `outcomes` decides how the next writes end (default: applied).
@@ -44,11 +65,29 @@ export class CoreHarness {
   readonly store = new Map<string, { record: DurableRecord; modRevision: bigint }>();
   outcomes: PersistOutcome["kind"][] = [];
   #revision = 0n;
+  /** What each rank's page showed last, and since when. */
+  readonly #shown = new Map<string, { text: string; sinceMs: number }>();
   #sessionLast = 0;
   readonly sessions = new Map<string, Session>();
 
   constructor(limits: Partial<CoreLimits> = {}) {
-    this.state = createState({ limits: { ...DEFAULT_LIMITS, ...limits }, version: "1.0.0", chooseLayout });
+    // Nodes are used unexamined, so that tests of other things need not play agents that are being examined.
+    const all = { ...DEFAULT_LIMITS, selfCheckMs: 0, ...limits };
+    this.state = createState({ limits: all, version: "1.0.0", chooseLayout });
+  }
+
+  /** A job that trains on the first of these nodes, of four ranks on two of them unless said otherwise; the rest are free. */
+  static running(
+    nodes: readonly string[] = ["n0", "n1", "n2"],
+    job: AnyJob = jobOf({ layout: FOUR }),
+  ): CoreHarness {
+    const core = new CoreHarness();
+    core.lead();
+    for (const nodeId of nodes) core.hello(nodeId);
+    core.submit(job);
+    core.pass(2_000);
+    core.form();
+    return core;
   }
 
   lead(controllerId = "c0"): void {
@@ -117,7 +156,8 @@ export class CoreHarness {
       this.pass(Math.min(1_000, ms - passed));
       for (const [nodeId, node] of this.state.nodes) {
         if (node.session === null) continue;
-        const generation = this.job.generation?.number ?? 0;
+        const [job] = this.state.jobs.values();
+        const generation = job?.generation?.number ?? 0;
         this.heartbeat(nodeId, generation, pages(nodeId));
       }
     }
@@ -129,18 +169,30 @@ export class CoreHarness {
     generation: number,
     ranks: RankProgress[],
     held: HeldState[] | null = null,
+    heard: { term: bigint; commandId: bigint } = { term: 0n, commandId: 0n },
   ): void {
     this.say(nodeId, {
       $case: "heartbeat",
       value: {
         generation: BigInt(generation),
-        ranks,
+        ranks: ranks.map((page) => this.#aged(nodeId, page)),
         heldStates: held ?? [],
         heldStatesChanged: held !== null,
-        term: 0n,
-        commandId: 0n,
+        counterRates: [],
+        ...heard,
       },
     });
+  }
+
+  /** As an agent tells it: for how long the page has not changed, unless the test says so. */
+  #aged(nodeId: string, page: RankProgress): RankProgress {
+    if (page.unchangedMs > 0n) return page;
+    const key = `${nodeId}/${page.rank}`;
+    const text = JSON.stringify(page, (_, value) => (typeof value === "bigint" ? String(value) : value));
+    const shown = this.#shown.get(key);
+    const sinceMs = shown?.text === text ? shown.sinceMs : this.nowMs;
+    this.#shown.set(key, { text, sinceMs });
+    return { ...page, unchangedMs: BigInt(this.nowMs - sinceMs) };
   }
 
   hello(nodeId: string, more: Partial<Extract<AgentMessage, { $case: "hello" }>["value"]> = {}): void {
@@ -162,7 +214,12 @@ export class CoreHarness {
       term: 0n,
       leaving: undefined,
       failureDomain: "",
+      bootId: "",
+      metricsUrl: "",
+      devices: [],
       peerPort: 0,
+      selfCheck: undefined,
+      unwatched: [],
       ...more,
     };
     this.feed({ kind: "agentMessage", from, message: { $case: "hello", value } });
@@ -176,7 +233,17 @@ export class CoreHarness {
     this.feed({ kind: "agentDisconnected", from: this.sessions.get(nodeId)!, reason: "test" });
   }
 
-  submit(job: Job = jobOf(), jobId = "job-1"): void {
+  /** The node falls silent while the others beat, and its stream ends later: its machine may be gone. */
+  lose(nodeId: string): void {
+    for (let second = 0; second < 4; second++) {
+      this.pass(1_000);
+      for (const [other, { session, generation }] of this.state.nodes)
+        if (other !== nodeId && session !== null) this.heartbeat(other, generation, []);
+    }
+    this.disconnect(nodeId);
+  }
+
+  submit(job: AnyJob = jobOf(), jobId = "job-1"): void {
     const found = { count: 0, generationHighest: 0, own: false };
     this.feed({ kind: "jobSubmitted", requestId: `submit-${jobId}`, jobId, job, source: null, found });
   }
@@ -203,7 +270,7 @@ export class CoreHarness {
   }
 
   /** Brings the first job from PREPARE to RUN, every rank holding `held`. */
-  form(held: { generation: number; step: number }[] = []): void {
+  form(held: { generation: number; step: number }[] = [], pidOf = (rank: number) => 10 + rank): void {
     const generation = this.job.generation!;
     const number = BigInt(generation.number);
     const each = (make: (rank: number) => AgentMessage) => {
@@ -212,7 +279,7 @@ export class CoreHarness {
     const heldStates = held.map((s) => ({ generation: BigInt(s.generation), step: BigInt(s.step) }));
     each((rank) => ({
       $case: "rankReady",
-      value: { generation: number, rank, pid: 10 + rank, port: 9_000 + rank, heldStates },
+      value: { generation: number, rank, pid: pidOf(rank), port: 9_000 + rank, heldStates },
     }));
     each((rank) => ({ $case: "rankConnected", value: { generation: number, rank } }));
     const { source } = this.lastCommand("restore").value;
@@ -231,6 +298,7 @@ export class CoreHarness {
     stepSeconds = 0.5,
     replicated = 0,
     generation = BigInt(this.job.generation!.number),
+    longestPauseSeconds = 0,
   ): void {
     this.say(nodeId, {
       $case: "stepCompleted",
@@ -245,6 +313,7 @@ export class CoreHarness {
         images: 1,
         videos: 0,
         stepSeconds,
+        longestPauseSeconds,
         computeSeconds: 0,
         commWaitSeconds: 0,
         dataWaitSeconds: 0,
@@ -253,6 +322,15 @@ export class CoreHarness {
         packFill: 1,
         unreadable: 0,
         replicatedStep: BigInt(replicated),
+        replay: undefined,
+        lossSpike: undefined,
+        gradientSpike: undefined,
+        leftOut: "",
+        rollBack: undefined,
+        optimizerSeconds: 0,
+        waits: undefined,
+        modelFlops: 0,
+        completedMs: 0n,
       },
     });
   }
@@ -297,13 +375,13 @@ export class CoreHarness {
     for (const [rank, nodeId] of rankNodes.entries()) this.finished(nodeId, rank, step, reason);
   }
 
-  failed(nodeId: string, rank: number, code: string, peer?: number): void {
+  failed(nodeId: string, rank: number, code: string, peer?: number, operation = "all_reduce"): void {
     this.say(nodeId, {
       $case: "rankFailed",
       value: {
         generation: BigInt(this.job.generation!.number),
         rank,
-        error: { code, message: "Cannot go on", peer, operation: "all_reduce" },
+        error: { code, message: "Cannot go on", peer, operation },
         lastLines: [],
       },
     });
@@ -325,6 +403,7 @@ export function page(rank: number, more: Partial<RankProgress> = {}): RankProgre
     group: "shard.0",
     unchangedMs: 0n,
     generation: 0n,
+    times: undefined,
     ...more,
   };
 }

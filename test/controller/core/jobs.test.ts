@@ -38,7 +38,7 @@ test("jobs wait in order of submission, and a small one may pass a big one", () 
   const core = ready(1);
   core.submit(jobOf({ name: "big", layout: { dp_replicate: 1, dp_shard: 4, sp: 1 } }), "job-big");
   core.submit(jobOf({ name: "small", layout: TWO }), "job-small");
-  const [big, small] = jobViews(core.state);
+  const [big, small] = jobViews(core.state, core.nowMs);
   assert.deepEqual([big!.phase, small!.phase], ["QUEUED", "FORMING"]);
   assert.match(big!.reason, /= 4 ranks: 0 slots free on 0 nodes, 2 more serve other jobs/);
 });
@@ -102,7 +102,7 @@ test("a stop saves first, is durable, and reaches a generation that forms only l
   core.submit(jobOf({ layout: TWO }));
   core.feed({ kind: "stopRequested", requestId: "stop", jobId: "job-1" });
   assert.deepEqual(replyTo(core, "stop"), { ok: true, jobId: "job-1" });
-  assert.equal(jobViews(core.state)[0]?.phase, "STOPPING");
+  assert.equal(jobViews(core.state, core.nowMs)[0]?.phase, "STOPPING");
   core.take();
   core.form();
   assert.equal(core.commands().at(-1), "n0 requestStop");
@@ -164,7 +164,7 @@ test("the register keeps as many checkpoints as the job, and names the newest by
   core.form();
   for (const step of [30n, 10n, 20n, 40n, 40n]) core.say("n0", committed(step));
   assert.deepEqual(
-    jobViews(core.state)[0]?.checkpoints.map((c) => c.state.step),
+    jobViews(core.state, core.nowMs)[0]?.checkpoints.map((c) => c.state.step),
     [20, 30, 40],
   );
 });

@@ -2,19 +2,13 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { nodeViews, phaseOf } from "../../../controller/core/views.js";
 import type { LayoutSize } from "../../../job/layout.js";
-import { CoreHarness, jobOf, page } from "./harness.js";
+import { CoreHarness, FOUR, jobOf, page } from "./harness.js";
 
-const FOUR = { dp_replicate: 1, dp_shard: 2, sp: 2 };
 const AT_5 = { generation: 1, step: 5 };
 
 /** Four ranks on n0 and n1, five steps done; n2 is free unless `nodes` says otherwise. */
 function running(options: { nodes?: string[]; layout?: LayoutSize | "auto" } = {}): CoreHarness {
-  const core = new CoreHarness();
-  core.lead();
-  for (const nodeId of options.nodes ?? ["n0", "n1", "n2"]) core.hello(nodeId);
-  core.submit(jobOf({ layout: options.layout ?? FOUR }));
-  core.pass(2_000);
-  core.form();
+  const core = CoreHarness.running(options.nodes, jobOf({ layout: options.layout ?? FOUR }));
   for (let step = 1; step <= 5; step++) core.stepDone("n0", step);
   core.take();
   return core;
@@ -39,6 +33,7 @@ function hold(core: CoreHarness, states: Record<string, { generation: number; st
         heldStatesChanged: true,
         term: 0n,
         commandId: 0n,
+        counterRates: [],
       },
     });
   }
@@ -253,6 +248,23 @@ test("the last save of a member that leaves takes long: nobody is called hung", 
     (core.job.generation!.nodeRanks.get(nodeId) ?? []).map((rank) =>
       page(rank, { step: 6n, phase: "finished", unchangedMs: 100_000n }),
     );
+  core.beat(120_000, saving);
+  assert.deepEqual([core.job.stage, core.job.generation?.number], ["running", 1]);
+});
+
+test("a new leader that does not know why its ranks end lets the last save take long", () => {
+  const first = running();
+  first.feed({ kind: "drainRequested", requestId: "drain", nodeId: "n1" });
+  const core = new CoreHarness();
+  for (const [key, entry] of first.store) core.store.set(key, entry);
+  core.nowMs = first.nowMs;
+  core.lead("c1");
+  const saving = (nodeId: string) =>
+    ({ n0: [0, 1], n1: [2, 3] })[nodeId]!.map((rank) =>
+      page(rank, { step: 6n, phase: "finished", unchangedMs: 100_000n }),
+    );
+  for (const nodeId of ["n0", "n1"])
+    core.hello(nodeId, { jobId: "job-1", generation: 1n, ranks: saving(nodeId) });
   core.beat(120_000, saving);
   assert.deepEqual([core.job.stage, core.job.generation?.number], ["running", 1]);
 });

@@ -21,6 +21,7 @@ function seen(rank: number, page: Partial<RankPage>, unchangedMs = 6_000): RankS
     group: "shard.0",
     unchangedMs,
     generation: 1,
+    times: null,
     ...page,
   };
   return { rank, nodeId: `n${rank >> 1}`, page: whole, unchangedMs };

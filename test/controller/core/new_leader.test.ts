@@ -1,8 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { CoreHarness, jobOf, page } from "./harness.js";
-
-const FOUR = { dp_replicate: 1, dp_shard: 2, sp: 2 };
+import { CoreHarness, FOUR, jobOf, page } from "./harness.js";
 
 /** A second leader on the store of a first one, whose job of four ranks has reached `until`. */
 function successor(until: "forming" | "running" | "recovering"): CoreHarness {

@@ -1,19 +1,26 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { QuarantineRecord } from "../../../controller/core/contract.js";
 import { nodeViews, phaseOf } from "../../../controller/core/views.js";
 import type { RankProgress } from "../../../gen/goku/v1/agent.pb.js";
-import { CoreHarness, jobOf, page } from "./harness.js";
-
-const FOUR = { dp_replicate: 1, dp_shard: 2, sp: 2 };
+import { CoreHarness, FOUR, jobOf, page } from "./harness.js";
 
 /** Four ranks on n0 and n1, n2 free; three steps done. */
-function running(options: { maxAttempts?: number } = {}): CoreHarness {
+function running(options: { maxAttempts?: number; steps?: number } = {}): CoreHarness {
   const core = new CoreHarness();
   core.lead();
   for (const nodeId of ["n0", "n1", "n2"]) core.hello(nodeId);
   core.submit(jobOf({ layout: FOUR, ...options }));
   core.form();
   for (let step = 1; step <= 5; step++) core.stepDone("n0", step);
+  core.take();
+  return core;
+}
+
+/** So long that it knows its pace. */
+function settled(): CoreHarness {
+  const core = running();
+  for (let step = 6; step <= 8; step++) core.stepDone("n0", step);
   core.take();
   return core;
 }
@@ -73,6 +80,7 @@ test("a rank's death: survivors are told to leave, everybody forms again, the in
       stepBefore: 5,
       stepsLost: 1,
       lastLines: ["last words"],
+      stacks: [],
     },
   );
   assert.deepEqual(core.store.get("incidents/job-1/000001")?.record, incident);
@@ -140,8 +148,8 @@ function stuckPages(nodeId: string): RankProgress[] {
 }
 
 test("a rank that hangs is named from the progress pages, killed, and its end leads to a new generation", () => {
-  const core = running();
-  core.beat(12_000, stuckPages);
+  const core = settled();
+  core.beat(4_000, stuckPages);
   assert.equal(core.job.stage, "reaping");
   const { rank, generation } = core.lastCommand("killRank").value;
   assert.deepEqual([rank, generation], [3, 1n]);
@@ -154,17 +162,83 @@ test("a rank that hangs is named from the progress pages, killed, and its end le
   assert.equal(core.job.incident?.code, "RANK_STALLED");
 });
 
+/** Every rank has computed the last step and waits for its agent to save it. */
+function savingLast(): { core: CoreHarness; pages: (nodeId: string) => RankProgress[] } {
+  const core = running({ steps: 5 });
+  const pages = (nodeId: string) =>
+    (core.job.generation!.nodeRanks.get(nodeId) ?? []).map((rank) =>
+      page(rank, { step: 5n, phase: "snapshot", unchangedMs: 60_000n }),
+    );
+  return { core, pages };
+}
+
+test("a member lost while all wait for the last save: it is missed after its grace, and others compute the end", () => {
+  const { core, pages } = savingLast();
+  core.beat(10_000, pages);
+  core.disconnect("n1");
+  core.beat(55_000, pages);
+  assert.equal(core.job.stage, "running", "it may be writing still");
+  core.beat(10_000, pages);
+  assert.match(core.job.incident!.what, /n1 was not heard for 60 s while the last state was made durable/);
+  core.beat(60_000, pages);
+  assert.deepEqual(core.job.generation?.rankNodes, ["n0", "n0", "n2", "n2"]);
+});
+
+test("the last save takes long, and every member can be seen: nobody is judged for 15 minutes", () => {
+  const { core, pages } = savingLast();
+  core.beat(890_000, pages);
+  assert.equal(core.job.incidents.length + (core.job.incident === null ? 0 : 1), 0);
+  core.beat(20_000, pages);
+  assert.match(core.job.incident!.what, /the last state was not made durable in 900 s/);
+});
+
+test("what a rank that hangs was doing is kept with the incident", () => {
+  const core = settled();
+  core.beat(4_000, stuckPages);
+  assert.equal(core.lastCommand("killRank").value.rank, 3);
+  const value = { generation: 1n, rank: 3, lines: ["process 13: running", "main thread"] };
+  core.say("n1", { $case: "rankInspected", value });
+  core.exited("n1", 3);
+  const stack = { rank: 3, nodeId: "n1", lines: value.lines };
+  assert.deepEqual(core.job.incidents[0]!.stacks, [stack]);
+  core.say("n0", { $case: "rankInspected", value });
+  assert.deepEqual(core.job.incidents[0]!.stacks, [stack], "a node speaks for its own ranks only");
+});
+
 test("a process that cannot be ended makes its node a bad one, and a spare takes its place", () => {
-  const core = running();
-  core.beat(25_000, stuckPages);
+  const core = settled();
+  core.beat(15_000, stuckPages);
   assert.match(core.state.quarantine.get("n1")!.reason, /rank 3 of job shapes could not be ended/);
   assert.ok(core.store.has("quarantine/n1"));
   assert.deepEqual(core.job.generation?.rankNodes, ["n0", "n0", "n2", "n2"]);
 });
 
+test("a process that cannot be ended keeps its node out for good, also where a self-check had for a time", () => {
+  const core = settled();
+  const untilMs = core.nowMs + 3_600_000;
+  const reason = "self-check: memory failed";
+  const before = { reason, atMs: core.nowMs, untilMs, drained: false };
+  core.state.quarantine.set("n1", { kind: "quarantine", nodeId: "n1", ...before });
+  core.beat(15_000, stuckPages);
+  const record = core.store.get("quarantine/n1")!.record as QuarantineRecord;
+  assert.match(record.reason, /rank 3 of job shapes could not be ended/);
+  assert.equal(record.untilMs, null);
+  assert.deepEqual(core.state.quarantine.get("n1"), record);
+});
+
+test("a drained node whose process cannot be ended is quarantined for that", () => {
+  const core = settled();
+  const drained = { reason: "drained by a person", atMs: core.nowMs, untilMs: null, drained: true };
+  core.state.quarantine.set("n1", { kind: "quarantine", nodeId: "n1", ...drained });
+  core.beat(15_000, stuckPages);
+  const record = core.store.get("quarantine/n1")!.record as QuarantineRecord;
+  assert.match(record.reason, /rank 3 of job shapes could not be ended/);
+  assert.equal(record.drained, false);
+});
+
 test("a quarantined node is shown with its reason, also to a new leader, until a person releases it", () => {
-  const core = running();
-  core.beat(25_000, stuckPages);
+  const core = settled();
+  core.beat(15_000, stuckPages);
   const shown = () =>
     nodeViews(core.state, core.nowMs).map((n) => `${n.nodeId} ${n.quarantined} ${n.unusable}`);
   const bad = "n1 true quarantined: rank 3 of job shapes could not be ended";
@@ -181,7 +255,7 @@ test("a quarantined node is shown with its reason, also to a new leader, until a
 });
 
 test("when the pages do not tell, the ranks that do not answer the abort are the ones that hang", () => {
-  const core = running();
+  const core = settled();
   const wait = { collectiveEntered: 8n, phase: "vote", unchangedMs: 60_000n };
   const pages = (nodeId: string) =>
     nodeId === "n0" ? [page(0, wait), page(1, wait)] : nodeId === "n1" ? [page(2, wait), page(3, wait)] : [];
@@ -290,8 +364,8 @@ test("a stop while a fault is judged: what memory holds is restored, saved and s
 });
 
 test("a timer that fires far too late judges nobody: the controller itself stood still", () => {
-  const core = running();
-  core.beat(3_000, stuckPages);
+  const core = settled();
+  core.beat(1_000, stuckPages);
   const [timer, atMs] = [...core.state.timers].find(([name]) => name.endsWith("/stall"))!;
   core.nowMs = atMs + 30_000;
   core.heartbeat("n0", 1, stuckPages("n0"));
@@ -319,4 +393,22 @@ test("a job of which nobody can be seen is given up after the grace, and taken b
     [],
   );
   assert.equal(core.job.generation?.number, 1);
+});
+
+test("survivors by the thousand that miss the same peer: evidence of the first, the rest is counted, one fault for each node", () => {
+  const nodes = Array.from({ length: 26 }, (_, at) => `n${10 + at}`);
+  const layout = { dp_replicate: 1, dp_shard: 50, sp: 1 };
+  const core = CoreHarness.running(nodes, jobOf({ layout }));
+  const { rankNodes } = core.job.generation!;
+  const lost = rankNodes[2]!;
+  for (const [rank, nodeId] of rankNodes.entries())
+    if (nodeId !== lost) core.failed(nodeId, rank, "COMM_PEER_DIED", 2);
+  // 32 are told to people; of the other 8 nodes, one fault each.
+  assert.equal(core.job.stage, "settling");
+  assert.equal(core.job.faults.length, 32 + 8);
+  assert.equal(core.job.generation!.answered.size, 48);
+  const { evidence, evidenceDropped } = core.job.incident!;
+  assert.deepEqual([evidence.length, evidenceDropped], [32, 16]);
+  core.pass(5_000);
+  assert.equal(core.job.incidents[0]!.what, `rank 2 on ${lost} was lost by 48 peers in all_reduce`);
 });

@@ -34,7 +34,10 @@ test("a failed save is told once, whoever failed in it and however often that is
   saveFails(core, "n0", 10);
   const alarms = told(core);
   assert.equal(alarms.length, 1, alarms.join("\n"));
-  assert.match(alarms[0]!, /saving step 10 of generation 1 failed \(STORAGE_FULL: .*\); training goes on/);
+  assert.match(
+    alarms[0]!,
+    /saving step 10 of generation 1 failed on \S+ \(STORAGE_FULL: .*\); training goes on/,
+  );
   saveFails(core, "n0", 20);
   assert.equal(told(core).length, 1, "another save, another alarm");
 });

@@ -6,12 +6,14 @@ import { after, test } from "node:test";
 import { pino } from "pino";
 import { openCheckpoint } from "../../../checkpoint/load.js";
 import { readSnapshotHeader } from "../../../checkpoint/snapshot.js";
-import type { RankReady, RankRestored, Restore } from "../../../gen/goku/v1/agent.pb.js";
+import type { RankReady, RankRestored, Restore, StepCompleted } from "../../../gen/goku/v1/agent.pb.js";
 import type { StateName } from "../../../gen/goku/v1/common.pb.js";
 import type { Job } from "../../../job/job.js";
+import { NO_ACCESS } from "../../../security/client_access.js";
 import { startTicks } from "../../../worker/agent/process_records.js";
 import { type AgentOptions, type RunningAgent, runAgent } from "../../../worker/agent/run_agent.js";
 import { testJob } from "../../faults/cluster.js";
+import { until } from "../../support/until.js";
 import { type Command, ScriptedController } from "./scripted_controller.js";
 
 const scratch = mkdtempSync(path.join(tmpdir(), "goku-agent-"));
@@ -37,7 +39,12 @@ async function withAgent(
     failureDomain: "",
     stateDir: memory,
     logDir: scratch,
+    metricsHost: "127.0.0.1",
+    metricsPort: 0,
+    peakTflops: null,
+    hostRoot: "/no/such/root",
     graceMs: 2_000,
+    access: NO_ACCESS,
   };
   try {
     await body(controller, async () => {
@@ -55,10 +62,11 @@ const LAYOUT = { dpReplicate: 1, dpShard: 2, sp: 1 };
 
 function prepare(job: Job, generation: bigint, ranks = [0, 1], layout = LAYOUT): Command {
   const plain = job as unknown as { [key: string]: unknown };
-  const alone = { replicate: false, replicas: [], keeps: [] };
+  const alone = { replicate: false, replicas: [], keeps: [], peerSecret: "s", restarts: 0, stepHighest: 0n };
+  const recentSteps: StepCompleted[] = [];
   return {
     $case: "prepare",
-    value: { generation, jobId: "job-1", job: plain, layout, ranks, ...alone },
+    value: { generation, jobId: "job-1", job: plain, layout, ranks, recentSteps, device: "cpu", ...alone },
   };
 }
 
@@ -92,9 +100,16 @@ async function connect(
     await controller.next(node, "rankReady", ofThis),
     await controller.next(node, "rankReady", ofThis),
   ].sort((a, b) => a.rank - b.rank);
-  const members = ready.map(({ rank, pid, port }) => ({ rank, nodeId: node, host: "127.0.0.1", port, pid }));
-  controller.send(node, { $case: "connect", value: { generation, members } });
-  for (const _ of members) await controller.next(node, "rankConnected", ofThis);
+  const of = (field: "rank" | "port" | "pid") => ready.map((one) => one[field]);
+  const endpoints = {
+    nodeId: node,
+    host: "127.0.0.1",
+    ranks: of("rank"),
+    ports: of("port"),
+    pids: of("pid"),
+  };
+  controller.send(node, { $case: "connect", value: { generation, nodes: [endpoints] } });
+  for (const _ of ready) await controller.next(node, "rankConnected", ofThis);
   const [first, second] = ready.map((one) => one.heldStates);
   const common = first!.filter((a) =>
     second!.some((b) => a.step === b.step && a.generation === b.generation),
@@ -110,7 +125,7 @@ async function restore(
   source: Restore["source"],
 ): Promise<RankRestored[]> {
   const ofThis = (value: { generation: bigint }) => value.generation === generation;
-  controller.send(node, { $case: "restore", value: { generation, source } });
+  controller.send(node, { $case: "restore", value: { generation, source, rollBacks: [] } });
   return [
     await controller.next(node, "rankRestored", ofThis),
     await controller.next(node, "rankRestored", ofThis),
@@ -125,7 +140,7 @@ async function losses(
 ): Promise<number[]> {
   const values: number[] = [];
   for (let step = first; step <= steps; step++) {
-    values.push((await controller.next(node, "stepCompleted", (value) => value.step === BigInt(step))).loss);
+    values.push((await controller.next(node, "stepCompleted", (value) => value.step === BigInt(step))).loss!);
   }
   return values;
 }
@@ -196,11 +211,34 @@ test("agent: a killed rank is told at once, its place goes to a spare, the survi
     for (const { loss, step } of told) before[Number(step) - 1] = loss;
     for (let step = 0n; step < 12n; ) {
       const next = await controller.next(node, "stepCompleted", (value) => value.generation === 2n);
-      before[Number(next.step) - 1] = next.loss;
+      before[Number(next.step) - 1] = next.loss!;
       step = next.step;
     }
     for (const [i, loss] of before.entries()) assert.equal(loss, undisturbed[i], `loss of step ${i + 1}`);
     assert.equal(before.length, 12);
+  });
+});
+
+test("agent: asked for its progress, it tells it at once, however far away the next heartbeat is", async () => {
+  const node = "node-asked";
+  await withAgent(node, async (controller, start) => {
+    const { port } = controller;
+    controller.close();
+    const slow = await ScriptedController.start({ port, heartbeatMs: 3_600_000 });
+    try {
+      await start();
+      await slow.hello(node);
+      await slow.next(node, "heartbeat");
+      const id = slow.send(node, { $case: "tellProgress", value: { generation: 0n } });
+      const told = await slow.next(node, "heartbeat");
+      assert.deepEqual([told.term, told.commandId], [slow.term, id]);
+      slow.send(node, { $case: "tellProgress", value: { generation: 7n } }); // not the one that is prepared here
+      const last = slow.send(node, { $case: "tellProgress", value: { generation: 0n } });
+      assert.equal((await slow.next(node, "heartbeat")).commandId, last);
+      assert.deepEqual(slow.untaken("heartbeat"), []);
+    } finally {
+      slow.close();
+    }
   });
 });
 
@@ -216,6 +254,8 @@ test("agent: stale and repeated commands change nothing, and training goes on wh
     controller.send(node, kill, { commandId: 1n });
     controller.send(node, { ...kill, value: { ...kill.value, generation: 4n } } as Command);
     controller.send(node, prepare(job, 3n));
+    controller.send(node, { $case: "release", value: { jobId: "job-0" } }); // its node before; it works for job-1 now
+    await controller.next(node, "nodeReleased", ({ jobId }) => jobId === "job-0");
     await losses(controller, node, 2);
     const { port } = controller;
     controller.close();
@@ -236,6 +276,34 @@ test("agent: stale and repeated commands change nothing, and training goes on wh
         assert.equal(loss, undisturbed[step - 1], `loss of step ${step}`);
       }
       await successor.next(node, "rankFinished");
+    } finally {
+      successor.close();
+    }
+  });
+});
+
+test("agent: another job takes the node: the next controller hears nothing of the last one's checkpoints", async () => {
+  const node = "node-passed-on";
+  const job = await testJob(path.join(scratch, "passed-on"), OVERRIDES);
+  await withAgent(node, async (controller, start) => {
+    await start();
+    await controller.hello(node);
+    await form(controller, node, job, 1n);
+    await controller.next(node, "checkpointCommitted", ({ state }) => state!.step === 12n);
+    const other = prepare(job, 2n);
+    assert.ok(other.$case === "prepare");
+    controller.send(node, { ...other, value: { ...other.value, jobId: "job-2" } });
+    await controller.next(node, "rankReady", ({ generation }) => generation === 2n);
+    const { port } = controller;
+    controller.close();
+    const successor = await ScriptedController.start({ port, term: 2n });
+    try {
+      assert.equal((await successor.hello(node)).jobId, "job-2");
+      // Its answer comes after all that is repeated.
+      successor.send(node, { $case: "release", value: { jobId: "job-1" } });
+      await successor.next(node, "nodeReleased");
+      assert.deepEqual(successor.untaken("checkpointCommitted"), []);
+      assert.notDeepEqual(successor.untaken("rankReady"), []);
     } finally {
       successor.close();
     }
@@ -422,7 +490,7 @@ test("agent: ranks that hold the same shard read a checkpoint once between them,
   });
 });
 
-test("runAgent() refuses a second agent of the same node, and bad options, each in one line", async () => {
+test("runAgent() refuses a second agent of the same node, and bad options, each in one line; controllers at IPv6 addresses are good", async () => {
   const node = "node-twice";
   await withAgent(node, async (controller, start) => {
     await start();
@@ -433,20 +501,116 @@ test("runAgent() refuses a second agent of the same node, and bad options, each 
       failureDomain: "",
       stateDir: memory,
       logDir: scratch,
+      metricsHost: "127.0.0.1",
+      metricsPort: 0,
+      peakTflops: null,
+      hostRoot: "/no/such/root",
       graceMs: 1_000,
+      access: NO_ACCESS,
     };
     // A living process of another pid holds the lock, as a second agent would find it.
     const lock = path.join(memory, "node-other", "agent.json");
     mkdirSync(path.dirname(lock));
     writeFileSync(lock, JSON.stringify({ pid: process.ppid, startTicks: startTicks(process.ppid) }));
     await assert.rejects(runAgent({ ...options, node: "node-other" }), { code: "CONFLICT" });
+    const other = await runAgent({
+      ...options,
+      node: "node-v6",
+      controllers: ["[::1]:1", controller.address],
+    });
+    await other.close("the end of the test");
     for (const wrong of [
       { node: "../up" },
       { node: "a", slots: 0 },
       { node: "a", failureDomain: "rack 1\n" },
       { node: "a", controllers: ["nowhere"] },
+      { node: "a", controllers: ["::1:7070"] },
+      { node: "a", host: "10.0.0.1" },
+      { node: "a", access: { ...NO_ACCESS, cert: "only.crt" } },
     ]) {
       await assert.rejects(runAgent({ ...options, ...wrong } as AgentOptions), { code: "ARGUMENT_INVALID" });
     }
+  });
+});
+
+const selfCheck = (checkId: bigint): Command => ({
+  $case: "selfCheck",
+  value: { checkId, checks: ["memory", "loopback"], budgetMs: 40, checkpointUri: "" },
+});
+
+test("an agent examines its node when asked, repeats the result in Hello, and not while its ranks work", async () => {
+  await withAgent("checked", async (controller, start) => {
+    await start();
+    assert.equal((await controller.hello("checked")).selfCheck, undefined);
+    controller.send("checked", selfCheck(1n));
+    assert.equal((await controller.next("checked", "selfCheckBegun")).checkId, 1n);
+    const report = await controller.next("checked", "selfCheckReport");
+    assert.deepEqual(
+      report.results.map(({ name, ok }) => [name, ok]),
+      [
+        ["memory", true],
+        ["loopback", true],
+      ],
+    );
+    const { port } = controller;
+    controller.close();
+    const second = await ScriptedController.start({ port, term: 2n });
+    try {
+      assert.deepEqual((await second.hello("checked")).selfCheck, report);
+      await form(second, "checked", await testJob(path.join(scratch, "checked")), 1n);
+      second.send("checked", selfCheck(2n));
+      assert.equal((await second.next("checked", "selfCheckReport")).busy, "2 of its ranks work");
+    } finally {
+      second.close();
+    }
+  });
+});
+
+/** Processes of a node as its agent has them on record. */
+function processesOf(node: string): number[] {
+  const names = readdirSync(path.join(memory, node, "processes"));
+  return names.filter((name) => name.endsWith(".json")).map((name) => Number.parseInt(name, 10));
+}
+
+test("an agent that passed its checks has a process wait for every slot, also in place of one that died; ranks take them", async () => {
+  const node = "warm";
+  await withAgent(node, async (controller, start) => {
+    await start();
+    await controller.hello(node);
+    controller.send(node, selfCheck(1n));
+    await controller.next(node, "selfCheckReport");
+    const alive = () => processesOf(node).filter((pid) => startTicks(pid) !== null);
+    await until(() => alive().length === 2);
+    const [first] = alive();
+    process.kill(first!, "SIGKILL");
+    await until(() => !alive().includes(first!) && alive().length === 2);
+    const waiting = alive().sort();
+    const pids = await form(controller, node, await testJob(path.join(scratch, node), OVERRIDES), 1n);
+    assert.deepEqual(pids.sort(), waiting);
+    await losses(controller, node, 2);
+    await until(() => alive().length === 3); // one for a rank that dies
+  });
+});
+
+test("an agent that a controller welcomes while it ends has no heartbeat left", {
+  timeout: 60_000,
+}, async () => {
+  await withAgent("welcomed", async (controller, start) => {
+    const agent = await start();
+    await controller.hello("welcomed");
+    const turn = () => new Promise((resolve) => setImmediate(resolve));
+    let isOver = false;
+    const ended = agent.close("SIGTERM").finally(() => {
+      isOver = true;
+    });
+    while (!isOver) {
+      controller.send("welcomed", {
+        $case: "welcome",
+        value: { controllerId: "late", heartbeatIntervalMs: 3_600_000 },
+      });
+      await turn();
+    }
+    await ended;
+    while (process.getActiveResourcesInfo().includes("Timeout")) await turn();
   });
 });

@@ -74,6 +74,21 @@ test("Outbox keeps the newest commit over generations, and an alarm until a late
   assert.deepEqual(outbox.repeat(3, false), [committed(30)]);
 });
 
+test("Outbox keeps every commit that no controller was there to hear of, up to 256", () => {
+  const outbox = new Outbox();
+  outbox.add(committed(10), 0, true);
+  outbox.add(committed(20), 1, false);
+  outbox.add(committed(30), 2, false);
+  assert.deepEqual(outbox.repeat(3, true), [committed(20), committed(30)]);
+  outbox.add(committed(40), 4, true);
+  assert.deepEqual(outbox.repeat(5, true), [committed(40)]);
+  for (let number = 1; number <= 300; number++) outbox.add(committed(100 + number), 6, false);
+  assert.deepEqual(
+    outbox.repeat(7, true),
+    Array.from({ length: 256 }, (_, i) => committed(145 + i)),
+  );
+});
+
 test("Outbox says once more that the node was released, until it is prepared again", () => {
   const outbox = new Outbox();
   outbox.add(ready(0, 1), 0, true);
@@ -101,4 +116,23 @@ test("Outbox drops an alarm that was told when a later save of this node is done
   assert.deepEqual(outbox.repeat(1, false), [failed(20)], "nobody had heard it");
   outbox.saveSettled();
   assert.deepEqual(outbox.repeat(2, false), []);
+});
+
+test("Outbox repeats signs of trouble that were not sent, or may have been lost, whatever becomes of the generation", () => {
+  const outbox = new Outbox();
+  const sign = (kind: string): Report => ({
+    $case: "nodeSignals",
+    value: {
+      generation: 1n,
+      signals: [{ kind, rank: undefined, device: "", text: "", count: 1, atMs: 0n }],
+    },
+  });
+  outbox.add(sign("xid.13"), 0, true);
+  outbox.add(sign("xid.48"), 1_000, false);
+  outbox.add(sign("xid.79"), 40_000, true);
+  outbox.prepared();
+  outbox.forgetJob();
+  assert.deepEqual(outbox.repeat(50_000, false), [sign("xid.48"), sign("xid.79")]);
+  assert.deepEqual(outbox.repeat(75_000, true), [sign("xid.48")], "which was first sent at 50,000");
+  assert.deepEqual(outbox.repeat(80_000, true), []);
 });

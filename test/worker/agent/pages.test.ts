@@ -5,7 +5,7 @@ import path from "node:path";
 import { test } from "node:test";
 import { ERRORS } from "../../../job/errors.js";
 import { ControlPage } from "../../../worker/agent/control_page.js";
-import { ProgressReader } from "../../../worker/agent/progress_reader.js";
+import { type PageContent, ProgressReader } from "../../../worker/agent/progress_reader.js";
 import { COLLECTIVE, CONTROL, PAGE_BYTES, PROGRESS } from "../../../worker/pages.js";
 import { Progress } from "../../../worker/progress.js";
 
@@ -60,15 +60,109 @@ test("ProgressReader shows what Progress and the collectives write, and since wh
       collectiveCompleted: 8n,
       collective: "reduce_scatter",
       group: "shard.0",
+      times: { steps: 0n, work: 0n, forwardUs: 0n, backwardUs: 0n, optimizerUs: 0n, dataUs: 0n, waitUs: 0n },
       unchangedMs: 0n,
     });
-    assert.equal(read(1_900n).unchangedMs, 700n, "since it was first seen like this");
+    assert.equal(read(1_300n).unchangedMs, 100n, "since it was first seen like this");
     view.setBigUint64(PROGRESS.collectiveCompleted, 9n, true);
     flush();
-    assert.equal(read(2_500n).unchangedMs, 0n, "a collective ended");
-    view.setBigUint64(PROGRESS.changedMs, 2_600n, true);
+    reader.watch(1_400n);
+    assert.equal(read(1_450n).unchangedMs, 50n, "a collective ended, which was seen in between");
+    view.setBigUint64(PROGRESS.changedMs, 1_460n, true);
     flush();
-    assert.equal(read(2_700n).unchangedMs, 100n, "the rank stamped a change itself");
+    assert.equal(read(1_500n).unchangedMs, 0n, "the rank stamped a sign of life");
+    view.setBigUint64(PROGRESS.forwardUs, 7n, true);
+    flush();
+    assert.equal(read(1_600n).unchangedMs, 100n, "sums are no sign of life");
     reader.close();
+  });
+});
+
+test("ProgressReader counts only time in which it looked: an agent that was not run has not seen its ranks stand still", () => {
+  withFolder((folder) => {
+    const file = path.join(folder, "progress");
+    writeFileSync(file, new Uint8Array(PAGE_BYTES).fill(1));
+    const reader = new ProgressReader(file);
+    const read = (nowMs: bigint) => reader.read({ rank: 0, pid: 1 }, nowMs).unchangedMs;
+    read(0n);
+    for (let nowMs = 100n; nowMs <= 1_000n; nowMs += 100n) reader.watch(nowMs);
+    assert.equal(read(1_000n), 1_000n);
+    assert.equal(read(61_000n), 1_250n, "its machine was frozen for a minute");
+    for (let nowMs = 61_400n; nowMs <= 65_000n; nowMs += 400n) reader.watch(nowMs);
+    assert.equal(read(65_000n), 3_750n, "on a starved machine its own looks come late");
+    reader.close();
+  });
+});
+
+test("Progress knows the longest time between two signs of life, and forgets it once told", async () => {
+  const bytes = new Uint8Array(PAGE_BYTES);
+  const view = new DataView(bytes.buffer);
+  const progress = new Progress(bytes);
+  const stamp = () => view.getBigUint64(PROGRESS.changedMs, true);
+  const spent: bigint[] = [];
+  progress.set({ phase: "data" });
+  progress.takePauseSeconds();
+  for (const act of [
+    () => progress.alive(),
+    () => progress.set({ layer: 1 }),
+    () => progress.set({ layer: 2 }),
+  ]) {
+    const before = stamp();
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    act();
+    spent.push(stamp() - before);
+  }
+  const longest = spent.reduce((a, b) => (b > a ? b : a));
+  assert.ok(longest >= 9n);
+  assert.equal(progress.takePauseSeconds(), Number(longest) / 1000);
+  assert.equal(progress.takePauseSeconds(), 0);
+});
+
+test("Progress sums what steps took from the beginning of the generation, without rounding them one by one", () => {
+  withFolder((folder) => {
+    const file = path.join(folder, "progress");
+    const bytes = new Uint8Array(PAGE_BYTES);
+    const progress = new Progress(bytes);
+    const took = {
+      work: 1_600_000,
+      forwardSeconds: 0.0000016,
+      backwardSeconds: 0.002,
+      optimizerSeconds: 0.001,
+      dataSeconds: 0.5,
+      waitSeconds: 0.25,
+      waits: { allGather: 0.1, reduceScatter: 0.05, allReduce: 0, allToAll: 0.02, vote: 0.08 },
+    };
+    let waits: PageContent["waitUs"] | null = null;
+    const read = () => {
+      writeFileSync(file, bytes);
+      const reader = new ProgressReader(file);
+      const { times } = reader.read({ rank: 0, pid: 1 }, 0n);
+      waits = reader.waitUs;
+      reader.close();
+      return times;
+    };
+    progress.set({ generation: 4n });
+    progress.stepped(took);
+    progress.stepped(took);
+    assert.deepEqual(read(), {
+      steps: 2n,
+      work: 3n,
+      forwardUs: 3n,
+      backwardUs: 4_000n,
+      optimizerUs: 2_000n,
+      dataUs: 1_000_000n,
+      waitUs: 500_000n,
+    });
+    assert.deepEqual(waits, {
+      allGather: 200_000n,
+      reduceScatter: 100_000n,
+      allReduce: 0n,
+      allToAll: 40_000n,
+      vote: 160_000n,
+    });
+    progress.set({ phase: "forward" });
+    assert.equal(read()?.steps, 2n);
+    progress.set({ generation: 5n });
+    assert.deepEqual([read()?.steps, read()?.backwardUs], [0n, 0n]);
   });
 });

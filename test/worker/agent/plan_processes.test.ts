@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { planProcesses, threadsPerRank } from "../../../worker/agent/plan_processes.js";
+import { planProcesses, threadsPerRank, warmCount } from "../../../worker/agent/plan_processes.js";
 
 const living = (...ranks: (number | null)[]) => ranks.map((rank, i) => ({ id: i + 1, rank }));
 
@@ -46,4 +46,16 @@ test("planProcesses() never gives one process two ranks nor one rank two process
 test("threadsPerRank() fills the cores and gives at least one", () => {
   assert.equal(threadsPerRank({ cores: 8, ranks: 3 }), 2);
   assert.equal(threadsPerRank({ cores: 2, ranks: 4 }), 1);
+});
+
+test("warmCount() has a process wait for each slot without a rank, and one for a rank that dies", () => {
+  const memoryBytes = 2 ** 40;
+  assert.equal(warmCount({ slots: 8, ranks: 0, memoryBytes }), 8);
+  assert.equal(warmCount({ slots: 8, ranks: 6, memoryBytes }), 2);
+  assert.equal(warmCount({ slots: 8, ranks: 8, memoryBytes }), 1);
+});
+
+test("warmCount() leaves the memory of a small node to its ranks, and one process waits all the same", () => {
+  assert.equal(warmCount({ slots: 8, ranks: 0, memoryBytes: 2 * 2 ** 30 }), 3);
+  assert.equal(warmCount({ slots: 8, ranks: 0, memoryBytes: 2 ** 29 }), 1);
 });

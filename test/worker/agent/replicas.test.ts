@@ -13,10 +13,10 @@ import {
   snapshotLayout,
   verifySnapshot,
 } from "../../../checkpoint/snapshot.js";
-import type { StateName } from "../../../checkpoint/state.js";
+import { STATE_KINDS, type StateName } from "../../../checkpoint/state.js";
 import type { ReplicaOffer, ReplicateResponse, SnapshotChunk } from "../../../gen/goku/v1/peer.pb.js";
+import type { GokuError } from "../../../job/errors.js";
 import { type IncomingChunks, KeptReplicas } from "../../../worker/agent/kept_replicas.js";
-import { PeerServer } from "../../../worker/agent/peer_server.js";
 import { RateLimiter } from "../../../worker/agent/rate_limiter.js";
 import { type ReplicaOrder, Replicator } from "../../../worker/agent/replicator.js";
 import { SnapshotStore } from "../../../worker/agent/snapshot_store.js";
@@ -31,6 +31,7 @@ import {
   snapshotPage,
   state,
 } from "../../checkpoint/fixtures.js";
+import { PEER_ACCESS, peerServer } from "../../support/peers.js";
 
 const layout = layoutOf("1x2x1");
 /** Some MiB for rank 0. */
@@ -55,7 +56,7 @@ function slotOf(step: number): { state: StateName; slotPath: string } {
 async function keeper(t: { after: (end: () => void) => void }) {
   const store = new SnapshotStore(path.join(scratch, `keeper-${files++}`));
   const kept = new KeptReplicas(store);
-  const server = new PeerServer(store, kept);
+  const server = peerServer(store, kept);
   const port = await server.start("127.0.0.1");
   t.after(() => server.close());
   const begin = (generation: bigint, ranks = [0]) =>
@@ -108,6 +109,15 @@ async function* chunksOf(
   }
 }
 
+/** Whether the keeper has it whole in the end. */
+function sendOnce(
+  replicator: Replicator,
+  order: ReplicaOrder,
+  failing: (error: GokuError) => void = () => {},
+): Promise<boolean> {
+  return new Promise((settled) => replicator.send(order, { settled, failing }));
+}
+
 test("a snapshot sent to another node is there whole, bit for bit, and is not sent twice", async (t) => {
   const { store, port, held } = await keeper(t);
   const replicator = new Replicator(quiet);
@@ -122,16 +132,17 @@ test("a snapshot sent to another node is there whole, bit for bit, and is not se
     kept: null,
     slotPath,
     keeper: { nodeId: "b", host: "127.0.0.1", port },
+    access: PEER_ACCESS,
     bytesPerSecond: 2 ** 40,
   };
-  assert.equal(await new Promise((settled) => replicator.send(order, settled)), true);
+  assert.equal(await sendOnce(replicator, order), true);
   assert.deepEqual(held(), [5]);
   const copy = store.sets("job")[0]!.held[0]!.path;
   assert.ok(readFileSync(copy).equals(readFileSync(slotPath)));
-  assert.equal(await new Promise((settled) => replicator.send(order, settled)), true);
+  assert.equal(await sendOnce(replicator, order), true);
   assert.equal(readdirSync(path.dirname(copy)).length, 1, "no other slot was taken");
   const order2 = { ...order, ...slotOf(6), kept: name };
-  assert.equal(await new Promise((settled) => replicator.send(order2, settled)), true);
+  assert.equal(await sendOnce(replicator, order2), true);
   assert.deepEqual(held(), [5, 6]);
 });
 
@@ -139,19 +150,57 @@ test("a sender tries until its keeper answers, and hears nothing once its genera
   const { port, begin, held } = await keeper(t);
   begin(2n); // the keeper is ahead: it refuses generation 1 until it is given that again
   const replicator = new Replicator(quiet);
-  const order = { jobId: "job", generation: 1n, layout, rank: 0, kept: null, bytesPerSecond: 2 ** 40 };
+  const order = {
+    jobId: "job",
+    generation: 1n,
+    layout,
+    rank: 0,
+    kept: null,
+    access: PEER_ACCESS,
+    bytesPerSecond: 2 ** 40,
+  };
   const sent = { ...order, ...slotOf(5), keeper: { nodeId: "b", host: "127.0.0.1", port } };
-  const settled = new Promise((resolve) => replicator.send(sent, resolve));
+  const settled = sendOnce(replicator, sent);
   const heard: boolean[] = [];
   setTimeout(() => begin(1n), 20);
   assert.equal(await settled, true);
   assert.deepEqual(held(), [5]);
   // Would be told at once, since it is there already.
-  replicator.send(sent, (whole) => heard.push(whole));
+  replicator.send(sent, { settled: (whole) => heard.push(whole), failing: () => {} });
   replicator.begin();
-  await new Promise((settledAgain) => replicator.send(sent, settledAgain));
+  await sendOnce(replicator, sent);
   assert.deepEqual(heard, []);
   replicator.begin();
+});
+
+test("a replica that a keeper does not take for a while is told once, and sent when it does", async (t) => {
+  const { port, begin } = await keeper(t);
+  begin(2n);
+  const replicator = new Replicator(quiet, { firstMs: 1, longestMs: 1 });
+  t.after(() => replicator.begin());
+  const order = {
+    jobId: "job",
+    generation: 1n,
+    layout,
+    rank: 0,
+    kept: null,
+    bytesPerSecond: 2 ** 40,
+    access: PEER_ACCESS,
+  };
+  const sent = { ...order, ...slotOf(5), keeper: { nodeId: "b", host: "127.0.0.1", port } };
+  const told: string[] = [];
+  let isSettled = false;
+  const whole = sendOnce(replicator, sent, ({ message }) => {
+    assert.equal(isSettled, false);
+    told.push(message);
+    setTimeout(() => begin(1n), 20); // more tries meanwhile, of which nothing is told
+  }).then((value) => {
+    isSettled = true;
+    return value;
+  });
+  assert.equal(await whole, true);
+  assert.equal(told.length, 1, told.join("\n"));
+  assert.match(told[0]!, /generation 1/);
 });
 
 test("a snapshot that is damaged in the sender's memory is not sent, and that is told", async (t) => {
@@ -162,10 +211,19 @@ test("a snapshot that is damaged in the sender's memory is not sent, and that is
   const bytes = readFileSync(slotPath);
   bytes[bytes.byteLength - 70]! ^= 2;
   writeFileSync(slotPath, bytes);
-  const order = { jobId: "job", generation: 1n, layout, rank: 0, kept: null, bytesPerSecond: 2 ** 40 };
+  const order = {
+    jobId: "job",
+    generation: 1n,
+    layout,
+    rank: 0,
+    kept: null,
+    access: PEER_ACCESS,
+    bytesPerSecond: 2 ** 40,
+  };
   const sent = { ...order, state: name, slotPath, keeper: { nodeId: "b", host: "127.0.0.1", port } };
-  assert.equal(await new Promise((settled) => replicator.send(sent, settled)), false);
-  assert.deepEqual(held(), []);
+  const told: string[] = [];
+  assert.equal(await sendOnce(replicator, sent, ({ code }) => told.push(code)), false);
+  assert.deepEqual([held(), told], [[], ["CHECKPOINT_CORRUPT"]]);
 });
 
 test("a bit that flips on the way is found by the keeper, which takes the copy up where it was", async (t) => {
@@ -344,6 +402,7 @@ test("a rank reads from another node's copy, past the chunk that is damaged ther
     state: state(1, 5),
     layout,
     peer: null,
+    access: PEER_ACCESS,
     signal: new AbortController().signal,
   };
   const place = (nodeId: string, port: number) =>
@@ -359,6 +418,7 @@ test("a rank reads from another node's copy, past the chunk that is damaged ther
     from: layout,
     to: layout,
     rank: 0,
+    kinds: STATE_KINDS,
     sources: () => [place("nobody", 1), place("one", one.port), place("two", two.port)],
     write: ({ kind, unit, offset, bytes: part }) => {
       // One rank of the same layout: pieces come in the order of the file.

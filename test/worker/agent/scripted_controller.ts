@@ -106,7 +106,9 @@ export class ScriptedController {
         const welcome = { controllerId: "scripted", heartbeatIntervalMs: this.heartbeatMs };
         this.send(node, { $case: "welcome", value: welcome });
       }
-      this.take(node, message);
+      for (const one of message.$case === "reports" ? message.value.reports : [{ message }]) {
+        if (one.message !== undefined && one.message.$case !== "reports") this.take(node, one.message);
+      }
     });
     stream.on("error", () => {});
     stream.on("end", () => stream.end());

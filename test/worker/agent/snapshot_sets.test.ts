@@ -22,7 +22,8 @@ function set(
 ): SnapshotSet {
   const { rank = 0, layout = "1x2x2", replica = false, owner = null, states = [] } = options;
   const held = states.map(([generation, step], i) => {
-    return { path: `${path}/slot-${i}`, state: { generation: String(generation), step }, rank, layout };
+    const state = { generation: String(generation), step };
+    return { path: `${path}/slot-${i}`, bytes: 100, state, rank, layout };
   });
   return { path, rank, layout, replica, owner, held };
 }

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { PhiloxRandom } from "../../../job/philox.js";
+import { sampleGrid } from "../../../job/sample_grid.js";
 import { type CodecSettings, type LatentShape, WaveletCodec } from "../../../worker/data/codec.js";
 import {
   type CodecRecord,
@@ -8,7 +9,6 @@ import {
   fromPatches,
   patchNumbers,
   StatisticsSum,
-  sampleGrid,
   tokenGrid,
   toPatches,
 } from "../../../worker/data/latents.js";

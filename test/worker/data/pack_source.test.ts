@@ -263,6 +263,9 @@ describe("openPackSource()", () => {
         "clips/1.mp4: 80 tokens do not fit a pack of 64",
       ],
     );
+    assert.equal(report.videoTokens, 0, "clips that fit no pack have no tokens in it");
+    const whole = await reportData({ job: smallJob(own), model: modelConfig(job) });
+    assert.equal(whole.videoTokens, 2 * 80);
     const none = { ...job, train: { ...job.train, tokens_per_pack: 15 } };
     await assert.rejects(
       openPackSource({ job: none, model: modelConfig(none), digest: null, cacheBytes: 0 }),

@@ -8,7 +8,7 @@ import { makeScene, renderScene } from "../../../worker/data/shapes/scene.js";
 import { fitText, textSvg, textWidth, wrapText } from "../../../worker/media/stroke_font.js";
 import { writeClip } from "../../../worker/media/write_clip.js";
 import { lossCurveSvg, niceTicks, smooth, writeLossCurve } from "../../../worker/media/write_loss_curve.js";
-import { writeSheet } from "../../../worker/media/write_sheet.js";
+import { picturePng, writeSheet } from "../../../worker/media/write_sheet.js";
 import { temporaryFolder } from "../data/temporary.js";
 
 const picture = renderScene(makeScene({ kind: "single", number: 0, seed: 1, size: 32, frames: 1 }));
@@ -24,6 +24,16 @@ async function pixels(path: string) {
     ],
   };
 }
+
+describe("picturePng()", () => {
+  it("is the picture alone, pixel by pixel", async () => {
+    const { data, info } = await sharp(await picturePng(picture))
+      .raw()
+      .toBuffer({ resolveWithObject: true });
+    assert.deepEqual([info.width, info.height, info.channels], [32, 32, 3]);
+    assert.ok(data.equals(picture.data));
+  });
+});
 
 describe("writeSheet()", () => {
   it("shows every tile enlarged by whole pixels, with a mark and a label below", async () => {

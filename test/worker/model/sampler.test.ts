@@ -33,8 +33,12 @@ function request(overrides: Partial<SampleRequest>): SampleRequest {
 
 async function draw(overrides: Partial<SampleRequest>, steps: number[] = []): Promise<Float32Array> {
   const arena = new Arena(native);
-  const weights = new WholeWeights(arena, TINY, "f32", ({ name, count }) =>
-    wave(count, 0.1 + name.length / 97).map((x) => x / 4),
+  const weights = new WholeWeights(TINY, ({ name, count }) =>
+    arena.from(
+      wave(count, 0.1 + name.length / 97).map((x) => x / 4),
+      "f32",
+      count,
+    ),
   );
   const latents = await sampleLatents(arena, TINY, "f32", weights, request(overrides), (done) =>
     steps.push(done),

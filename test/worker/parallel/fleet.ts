@@ -5,6 +5,7 @@ import type { Job } from "../../../job/job.js";
 import { jobSchema } from "../../../job/job.js";
 import { Layout } from "../../../job/layout.js";
 import { type ModelConfig, modelConfigSchema } from "../../../job/model_config.js";
+import type { StepFigures } from "../../../worker/parallel/step_types.js";
 import type { VoteFlags, VoteResult } from "../../../worker/parallel/vote.js";
 import { runRanks } from "../../support/rank_process.js";
 
@@ -29,8 +30,14 @@ export interface FleetTask {
   transport: "auto" | "tcp";
   /** What ranks bring into the vote of a step, where it is not the ordinary. */
   flags: { rank: number; step: number; flags: Partial<VoteFlags> }[];
+  /** What every pack holds; null: packs of all kinds. */
+  pack: { grids: [number, number, number][]; textLengths: number[] } | null;
   /** Data of this pack is NaN. */
   poisonedPack: number | null;
+  /** Only when it is computed first: the rank was wrong, not the data. */
+  poisonedOnce: boolean;
+  /** Before training, compute the first step at home and moved on by one data rank. */
+  movedFirst: boolean;
   /** These samples could not be read: weight 0. */
   unreadable: string[];
   /** This rank alone could not read a sample. */
@@ -40,14 +47,23 @@ export interface FleetTask {
 }
 
 export interface FleetResult {
+  /** The ones that count: where numbers were not finite, that on the second try. */
   votes: VoteResult[];
+  /** Where `movedFirst`: losses of its packs at home, and moved. */
+  moved: number[][];
   applied: boolean[];
   lrs: number[];
+  /** Where `movedFirst`: figures after the vote on each. */
+  movedFigures: StepFigures[];
+  /** Of the last step. */
+  figures: StepFigures | null;
   adamStep: number;
   /** model and ema by parameter: elements [start, start + values.length). */
   pieces: { name: string; start: number; values: Float32Array }[];
   /** Tensor bytes alive after every step, less those before the first. */
   leaks: number[];
+  /** High-water mark of tensor bytes of every step, the training state left out. */
+  peaks: number[];
   /** Code of the error that the desertion caused here. */
   errorCode: string | null;
 }
@@ -78,7 +94,10 @@ export async function trainFleet(
       threads: 1,
       transport: "auto",
       flags: [],
+      pack: null,
       poisonedPack: null,
+      poisonedOnce: false,
+      movedFirst: false,
       unreadable: [],
       unreadableAt: null,
       desertion: null,

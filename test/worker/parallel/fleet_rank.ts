@@ -1,27 +1,20 @@
 /** One rank of a test fleet: trains on synthetic packs, forked by fleet.ts. */
 import path from "node:path";
 import { STATE_KINDS } from "../../../checkpoint/state.js";
+import { tensorBytes } from "../../../job/block_memory.js";
 import { toGokuError } from "../../../job/errors.js";
 import { Layout } from "../../../job/layout.js";
 import { shardPieces } from "../../../job/sharding.js";
 import { readFloats, writeFloats } from "../../../worker/engine/tensor.js";
 import { PAGE_BYTES } from "../../../worker/pages.js";
 import { abortGroups, closeGroups, createGroups, type Groups } from "../../../worker/parallel/groups.js";
-import { Trainer } from "../../../worker/parallel/trainer.js";
-import type { VoteFlags } from "../../../worker/parallel/vote.js";
+import { type StepInput, Trainer } from "../../../worker/parallel/trainer.js";
 import { Progress } from "../../../worker/progress.js";
+import { ownPacks } from "../../../worker/rank/own_packs.js";
+import { ORDINARY_FLAGS } from "../../support/ordinary_flags.js";
 import { type RankPlace, serveRank } from "../../support/rank_process.js";
 import type { FleetResult, FleetTask } from "./fleet.js";
 import { syntheticPack, syntheticPlan } from "./synthetic_packs.js";
-
-const ORDINARY: VoteFlags = {
-  snapshotWhole: true,
-  slotFree: true,
-  save: false,
-  stop: false,
-  replicated: true,
-  replicaLost: false,
-};
 
 class FleetRank {
   private readonly task: FleetTask;
@@ -30,13 +23,18 @@ class FleetRank {
   private readonly pages: [Uint8Array, Uint8Array];
   private groups!: Groups;
   private trainer!: Trainer;
+  private again = false;
   private readonly result: FleetResult = {
     votes: [],
+    moved: [],
+    movedFigures: [],
+    figures: null,
     applied: [],
     lrs: [],
     adamStep: 0,
     pieces: [],
     leaks: [],
+    peaks: [],
     errorCode: null,
   };
 
@@ -66,6 +64,7 @@ class FleetRank {
     });
     this.trainer.initialise();
     const baseline = native.memoryStats().liveBytes;
+    if (task.movedFirst) this.result.moved = this.computeMoved();
     for (let step = 1; step <= task.steps; step++) {
       if (task.desertion?.step === step) await this.desert(step, baseline);
       this.step(step);
@@ -76,6 +75,14 @@ class FleetRank {
     closeGroups(native, this.groups);
     for (const page of this.pages) native.pageUnmap(page);
     return this.result;
+  }
+
+  /** Allocator memory of the training state, which these ranks hold in tensors of their own. */
+  private get stateBytes(): number {
+    return this.trainer.shards.reduce(
+      (sum, { range }) => sum + STATE_KINDS.length * tensorBytes(range.length, 4),
+      0,
+    );
   }
 
   private connect(generation: bigint): Promise<Groups> {
@@ -97,26 +104,48 @@ class FleetRank {
     const { task, trainer, result } = this;
     this.compute(step);
     const own = task.flags.find((entry) => entry.rank === this.place.rank && entry.step === step);
-    const vote = trainer.vote(step, { ...ORDINARY, ...own?.flags });
+    const flags = { ...ORDINARY_FLAGS, ...own?.flags };
+    let vote = trainer.vote(step, flags);
+    if (!vote.numbersFinite) {
+      this.again = true;
+      this.compute(step);
+      vote = trainer.vote(step, flags, trainer.numbers);
+      this.again = false;
+    }
     const { applied, lr } = trainer.apply(step, vote);
+    result.peaks.push(trainer.figures.memoryPeakBytes - this.stateBytes);
     result.votes.push(vote);
     result.applied.push(applied);
     result.lrs.push(lr);
   }
 
+  /** Losses of the first step's packs at home, and on the next data rank. */
+  private computeMoved(): number[][] {
+    return [0, 1].map((moved) => {
+      this.trainer.computeStep(this.input(1, moved));
+      const { packLosses } = this.trainer.vote(1, ORDINARY_FLAGS);
+      this.result.movedFigures.push({ ...this.trainer.figures });
+      return packLosses;
+    });
+  }
+
   private compute(step: number): void {
+    this.trainer.computeStep(this.input(step, 0));
+  }
+
+  private input(step: number, moved: number): StepInput {
     const { task, layout } = this;
     const count = task.job.train.packs_per_step;
     const batches = Array.from({ length: count }, (_, i) => this.batch((step - 1) * count + i));
-    const dataRank = layout.dataRank(this.place.rank);
-    const packs = batches.filter((_, slot) => slot % layout.dataRankCount === dataRank);
-    this.trainer.computeStep({ step, plan: syntheticPlan(step, batches), packs });
+    const own = ownPacks(layout, this.place.rank, count, moved);
+    const packs = own.map((i) => (i === null ? null : batches[i]!));
+    return { step, plan: syntheticPlan(step, batches), packs, moved };
   }
 
   private batch(packIndex: number) {
     const { task } = this;
-    const batch = syntheticPack(task.model, packIndex, task.job.train.packs_per_step);
-    if (task.poisonedPack === packIndex) batch.data[3] = Number.NaN;
+    const batch = syntheticPack(task.model, packIndex, task.job.train.packs_per_step, task.pack);
+    if (task.poisonedPack === packIndex && !(task.poisonedOnce && this.again)) batch.data[3] = Number.NaN;
     const { rank, sample } = task.unreadableAt ?? {};
     const unreadable = [...task.unreadable, ...(rank === this.place.rank ? [sample] : [])];
     batch.weights = batch.samples.map((name) => (unreadable.includes(name) ? 0 : 1));
@@ -134,7 +163,7 @@ class FleetRank {
     } else {
       try {
         this.compute(step);
-        trainer.vote(step, ORDINARY);
+        trainer.vote(step, ORDINARY_FLAGS);
       } catch (error) {
         this.result.errorCode = toGokuError(error).code;
       }
@@ -151,6 +180,7 @@ class FleetRank {
     const { native, rank } = this.place;
     const { trainer, layout, result } = this;
     result.adamStep = trainer.adamStep;
+    result.figures = { ...trainer.figures };
     if (layout.coordinates(rank).replica > 0) return;
     const shards = new Map(trainer.shards.map((shard) => [shard.unit.name, shard]));
     const pieces = shardPieces(

@@ -72,13 +72,22 @@ for (const precision of ["fp32", "bf16"] as const) {
     }
 
     for (const recompute of ["none", "full"] as const) {
-      test(`recompute ${recompute} gives the bits of recomputing what is cheap`, async () => {
+      test(`recompute ${recompute} gives the bits of selective recomputation`, async () => {
         const results = await trainFleet({ layout: "1x1x1", job: { ...job, recompute } });
         assertWhole(results);
         assert.deepEqual(losses(results), losses(one));
         assert.deepEqual(wholeState(results), wholeState(one));
       });
     }
+
+    test("all ways to recompute give the same bits where a sequence is spread", async () => {
+      const spread = await trainFleet({ layout: "1x2x2", job: { ...job, recompute: "selective" } });
+      for (const recompute of ["none", "full"] as const) {
+        const results = await trainFleet({ layout: "1x2x2", job: { ...job, recompute } });
+        assert.deepEqual(losses(results), losses(spread));
+        assert.deepEqual(wholeState(results), wholeState(spread));
+      }
+    });
 
     test("TCP gives the bits of shared memory", async () => {
       const shared = await trainFleet({ layout: "1x2x2", job });

@@ -1,6 +1,6 @@
 import type { ModelConfig } from "../../../job/model_config.js";
 import { patchSize } from "../../../job/parameters.js";
-import type { PackBatch, StepPlan } from "../../../worker/data/pack_batch.js";
+import type { PackBatch, PackSource, StepPlan } from "../../../worker/data/pack_batch.js";
 
 const GRIDS: [number, number, number][] = [
   [1, 2, 3],
@@ -10,12 +10,18 @@ const GRIDS: [number, number, number][] = [
   [1, 4, 2],
 ];
 
-/** Packs made of numbers that depend on their index alone: images and videos, captions of any length. */
-export function syntheticPack(model: ModelConfig, packIndex: number, packsPerStep: number): PackBatch {
+/** Packs made of numbers that depend on their index alone: images and videos, captions of any length, unless `sizes` says which. */
+export function syntheticPack(
+  model: ModelConfig,
+  packIndex: number,
+  packsPerStep: number,
+  sizes: { grids: [number, number, number][]; textLengths: number[] } | null = null,
+): PackBatch {
   const random = generator(packIndex + 1);
   const samples = 1 + (packIndex % 3);
-  const grids = Array.from({ length: samples }, (_, i) => GRIDS[(packIndex + i) % GRIDS.length]!);
-  const textLengths = grids.map((_, i) => 1 + ((packIndex + 2 * i) % 4));
+  const grids =
+    sizes?.grids ?? Array.from({ length: samples }, (_, i) => GRIDS[(packIndex + i) % GRIDS.length]!);
+  const textLengths = sizes?.textLengths ?? grids.map((_, i) => 1 + ((packIndex + 2 * i) % 4));
   const tokens = grids.reduce((sum, [t, y, x]) => sum + t * y * x, 0);
   const floats = (count: number) => Float32Array.from({ length: count }, random);
   const slot = packIndex % packsPerStep;
@@ -25,7 +31,7 @@ export function syntheticPack(model: ModelConfig, packIndex: number, packsPerSte
     textLengths,
     data: floats(tokens * patchSize(model)),
     text: floats(textLengths.reduce((a, b) => a + b) * model.text_width),
-    places: grids.map((_, i) => slot * 3 + i),
+    places: grids.map((_, i) => slot * Math.max(3, grids.length) + i),
     weights: grids.map(() => 1),
     samples: grids.map((_, i) => `pack ${packIndex} sample ${i}`),
   };
@@ -47,6 +53,35 @@ export function syntheticPlan(step: number, batches: readonly PackBatch[]): Step
     images: grids.length - videos,
     videos,
     fill: 1,
+  };
+}
+
+/** Packs of a job, made as they are asked for. */
+export function syntheticSource({
+  model,
+  packsPerStep,
+  digest,
+  change = (pack) => pack,
+}: {
+  model: ModelConfig;
+  packsPerStep: number;
+  digest: string;
+  /** May do something to the packs of a step. */
+  change?: (pack: PackBatch, step: number) => PackBatch;
+}): PackSource {
+  const pack = (step: number, index: number) =>
+    change(syntheticPack(model, (step - 1) * packsPerStep + index, packsPerStep), step);
+  const packs = (step: number) => Array.from({ length: packsPerStep }, (_, index) => pack(step, index));
+  return {
+    digest,
+    codec: null,
+    plan: (step) => syntheticPlan(step, packs(step)),
+    pack: async (step, index) => pack(step, index),
+    exclusions: [],
+    exclude: () => {},
+    restoreExclusions: () => {},
+    announce: () => {},
+    close: async () => {},
   };
 }
 

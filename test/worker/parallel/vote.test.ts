@@ -91,3 +91,54 @@ test("the learning rate follows warm-up and schedule by step", async () => {
   const [result] = await trainFleet({ layout: "1x1x1", job });
   assert.deepEqual(result!.lrs, [0.5, 1, 1, 0.5]);
 });
+
+test("computed again, a step gives the same numbers where the data is bad, and tells which packs", async () => {
+  const job = fleetJob({ packs: 3, steps: 3 });
+  // Packs 3, 4 and 5 are step 2's; the ranks of the second sequence group compute pack 4.
+  const results = await trainFleet({ layout: "1x2x2", job, poisonedPack: 4 });
+  for (const { votes, leaks } of results) {
+    const vote = votes[1]!;
+    assert.deepEqual(
+      [vote.finite, vote.numbersFinite, vote.packLosses.map(Number.isFinite)],
+      [false, false, [true, false, true]],
+    );
+    assert.deepEqual(vote.differences, Array(4).fill({ losses: false, norm: false }));
+    assert.equal(votes[0]!.differences, null);
+    assert.deepEqual(leaks, [0, 0, 0]);
+  }
+});
+
+for (const layout of ["1x3x1", "1x2x2", "3x1x1"]) {
+  test(`${layout}: a rank that was wrong once is told by its losses, and the step is applied as if nothing had been`, async () => {
+    const job = fleetJob({ packs: 3, steps: 3 });
+    const [wanted, results] = [
+      await trainFleet({ layout, job }),
+      await trainFleet({ layout, job, poisonedPack: 4, poisonedOnce: true }),
+    ];
+    const wrong = results.flatMap((_, rank) =>
+      results[0]!.votes[1]!.differences![rank]!.losses ? [rank] : [],
+    );
+    assert.deepEqual(wrong, layout === "1x2x2" ? [2, 3] : [1]);
+    for (const [rank, { applied, votes }] of results.entries()) {
+      assert.deepEqual(applied, [true, true, true]);
+      assert.deepEqual(
+        votes.map(({ loss, gradNorm }) => [loss, gradNorm]),
+        wanted[rank]!.votes.map(({ loss, gradNorm }) => [loss, gradNorm]),
+      );
+    }
+    assert.deepEqual(wholeState(results), wholeState(wanted));
+  });
+}
+
+for (const layout of ["1x3x1", "1x2x2", "2x1x2", "1x4x1"]) {
+  test(`${layout}: packs moved on to other ranks have the very losses that they have at home`, async () => {
+    const job = fleetJob({ packs: 5, steps: 2 });
+    const wanted = await trainFleet({ layout, job });
+    const results = await trainFleet({ layout, job, movedFirst: true });
+    for (const { moved } of results) {
+      assert.equal(moved[0]!.length, 5);
+      assert.deepEqual(moved[1], moved[0]);
+    }
+    assert.deepEqual(wholeState(results), wholeState(wanted), "computing a step for nothing changes nothing");
+  });
+}

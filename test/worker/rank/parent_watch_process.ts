@@ -6,7 +6,7 @@ if (process.argv[2] === "agent") {
   const rank = fork(import.meta.filename, ["rank"], { stdio: "ignore" });
   rank.once("message", () => process.send?.(rank.pid));
 } else {
-  watchParent(process.ppid);
+  watchParent(process.ppid, { stackFile: null, mark: "" });
   process.send?.("blocks", () => {
     for (;;) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
   });

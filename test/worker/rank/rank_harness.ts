@@ -5,8 +5,9 @@ import { type Job, jobSchema, modelConfig } from "../../../job/job.js";
 import type { PackBatch, PackSource } from "../../../worker/data/pack_batch.js";
 import { loadNative } from "../../../worker/engine/load_native.js";
 import { RankMachine, type RankMachineOptions } from "../../../worker/rank/rank_machine.js";
-import type { FromRank, ToRank } from "../../../worker/rank_messages.js";
-import { syntheticPack, syntheticPlan } from "../parallel/synthetic_packs.js";
+import type { FromRank, GpuPlace, ToRank } from "../../../worker/rank_messages.js";
+import { PEER_ACCESS } from "../../support/peers.js";
+import { syntheticSource } from "../parallel/synthetic_packs.js";
 
 export const native = loadNative();
 
@@ -26,6 +27,9 @@ export function smallJob(
 
 export interface RankOptions extends Partial<RankMachineOptions> {
   job: Job;
+  /** Of its node. */
+  memoryBytes?: number;
+  gpu?: GpuPlace;
   /** Where its pages are. */
   folder: string;
   /** Sees every answer as it is sent. */
@@ -47,7 +51,13 @@ export class Rank {
       this.arrived();
     };
     const openSource = () => assert.fail("no data is asked for");
-    this.machine = new RankMachine({ native, version: "0", openSource, ...options, send });
+    this.machine = new RankMachine({
+      native: () => native,
+      version: "0",
+      openSource,
+      ...options,
+      send,
+    });
   }
 
   tell(message: ToRank): void {
@@ -83,6 +93,7 @@ export class Rank {
       rank: 0,
       localRank: 0,
       localWorldSize: 1,
+      restarts: 0,
       nodeId: "n",
       host: "127.0.0.1",
       controlPage: path.join(folder, "control"),
@@ -91,6 +102,9 @@ export class Rank {
       pinned: [],
       replicate,
       kept: null,
+      peers: PEER_ACCESS,
+      memoryBytes: this.options.memoryBytes ?? 2 ** 34,
+      gpu: this.options.gpu ?? null,
       threads: 1,
     };
     return this.ask(message, "ready");
@@ -110,16 +124,5 @@ export function sourceOf(
   digest: string,
   change: (pack: PackBatch, step: number) => PackBatch = (pack) => pack,
 ): PackSource {
-  const pack = (step: number) => change(syntheticPack(modelConfig(job), step - 1, 1), step);
-  return {
-    digest,
-    codec: null,
-    plan: (step) => syntheticPlan(step, [pack(step)]),
-    pack: async (step) => pack(step),
-    exclusions: [],
-    exclude: () => {},
-    restoreExclusions: () => {},
-    announce: () => {},
-    close: async () => {},
-  };
+  return syntheticSource({ model: modelConfig(job), packsPerStep: 1, digest, change });
 }

@@ -26,7 +26,7 @@ test("RankMachine whose place cannot be had keeps no mapping", async () => {
       native.pageUnmap(page);
     },
   };
-  const rank = new Rank({ job, folder, native: counting });
+  const rank = new Rank({ job, folder, native: () => counting });
   writeFileSync(path.join(folder, "taken"), "a file where the set should be");
   assert.equal((await rank.prepare("1", path.join(folder, "taken", "set"))).kind, "failed");
   assert.equal(mapped, 0);
@@ -50,7 +50,10 @@ test("RankMachine opens the data that the restored state names, whichever are th
   const first = rankSeeing("first", []);
   await first.prepare("1", set);
   await first.connect("1");
-  await first.ask({ kind: "restore", generation: "1", source: { kind: "initial" } }, "restored");
+  await first.ask(
+    { kind: "restore", generation: "1", source: { kind: "initial" }, rollBacks: [] },
+    "restored",
+  );
   const saved = await first.ask({ kind: "run", generation: "1" }, "save");
   assert.equal(saved.kind, "save");
   const { slotPath } = saved as Extract<FromRank, { kind: "save" }>;
@@ -60,7 +63,7 @@ test("RankMachine opens the data that the restored state names, whichever are th
   const restoreAt = async (rank: Rank, generation: string) => {
     await rank.prepare(generation, set);
     await rank.connect(generation);
-    return rank.ask({ kind: "restore", generation, source }, "restored");
+    return rank.ask({ kind: "restore", generation, source, rollBacks: [] }, "restored");
   };
   const successor = rankSeeing("second", ["first"]);
   const restored = await restoreAt(successor, "2");
@@ -78,7 +81,10 @@ test("RankMachine restores nothing from a snapshot in which a bit flipped, gives
   const set = path.join(folder, "flipped");
   await trainer.prepare("1", set);
   await trainer.connect("1");
-  await trainer.ask({ kind: "restore", generation: "1", source: { kind: "initial" } }, "restored");
+  await trainer.ask(
+    { kind: "restore", generation: "1", source: { kind: "initial" }, rollBacks: [] },
+    "restored",
+  );
   const saved = await trainer.ask({ kind: "run", generation: "1" }, "save");
   assert.equal(saved.kind, "save");
   const { slotPath } = saved as Extract<FromRank, { kind: "save" }>;
@@ -96,7 +102,7 @@ test("RankMachine restores nothing from a snapshot in which a bit flipped, gives
         const name = `${generation++}`;
         await rank.prepare(name, own ? set : path.join(folder, "other"));
         await rank.connect(name);
-        return rank.ask({ kind: "restore", generation: name, source }, "restored");
+        return rank.ask({ kind: "restore", generation: name, source, rollBacks: [] }, "restored");
       };
       const source = inMemory({ generation: "1", step: 1 }, slotPath);
       const refused = await restore(source);
@@ -108,4 +114,20 @@ test("RankMachine restores nothing from a snapshot in which a bit flipped, gives
       assert.equal((await restore(source)).kind, "restored", "it was the bit alone");
     }
   }
+});
+
+test("RankMachine that is sent to a GPU which CUDA does not show says so, and what it looked for", async () => {
+  const asked: string[] = [];
+  const backend = (device: string) => {
+    asked.push(`${device} ${process.env.CUDA_VISIBLE_DEVICES}`);
+    return native; // shows no device
+  };
+  const gpu = { visible: "7", memoryBytes: 2 ** 30, ranks: 1 };
+  const answer = await new Rank({ job, folder, gpu, native: backend }).prepare("1", path.join(folder, "gpu"));
+  assert.equal(answer.kind, "failed");
+  const { code, message } = answer as Extract<FromRank, { kind: "failed" }>;
+  assert.equal(code, "DEVICE_MISSING");
+  assert.match(message, /CUDA shows none with CUDA_VISIBLE_DEVICES=7, see nvidia-smi, or set device: cpu$/);
+  assert.deepEqual(asked, ["cuda 7"]);
+  delete process.env.CUDA_VISIBLE_DEVICES;
 });

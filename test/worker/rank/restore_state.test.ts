@@ -8,10 +8,9 @@ import type { Layout } from "../../../job/layout.js";
 import { parameterSpecs } from "../../../job/parameters.js";
 import { flatUnits } from "../../../job/sharding.js";
 import { KeptReplicas } from "../../../worker/agent/kept_replicas.js";
-import { PeerServer } from "../../../worker/agent/peer_server.js";
 import { SnapshotStore } from "../../../worker/agent/snapshot_store.js";
 import { dealReads } from "../../../worker/rank/restore_state.js";
-import type { FromRank, MemorySource } from "../../../worker/rank_messages.js";
+import type { FromRank, MemorySource, ToRank } from "../../../worker/rank_messages.js";
 import {
   layoutOf,
   metaOf,
@@ -21,6 +20,7 @@ import {
   state,
   type TestModel,
 } from "../../checkpoint/fixtures.js";
+import { peerServer } from "../../support/peers.js";
 import { Rank, smallJob, sourceOf } from "./rank_harness.js";
 
 const scratch = scratchFolder();
@@ -56,7 +56,7 @@ async function nodeWith(
 ) {
   const store = new SnapshotStore(path.join(scratch, `node-${folders++}`));
   writeFileSync(path.join(store.create("j", rank, `${layout}`), "slot-0"), page);
-  const server = new PeerServer(store, new KeptReplicas(store));
+  const server = peerServer(store, new KeptReplicas(store));
   const port = await server.start("127.0.0.1");
   t.after(() => server.close());
   return { rank, nodeId: "elsewhere", host: "127.0.0.1", port };
@@ -77,7 +77,12 @@ async function restore(
   await rank.prepare("4", set);
   await rank.connect("4");
   const from = { state: STATE, layout: alone.size, places: [], durable: null, ...source, files };
-  const command = { kind: "restore", generation: "4", source: { kind: "snapshot", ...from } } as const;
+  const command = {
+    kind: "restore",
+    generation: "4",
+    source: { kind: "snapshot", ...from },
+    rollBacks: [],
+  } satisfies ToRank;
   const answer = await rank.ask(command, "restored");
   const held = readdirSync(set).some((name) => {
     const page = readFileSync(path.join(set, name));

@@ -54,6 +54,41 @@ test("SlotBook forgets a slot of the name that is sealed in another one", () => 
   assert.equal(book.slots[0]!.state, null);
 });
 
+test("SlotBook keeps what a preview reads until that is over, two at most, and no preview outlives its generation", () => {
+  const book = empty();
+  book.restoredTo(state(0));
+  const previewed = () => book.slots.flatMap((slot) => (slot.previewed ? [slot.state!.step] : []));
+  for (let step = 1; step <= 3; step++) {
+    advance(book, step);
+    if (step < 3) book.pinPreview(state(step));
+  }
+  assert.deepEqual(book.flags, { snapshotWhole: true, slotFree: true }, "two slots alternate meanwhile");
+  for (let step = 4; step <= 9; step++) advance(book, step);
+  assert.deepEqual(held(book).slice().sort(), [1, 2, 8, 9]);
+  book.pinPreview(state(9));
+  assert.deepEqual(previewed().sort(), [2, 9], "whoever was to end the oldest has gone");
+  book.unpinPreview(state(2));
+  assert.deepEqual(previewed(), [9]);
+  book.setPins([state(8)]);
+  assert.deepEqual(previewed(), []);
+});
+
+test("SlotBook takes a slot from a preview before it takes one from a save", () => {
+  const book = empty();
+  book.restoredTo(state(0));
+  for (let step = 1; step <= 3; step++) {
+    advance(book, step);
+    if (step === 1) book.pin(state(1));
+    else book.pinPreview(state(step));
+  }
+  advance(book, 4);
+  book.pin(state(4));
+  book.voted(true);
+  assert.equal(book.flags.slotFree, false);
+  book.take();
+  assert.deepEqual(held(book).slice().sort(), [1, 3, 4, null]);
+});
+
 /** Steps 0 to 3 are done, and saves pin 0 and 1: two slots are left to alternate. */
 function narrow(): SlotBook {
   const book = empty();
@@ -258,7 +293,9 @@ test("SlotBook: whenever ranks stop, in whatever order they copied, some state i
       // Where a rank has no free slot no rank makes a snapshot; the state goes on in the live slot or in another.
       for (const book of free ? [] : books) book.take();
       for (const book of free ? books : []) {
-        const before = book.slots.map(({ pins, state: held }) => (pins > 0 ? held : null));
+        const before = book.slots.map(({ pins, previewed, state: held }) =>
+          pins > 0 || previewed ? held : null,
+        );
         const slot = book.take();
         assert.equal(before[slot.index], null, `seed ${seed} step ${step}: the vote promised a slot`);
         // Here a rank may die: its slot holds nothing, the others may or may not have copied.
@@ -268,6 +305,11 @@ test("SlotBook: whenever ranks stop, in whatever order they copied, some state i
       }
       assert.ok(commonState(books), `seed ${seed} step ${step}: nothing common after the copies`);
       if (free && chance() < 0.3) for (const book of books) book.pin(state(step));
+      if (free && chance() < 0.3) for (const book of books) book.pinPreview(state(step));
+      for (const book of books) {
+        for (const slot of book.slots)
+          if (slot.previewed && slot.state && chance() < 0.3) book.unpinPreview(slot.state);
+      }
       for (const book of books) {
         for (const slot of book.slots) if (slot.pins > 0 && chance() < 0.3) book.unpin(slot.state!);
       }

@@ -6,6 +6,7 @@ import { readSnapshotHeader, snapshotLayout, verifySnapshot } from "../../../che
 import { STATE_KINDS, type StateMeta } from "../../../checkpoint/state.js";
 import { Layout } from "../../../job/layout.js";
 import { flatUnits } from "../../../job/sharding.js";
+import { nothingSeen } from "../../../job/spikes.js";
 import { loadNative } from "../../../worker/engine/load_native.js";
 import { readFloats, writeFloats } from "../../../worker/engine/tensor.js";
 import { SnapshotPages } from "../../../worker/rank/snapshot_pages.js";
@@ -45,7 +46,8 @@ function numbers(pages: SnapshotPages, index: number): number[][] {
 function meta(step: number): StateMeta {
   const state = { generation: "1", step };
   const rest = { parent: null, job: {}, adamStep: step, dataDigest: "d", codec: null, exclusions: [] };
-  return { state, layout: layout.size, version: "0.1.0", ...rest };
+  const history = { leftOut: [], numbers: nothingSeen() };
+  return { state, layout: layout.size, version: "0.1.0", ...rest, ...history };
 }
 
 function withFolder(body: (folder: string) => Promise<void> | void) {
@@ -58,6 +60,24 @@ function withFolder(body: (folder: string) => Promise<void> | void) {
     }
   };
 }
+
+test(
+  "SnapshotPages: a bit that turns in a sealed slot, of weights or of any other part of the state, is found",
+  withFolder((folder) => {
+    const pages = new SnapshotPages(native, folder, plan);
+    fill(pages, 0, 1, 1);
+    assert.equal(pages.damaged(0), 0);
+    pages.flipBit(0);
+    assert.equal(pages.damaged(0), 1);
+    for (const kind of STATE_KINDS) {
+      fill(pages, 1, 2, 1);
+      const tensor = pages.tensors(1)[0]![kind];
+      writeFloats(native, tensor, tensor.count - 1, Float32Array.of(0.5));
+      assert.equal(pages.damaged(1), 1, kind);
+    }
+    pages.close();
+  }),
+);
 
 test(
   "SnapshotPages seals a state where it lies, as agents read it",

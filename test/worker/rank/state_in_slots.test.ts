@@ -113,7 +113,7 @@ async function start(
   assert.equal((await rank.connect(generation)).kind, "connected");
   const { from } = how;
   const source = from === undefined ? { kind: "initial" as const } : inMemory(from.state, from.slot);
-  return rank.ask({ kind: "restore", generation, source }, "restored");
+  return rank.ask({ kind: "restore", generation, source, rollBacks: [] }, "restored");
 }
 
 for (const precision of ["fp32", "bf16"] as const) {

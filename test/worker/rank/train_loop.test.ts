@@ -1,14 +1,17 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { StateName } from "../../../checkpoint/state.js";
+import type { StateMeta, StateName } from "../../../checkpoint/state.js";
 import { GokuError } from "../../../job/errors.js";
 import { type Job, jobSchema } from "../../../job/job.js";
 import { Layout } from "../../../job/layout.js";
+import { nothingSeen } from "../../../job/spikes.js";
 import { PAGE_BYTES } from "../../../worker/pages.js";
 import { ReplicaLedger } from "../../../worker/rank/replica_ledger.js";
 import { SLOT_COUNT, SlotBook } from "../../../worker/rank/slots.js";
 import { TrainLoop, type TrainLoopOptions } from "../../../worker/rank/train_loop.js";
-import type { FromRank } from "../../../worker/rank_messages.js";
+import type { FromRank, RollBackSteps } from "../../../worker/rank_messages.js";
+
+type RunHistory = Pick<StateMeta, "leftOut" | "numbers">;
 
 const STEPS = 6;
 const JOB = jobSchema.parse({
@@ -24,11 +27,19 @@ const JOB = jobSchema.parse({
  * sealed and may throw; saves are durable at once.
  */
 function loopOf(
-  seal: (step: number) => void,
+  seal: (step: number, meta: StateMeta) => void,
   start: StateName = { generation: "1", step: 0 },
   job: Job = JOB,
+  finiteAt: (step: number, attempt: number) => boolean = () => true,
+  damagedAt: (step: number) => number = () => 0,
+  history: Partial<
+    { lossAt: (step: number, attempt: number) => number; rollBacks: RollBackSteps[] } & RunHistory
+  > = {},
 ) {
+  const { lossAt = () => 1, rollBacks = [], leftOut = [], numbers = nothingSeen() } = history;
+  const applied: number[] = [];
   const sent: FromRank[] = [];
+  const spoilt: string[] = [];
   const book = new SlotBook(Array(SLOT_COUNT).fill(null));
   book.take();
   book.restoredTo(start);
@@ -45,11 +56,33 @@ function loopOf(
       adamStep: 0,
       figures: {},
       computeStep: () => ({ packLosses: new Float64Array(1) }),
-      vote: (step: number, said: object) => {
+      numbers: { packLosses: new Float64Array(1), squaredNorm: 1 },
+      vote: (step: number, said: object, earlier: object | null) => {
         flags = said;
-        return { step, loss: 1, finite: true, excluded: [step], ...said };
+        const numbersFinite = finiteAt(step, earlier === null ? 1 : 2);
+        const isSame = lossAt(step, 1) === lossAt(step, 2);
+        const differences =
+          earlier === null
+            ? null
+            : [{ losses: !isSame || numbersFinite === !finiteAt(step, 1), norm: false }];
+        const loss = lossAt(step, earlier === null ? 1 : 2);
+        const packLosses = [numbersFinite ? loss : Number.NaN];
+        return {
+          step,
+          loss,
+          gradNorm: 1,
+          finite: numbersFinite,
+          numbersFinite,
+          packLosses,
+          differences,
+          excluded: [step],
+          ...said,
+        };
       },
-      apply: () => ({ applied: true, lr: 0, gradNorm: 1, loss: 1 }),
+      apply: (step: number, vote: { finite: boolean; loss: number }) => {
+        if (vote.finite) applied.push(step);
+        return { applied: vote.finite, lr: 0, gradNorm: 1, loss: vote.loss };
+      },
     },
     source: {
       digest: "d",
@@ -60,18 +93,22 @@ function loopOf(
       exclude: (step: number, places: number[]) => excluded.push([step, places]),
       announce: (packs: { step: number; index: number }[]) => announced.push(packs),
     },
-    progress: { set: () => {} },
+    progress: { set: () => {}, stepped: () => {}, takePauseSeconds: () => 0 },
     controlPage: new Uint8Array(PAGE_BYTES),
     pages: {
       slotPath: (index: number) => `slot-${index}`,
       begin: () => null,
       sum: () => {},
-      seal: (_: number, content: { meta: { state: StateName } }) => seal(content.meta.state.step),
+      damaged: () => damagedAt(options.run.state.step),
+      spoil: (file: string) => spoilt.push(file),
+      states: () => book.slots.map(({ index, state }) => (spoilt.includes(`slot-${index}`) ? null : state)),
+      seal: (_: number, { meta }: { meta: StateMeta }) => seal(meta.state.step, structuredClone(meta)),
     },
     book,
     replicas: new ReplicaLedger(book),
-    run: { state: start, parent: null, durable: false },
-    requests: { save: false, stop: false },
+    run: { state: start, parent: null, durable: false, leftOut, numbers: structuredClone(numbers) },
+    rollBacks,
+    requests: { save: false, stop: false, yield: false },
     send: (message: FromRank) => {
       sent.push(message);
       if (message.kind === "save") setImmediate(() => loop.saved(message.state, null));
@@ -81,7 +118,7 @@ function loopOf(
   const saves = () =>
     sent.flatMap((message) => (message.kind === "save" ? [[message.state.step, message.reason]] : []));
   const failures = () => sent.filter((message) => message.kind === "snapshotFailed");
-  return { loop, sent, saves, failures, announced, excluded, flags: () => flags };
+  return { loop, book, sent, saves, failures, announced, excluded, applied, flags: () => flags };
 }
 
 const full = () => {
@@ -97,6 +134,54 @@ test("TrainLoop saves every few steps and at the end, each state once", async ()
     [6, "final"],
   ]);
   assert.deepEqual(failures(), []);
+});
+
+test("TrainLoop ends before the vote when the state it computes with has changed in memory, and keeps the one before", async () => {
+  const start = { generation: "1", step: 0 };
+  const { loop, book, sent } = loopOf(
+    () => {},
+    start,
+    JOB,
+    () => true,
+    (step) => (step === 3 ? 2 : 0),
+  );
+  await assert.rejects(loop.train(), (error: GokuError) => {
+    assert.equal(error.code, "RANK_CORRUPT");
+    assert.match(error.message, /^Cannot go on with step 3 of generation 1: .*in 2 chunks of a MiB/);
+    return true;
+  });
+  assert.equal(book.find({ generation: "1", step: 3 }), null, "nobody is to restore it");
+  assert.notEqual(book.find({ generation: "1", step: 2 }), null);
+  assert.ok(!sent.some((message) => message.kind === "step" && message.metrics.step > 3));
+});
+
+const PREVIEWED: Job = {
+  ...JOB,
+  sample: { ...JOB.sample, every_steps: 2, prompts: ["a red circle"] },
+};
+
+test("TrainLoop says that a preview is due once the next vote has found its state whole everywhere", async () => {
+  const { loop, sent } = loopOf(() => {}, undefined, PREVIEWED);
+  await loop.train();
+  const order = sent.flatMap((message) => {
+    if (message.kind === "preview") return [`preview of ${message.state.step}: ${message.skipped}`];
+    return message.kind === "step" ? [`step ${message.metrics.step}`] : [];
+  });
+  const [first, second] = ["preview of 2: null", "preview of 4: null"];
+  assert.deepEqual(order, ["step 1", "step 2", first, "step 3", "step 4", second, "step 5", "step 6"]);
+});
+
+test("TrainLoop leaves a preview out, and says why, when its state cannot be sealed", async () => {
+  const { loop, sent } = loopOf((step) => step === 2 && full(), undefined, PREVIEWED);
+  await loop.train();
+  const told = sent.flatMap((message) => (message.kind === "preview" ? [message] : []));
+  assert.deepEqual(
+    told.map(({ state, skipped }) => [state.step, skipped]),
+    [
+      [2, "some rank could not keep the state in memory"],
+      [4, null],
+    ],
+  );
 });
 
 test("TrainLoop saves a step later what could not be sealed when it was due", async () => {
@@ -141,6 +226,7 @@ test("TrainLoop votes that the restored state is not whole when its first seal f
     replicaLost: false,
     save: false,
     stop: false,
+    yield: false,
   });
 });
 
@@ -166,4 +252,266 @@ test("TrainLoop has the samples of each vote left out", async () => {
     [5, [5]],
     [6, [6]],
   ]);
+});
+
+const stepsOf = (sent: readonly FromRank[]) =>
+  sent.flatMap((message) => (message.kind === "step" ? [message.metrics] : []));
+
+test("TrainLoop computes a step again whose numbers are not finite, and tells what that has shown", async () => {
+  const { loop, sent } = loopOf(
+    () => {},
+    undefined,
+    JOB,
+    (step, attempt) => step !== 3 || attempt === 2,
+  );
+  await loop.train();
+  assert.deepEqual(
+    stepsOf(sent).map(({ step, replay }) => [step, replay]),
+    [
+      [1, null],
+      [2, null],
+      [3, { packs: [0], lossRanks: [0], normRanks: [], homeRanks: [], loss: null, gradient: null }],
+      [4, null],
+      [5, null],
+      [6, null],
+    ],
+  );
+});
+
+test("TrainLoop goes on after bad steps, and fails with the state durable after as many in a row as may be", async () => {
+  const job = { ...JOB, recovery: { ...JOB.recovery, max_bad_steps: 2 } };
+  const passing = loopOf(
+    () => {},
+    undefined,
+    job,
+    (step) => step !== 2 && step !== 4,
+  );
+  await passing.loop.train();
+  assert.equal(stepsOf(passing.sent).length, STEPS);
+  const { loop, saves, sent } = loopOf(
+    () => {},
+    undefined,
+    job,
+    (step) => step < 4,
+  );
+  await assert.rejects(loop.train(), { code: "NOT_FINITE", message: /of steps 4 to 5 are not finite/ });
+  assert.deepEqual(saves().at(-1), [5, "final"]);
+  assert.ok(!sent.some(({ kind }) => kind === "finished"));
+});
+
+test("TrainLoop fails at the first bad step where the job says so", async () => {
+  const job: Job = { ...JOB, recovery: { ...JOB.recovery, bad_step: "stop" } };
+  const { loop, saves } = loopOf(
+    () => {},
+    undefined,
+    job,
+    (step) => step !== 3,
+  );
+  await assert.rejects(loop.train(), { code: "NOT_FINITE", message: /of step 3 are not finite/ });
+  assert.deepEqual(saves().at(-1), [3, "final"]);
+});
+
+/** What a run has seen that trained calmly so far. */
+const CALM = {
+  loss: { values: Array(20).fill(1), spikes: 0 },
+  gradient: { values: Array(20).fill(1), spikes: 0 },
+};
+const withPolicy = (recovery: Partial<Job["recovery"]>): Job => ({
+  ...JOB,
+  recovery: { ...JOB.recovery, ...recovery },
+});
+
+/** A run of six steps whose losses are spikes at some, with what it leaves in the meta of each step. */
+async function spiky(
+  recovery: Partial<Job["recovery"]>,
+  lossAt: (step: number, attempt: number) => number,
+  history: Partial<RunHistory & { rollBacks: RollBackSteps[] }> = {},
+  start?: StateName,
+) {
+  const metas = new Map<number, StateMeta>();
+  const found = loopOf(
+    (step, meta) => metas.set(step, meta),
+    start,
+    withPolicy(recovery),
+    undefined,
+    undefined,
+    {
+      numbers: CALM,
+      ...history,
+      lossAt,
+    },
+  );
+  const error = await found.loop.train().then(
+    () => null,
+    (thrown: GokuError) => thrown,
+  );
+  return { ...found, metas, error, steps: stepsOf(found.sent) };
+}
+const NINE_AT_3 = (step: number) => (step === 3 ? 9 : 1);
+
+test("TrainLoop applies a spike that is the same again, once it is told that it begins, and remembers none of it", async () => {
+  const high = (step: number) => (step === 3 || step === 4 ? 9 : 1);
+  const { steps, applied, metas } = await spiky({}, high);
+  assert.deepEqual(applied, [1, 2, 3, 4, 5, 6]);
+  const replayed = steps.filter(({ replay }) => replay !== null);
+  assert.deepEqual(
+    replayed.map(({ step, replay }) => [step, replay!.loss, replay!.lossRanks]),
+    [[3, { value: 9, limit: 3, median: 1 }, []]],
+    "the second of a row is not computed again",
+  );
+  assert.deepEqual(
+    steps.map(({ lossSpike }) => lossSpike?.kind ?? null),
+    [null, null, "begins", null, "ends", null],
+  );
+  assert.deepEqual(metas.get(4)!.numbers.loss, { values: Array(22).fill(1), spikes: 2 });
+  assert.deepEqual(metas.get(6)!.leftOut, []);
+});
+
+test("TrainLoop skips a spike where the job says so: the record of the state names it, the next steps are compared with those before", async () => {
+  const { steps, applied, metas } = await spiky({ spike: "skip" }, NINE_AT_3);
+  assert.deepEqual(applied, [1, 2, 4, 5, 6]);
+  assert.deepEqual(metas.get(6)!.leftOut, [{ first: 3, last: 3, why: "spike" }]);
+  assert.deepEqual(
+    steps.map(({ leftOut }) => leftOut),
+    [null, null, "spike", null, null, null],
+  );
+  assert.equal(metas.get(6)!.numbers.loss.values.length, 20 + 5);
+  assert.equal(
+    metas.get(3)!.numbers.gradient.values.length,
+    20 + 2,
+    "nothing of a step that was not applied",
+  );
+});
+
+test("TrainLoop applies what is no spike the second time, whatever the job says of spikes", async () => {
+  for (const spike of ["apply", "skip", "roll_back", "stop"] as const) {
+    const { steps, applied, error } = await spiky({ spike }, (step, attempt) =>
+      step === 3 && attempt === 1 ? 9 : 1,
+    );
+    assert.deepEqual([applied.length, error], [STEPS, null], spike);
+    assert.deepEqual(steps[2]!.replay!.lossRanks, [0]);
+    assert.equal(steps[2]!.lossSpike, null);
+  }
+});
+
+test("TrainLoop stops at a spike where the job says so, the state before the optimizer durable", async () => {
+  const { error, saves, applied } = await spiky({ spike: "stop" }, NINE_AT_3);
+  assert.equal(error?.code, "NUMBERS_SPIKED");
+  assert.match(
+    error!.message,
+    /of step 3 are far above those before, also when computed again, and 1 in a row may be/,
+  );
+  assert.deepEqual(
+    [saves().at(-1), applied],
+    [
+      [3, "final"],
+      [1, 2],
+    ],
+  );
+});
+
+test("TrainLoop ends its generation at a spike that is to be rolled back, with no state of it and nothing of it in what was seen", async () => {
+  const { error, sent, steps, metas, applied } = await spiky(
+    { spike: "roll_back", roll_back_steps: 2 },
+    NINE_AT_3,
+  );
+  assert.equal(error, null);
+  const last = sent.at(-1)!;
+  assert.ok(last.kind === "failed");
+  assert.equal(last.code, "ROLLED_BACK");
+  assert.match(
+    last.message,
+    /^Cannot go on from step 3: .* goes back to step 1, and steps 2 to 3 are left out$/,
+  );
+  assert.deepEqual([steps.length, steps[2]!.rollBack, steps[2]!.applied], [3, { first: 2, last: 3 }, false]);
+  assert.deepEqual(
+    [applied, [...metas.keys()]],
+    [
+      [1, 2],
+      [0, 1, 2],
+    ],
+  );
+  assert.equal(metas.get(2)!.numbers.loss.spikes, 0);
+});
+
+test("TrainLoop leaves out what was rolled back before, by its votes alone, and says so in every later state", async () => {
+  const rollBacks = [{ first: 2, last: 3 }];
+  const { steps, applied, metas, announced } = await spiky({ spike: "roll_back" }, NINE_AT_3, { rollBacks });
+  assert.deepEqual(applied, [1, 4, 5, 6]);
+  const record = [{ first: 2, last: 3, why: "roll_back" }];
+  assert.deepEqual(metas.get(0)!.leftOut, [], "the restored state stays as it is");
+  for (const step of [1, 2, 6]) assert.deepEqual(metas.get(step)!.leftOut, record, `step ${step}`);
+  assert.deepEqual(
+    steps.map(({ step, loss, leftOut }) => [step, loss, leftOut]),
+    [
+      [1, 1, null],
+      [2, null, "roll_back"],
+      [3, null, "roll_back"],
+      [4, 1, null],
+      [5, 1, null],
+      [6, 1, null],
+    ],
+  );
+  assert.deepEqual(
+    announced.map(([first]) => first!.step),
+    [1, 4, 5, 6],
+    "no packs are asked for",
+  );
+  const again = await spiky(
+    { spike: "roll_back" },
+    NINE_AT_3,
+    { leftOut: metas.get(1)!.leftOut },
+    { generation: "1", step: 1 },
+  );
+  assert.deepEqual(again.applied, [4, 5, 6], "known from the state alone");
+});
+
+test("TrainLoop gives up where so many roll-backs have led to another one", async () => {
+  const leftOut = [{ first: 1, last: 2, why: "roll_back" as const }];
+  const recovery = { spike: "roll_back", max_roll_backs: 1 } as const;
+  const { error } = await spiky(recovery, NINE_AT_3, { leftOut }, { generation: "1", step: 2 });
+  assert.equal(error?.code, "NUMBERS_SPIKED");
+  assert.match(error!.message, /and the run was rolled back 1 times right before/);
+  const more = await spiky(
+    { ...recovery, max_roll_backs: 2 },
+    NINE_AT_3,
+    { leftOut },
+    { generation: "1", step: 2 },
+  );
+  assert.equal(more.steps.at(-1)!.rollBack?.last, 3);
+});
+
+test("TrainLoop rolls back steps that are not finite, too, and never for a device that was wrong", async () => {
+  const job = withPolicy({ bad_step: "roll_back", roll_back_steps: 1 });
+  const data = loopOf(
+    () => {},
+    undefined,
+    job,
+    (step) => step !== 4,
+  );
+  await data.loop.train();
+  assert.deepEqual(stepsOf(data.sent).at(-1)!.rollBack, { first: 4, last: 4 });
+  const wrong = loopOf(
+    () => {},
+    undefined,
+    job,
+    (step, attempt) => step !== 4 || attempt === 2,
+  );
+  await wrong.loop.train();
+  assert.equal(wrong.applied.length, STEPS);
+});
+
+test("TrainLoop decides alike whether a run goes on or was restored in the middle of it", async () => {
+  const losses = (step: number) => [1, 1.5, 9, 0.8, 8, 1.1][step - 1]!;
+  const whole = await spiky({ spike: "skip" }, losses);
+  for (let step = 1; step < STEPS; step++) {
+    const { leftOut, numbers } = JSON.parse(JSON.stringify(whole.metas.get(step))) as StateMeta;
+    const rest = await spiky({ spike: "skip" }, losses, { leftOut, numbers }, { generation: "1", step });
+    assert.deepEqual(
+      rest.applied,
+      whole.applied.filter((each) => each > step),
+      `from step ${step}`,
+    );
+    assert.deepEqual(rest.metas.get(STEPS), whole.metas.get(STEPS));
+  }
 });

@@ -1,0 +1,70 @@
+import type { Checkpoint } from "../api.js";
+import { ago, bytes, duration, whole } from "../format.js";
+import type { Story } from "../story.js";
+import { useNow } from "../use_known.js";
+import { ScrollBox } from "./scroll_box.js";
+
+/** Every durable state: what it weighs, how old it is, and whether it may be restored from. */
+export function Checkpoints({ story: { checkpoints } }: { story: Story }) {
+  const now = useNow();
+  return (
+    <section class="card" aria-labelledby="checkpoints-title">
+      <div class="card-head">
+        <h2 id="checkpoints-title">Checkpoints</h2>
+      </div>
+      {checkpoints.length === 0 ? (
+        <p class="nothing">Nothing is durable yet</p>
+      ) : (
+        <ScrollBox class="scrolls" name="List of checkpoints">
+          <table>
+            <thead>
+              <tr>
+                <th scope="col">Step</th>
+                <th scope="col" class="number">
+                  Size
+                </th>
+                <th scope="col" class="number">
+                  Written in
+                </th>
+                <th scope="col">Age</th>
+                <th scope="col">State</th>
+              </tr>
+            </thead>
+            <tbody>
+              {checkpoints.map((checkpoint) => (
+                <CheckpointRow key={checkpoint.uri} checkpoint={checkpoint} now={now} />
+              ))}
+            </tbody>
+          </table>
+        </ScrollBox>
+      )}
+      {checkpoints.length > 0 && (
+        <p class="muted">
+          Whole: all digests were committed with it. To read every byte again:{" "}
+          <code>gokuctl ckpt verify</code>
+        </p>
+      )}
+    </section>
+  );
+}
+
+function CheckpointRow({ checkpoint, now }: { checkpoint: Checkpoint; now: number }) {
+  const { step, generation, uri, seconds, unusable, committed_at } = checkpoint;
+  return (
+    <tr title={uri}>
+      <td>
+        {whole(step)} <span class="muted">gen {generation}</span>
+      </td>
+      <td class="number">{bytes(checkpoint.bytes)}</td>
+      <td class="number">{duration(seconds)}</td>
+      <td>{ago(committed_at, now)}</td>
+      <td>
+        {unusable === null ? (
+          <span class="good-text">whole</span>
+        ) : (
+          <span class="bad-text">not used: {unusable}</span>
+        )}
+      </td>
+    </tr>
+  );
+}

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Builds the images with docker, podman or buildah, whichever is there and works.
+#   deploy/docker/build.sh [controller] [worker-cpu] [worker-cuda]      none named: all three
+# REGISTRY=ghcr.io/me/ TAG=1.2.3   names and tag; default: no registry, the version of package.json
+# NODE_IMAGE, CUDA_BUILD_IMAGE, CUDA_IMAGE, APT_SNAPSHOT, GOKU_MARCH   arguments of the Dockerfile
+# BUILDER=buildah BUILDER_ARGS="--isolation chroot"   the tool, and what more it is told
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+works() { # docker needs its engine, the others do not
+  case $1 in
+    docker) docker info >/dev/null 2>&1 ;;
+    *) command -v "$1" >/dev/null ;;
+  esac
+}
+builder=${BUILDER:-}
+if [ -z "$builder" ]; then
+  for tool in docker podman buildah; do
+    if works "$tool"; then builder=$tool && break; fi
+  done
+fi
+if [ -z "$builder" ]; then
+  echo "Cannot build images: neither a docker engine, nor podman or buildah was found; apt-get install buildah" >&2
+  exit 1
+fi
+
+version=$(node -p 'require("./package.json").version')
+revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+# Of the commit, so that the same source makes the same image, whenever.
+epoch=$(git log -1 --format=%ct 2>/dev/null || echo 0)
+args=(--build-arg "VERSION=$version" --build-arg "REVISION=$revision")
+for name in NODE_IMAGE CUDA_BUILD_IMAGE CUDA_IMAGE APT_SNAPSHOT GOKU_MARCH; do
+  if [ -n "${!name:-}" ]; then args+=(--build-arg "$name=${!name}"); fi
+done
+case $builder in
+  docker) export SOURCE_DATE_EPOCH=$epoch && args+=(--build-arg "SOURCE_DATE_EPOCH=$epoch") ;;
+  *) args+=(--format oci --timestamp "$epoch" --layers) ;;
+esac
+# shellcheck disable=SC2206
+args+=(${BUILDER_ARGS:-})
+
+targets=("$@")
+[ ${#targets[@]} -gt 0 ] || targets=(controller worker-cpu worker-cuda)
+for target in "${targets[@]}"; do
+  image="${REGISTRY:-}goku-$target:${TAG:-$version}"
+  echo "building $image with $builder"
+  "$builder" build -f deploy/docker/Dockerfile --target "$target" -t "$image" "${args[@]}" .
+done

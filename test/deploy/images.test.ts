@@ -1,0 +1,115 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { type TestContext, test } from "node:test";
+import { readPageFiles } from "../../controller/shell/page_files.js";
+
+const DOCKERFILE = readFileSync("deploy/docker/Dockerfile", "utf8");
+
+function temporary(t: TestContext): string {
+  const folder = mkdtempSync(path.join(tmpdir(), "goku-images-"));
+  t.after(() => rmSync(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+/** The files that .dockerignore lets through, and no others. */
+function copyContext(to: string): void {
+  const lines = readFileSync(".dockerignore", "utf8").split("\n");
+  for (const line of lines)
+    if (line.startsWith("!")) cpSync(line.slice(1), path.join(to, line.slice(1)), { recursive: true });
+}
+
+/** What the stage runs last, command by command. */
+function lastRun(stage: string): string[] {
+  const text = DOCKERFILE.split(/^FROM /m).find((part) => part.split("\n", 1)[0]!.endsWith(` AS ${stage}`))!;
+  const run = text.slice(text.lastIndexOf("\nRUN ") + 5).split(/(?<!\\)\n/, 1)[0]!;
+  return run
+    .replaceAll("\\\n", " ")
+    .split("&&")
+    .map((command) => command.trim());
+}
+
+test("the image's recipe, from the files that it is given, makes the web page and leaves its bundler out", (t) => {
+  const folder = temporary(t);
+  copyContext(folder);
+  cpSync("gen", path.join(folder, "gen"), { recursive: true });
+  symlinkSync(path.resolve("node_modules"), path.join(folder, "node_modules"));
+  const commands = lastRun("javascript");
+  const prune = commands.findIndex((command) => command.startsWith("npm prune"));
+  assert.ok(prune > 0, "packages for development are there until the page is made");
+  for (const command of commands.slice(0, prune)) {
+    const done = spawnSync("sh", ["-c", command], { cwd: folder, encoding: "utf8" });
+    assert.equal(done.status, 0, `${command}: ${done.stdout}${done.stderr}`);
+  }
+  const page = readPageFiles(path.join(folder, "dist/web"));
+  assert.match(page.get("/")!.body.toString(), /<script type="module" src="\/assets\/page-/);
+  assert.ok([...page.keys()].some((url) => url.endsWith(".css")));
+  assert.ok(existsSync(path.join(folder, "dist/cli/main.js")));
+  assert.ok(!existsSync(path.join(folder, "dist/scripts")));
+});
+
+/** deploy/docker/apt.sh on a machine of that kind, in a folder, with an apt-get that does nothing. */
+function apt(t: TestContext, release: string) {
+  const root = temporary(t);
+  for (const folder of ["etc/apt/sources.list.d", "bin"])
+    mkdirSync(path.join(root, folder), { recursive: true });
+  writeFileSync(path.join(root, "etc/os-release"), release);
+  for (const name of ["debian", "ubuntu"])
+    writeFileSync(path.join(root, `etc/apt/sources.list.d/${name}.sources`), "");
+  writeFileSync(path.join(root, "bin/apt-get"), "#!/bin/sh\n");
+  chmodSync(path.join(root, "bin/apt-get"), 0o755);
+  const text = readFileSync("deploy/docker/apt.sh", "utf8").replaceAll(
+    /(?<=[ "])\/(?=etc\/|var\/)/g,
+    `${root}/`,
+  );
+  writeFileSync(path.join(root, "apt.sh"), text);
+  const done = spawnSync("sh", [path.join(root, "apt.sh"), "20261101T000000Z", "tini"], {
+    encoding: "utf8",
+    env: { PATH: `${root}/bin:${process.env.PATH}` },
+  });
+  const list = path.join(root, "etc/apt/sources.list");
+  const sources = existsSync(list) ? readFileSync(list, "utf8").trim().split("\n") : [];
+  const own = (name: string) => existsSync(path.join(root, `etc/apt/sources.list.d/${name}.sources`));
+  return { done, sources, own };
+}
+
+test("apt.sh takes Debian's packages from Debian's snapshots, and Ubuntu's from Ubuntu's", (t) => {
+  const debian = apt(t, "ID=debian\nVERSION_CODENAME=bookworm\n");
+  assert.equal(debian.done.status, 0, debian.done.stderr);
+  assert.deepEqual(
+    debian.sources.map((line) => line.split(" ").slice(2).join(" ")),
+    [
+      "https://snapshot.debian.org/archive/debian/20261101T000000Z bookworm main",
+      "https://snapshot.debian.org/archive/debian-security/20261101T000000Z bookworm-security main",
+    ],
+  );
+  assert.ok(!debian.own("debian"), "what it came with is not asked any more");
+  const ubuntu = apt(t, "ID=ubuntu\nVERSION_CODENAME=noble\n");
+  assert.equal(ubuntu.done.status, 0, ubuntu.done.stderr);
+  assert.deepEqual(
+    ubuntu.sources.map((line) => line.split(" ").slice(2).join(" ")),
+    ["noble", "noble-updates", "noble-security"].map(
+      (suite) => `https://snapshot.ubuntu.com/ubuntu/20261101T000000Z ${suite} main universe`,
+    ),
+  );
+  assert.ok(!ubuntu.own("ubuntu"));
+});
+
+test("apt.sh says so where it knows no snapshots", (t) => {
+  const { done, sources } = apt(t, "ID=alpine\n");
+  assert.equal(done.status, 1);
+  assert.match(done.stderr, /found alpine, want debian or ubuntu/);
+  assert.deepEqual(sources, []);
+});

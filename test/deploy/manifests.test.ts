@@ -1,0 +1,441 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { test } from "node:test";
+import { parse, stringify } from "yaml";
+import { SECRET_NAMES } from "../../cli/kubernetes_secrets.js";
+import { AGENT_PODS } from "../../controller/kubernetes/http_kube_api.js";
+import { AGENT_CONTAINER, nodeIdOf } from "../../controller/kubernetes/pod_fate.js";
+import { DASHBOARDS } from "../../deploy/grafana/src/dashboards.js";
+import { resolveAnyJob } from "../../job/load_job.js";
+import {
+  type Container,
+  kustomizeTool,
+  type Manifest,
+  type PodTemplate,
+  render,
+  renderWith,
+  templateOf,
+} from "../support/kube/manifests.js";
+import { fieldProblems, modelOf } from "../support/kube/unknown_fields.js";
+
+const ROOT = "deploy/kubernetes";
+const CERT_MANAGER = "base with components/cert-manager";
+const FOLDERS = [
+  "base",
+  CERT_MANAGER,
+  "overlays/cpu-demo",
+  "overlays/gpu",
+  "overlays/jobset",
+  "overlays/cpu-demo-monitored",
+];
+/** Kinds of others, whose fields no model here knows: their pod templates are examined all the same. */
+const FOREIGN = ["JobSet", "Issuer", "Certificate", "PodMonitor", "ScrapeConfig", "PrometheusRule"];
+
+const tool = kustomizeTool();
+const skip = tool === null ? "no kubectl or kustomize that renders them: scripts/kubectl.sh says why" : false;
+const rendered = new Map<string, Manifest[]>();
+/** Rendered once, when first asked for. */
+function manifests(folder: string): Manifest[] {
+  const [base, ...components] = folder.split(" with ").map((name) => `${ROOT}/${name}`);
+  const known =
+    rendered.get(folder) ??
+    (components.length > 0 ? renderWith(tool!, base!, components) : render(tool!, base!));
+  rendered.set(folder, known);
+  return known;
+}
+const named = (one: Manifest) => `${one.kind} ${one.metadata.name}`;
+const pods = (folder: string): { owner: Manifest; template: PodTemplate }[] =>
+  manifests(folder).flatMap((owner) => {
+    const template = templateOf(owner);
+    return template === null ? [] : [{ owner, template }];
+  });
+const containersOf = ({ spec }: PodTemplate): Container[] => [
+  ...(spec.initContainers ?? []),
+  ...spec.containers,
+];
+
+for (const folder of FOLDERS) {
+  test(`${folder}: every field is known to Kubernetes and of its type`, { skip }, () => {
+    const problems = manifests(folder).flatMap((one) => {
+      if (FOREIGN.includes(one.kind)) return [];
+      const model = modelOf(one.apiVersion, one.kind);
+      return model === null
+        ? [`${named(one)}: no model of ${one.apiVersion}`]
+        : fieldProblems(model, one, named(one));
+    });
+    assert.deepEqual(problems, []);
+    assert.deepEqual(
+      pods(folder).flatMap(({ owner, template }) =>
+        fieldProblems("V1PodTemplateSpec", template, named(owner)),
+      ),
+      [],
+    );
+  });
+
+  test(`${folder}: what is required is there, by the models of kubernetes-models`, { skip }, async () => {
+    for (const one of manifests(folder)) {
+      if (FOREIGN.includes(one.kind)) continue;
+      // The modules of a group and version stand under its name.
+      const { [one.kind]: Model } = (await import(`kubernetes-models/${one.apiVersion}`)) as Record<
+        string,
+        new (
+          data: object,
+        ) => { validate(): void }
+      >;
+      assert.doesNotThrow(() => new Model!(one).validate(), named(one));
+    }
+  });
+
+  test(`${folder}: every pod is restricted, small in what it asks and bounded in memory`, { skip }, () => {
+    for (const { owner, template } of pods(folder)) {
+      const pod = template.spec.securityContext ?? {};
+      assert.equal(pod.runAsNonRoot, true, named(owner));
+      assert.deepEqual(pod.seccompProfile, { type: "RuntimeDefault" }, named(owner));
+      for (const container of containersOf(template)) {
+        const told = `${named(owner)}, ${container.name}`;
+        assert.deepEqual(
+          container.securityContext,
+          { allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: { drop: ["ALL"] } },
+          told,
+        );
+        assert.ok(
+          container.resources?.requests?.cpu && container.resources.requests.memory,
+          `${told}: no requests`,
+        );
+        assert.ok(container.resources?.limits?.memory, `${told}: no limit of memory`);
+        assert.match(container.image, /:[^:@/]+$/, `${told}: no tag`);
+        assert.doesNotMatch(container.image, /:latest$/, told);
+      }
+      for (const volume of template.spec.volumes ?? []) assert.ok(!("hostPath" in volume), named(owner));
+    }
+    const namespace = manifests(folder).find(({ kind }) => kind === "Namespace");
+    assert.equal(namespace?.metadata.labels?.["pod-security.kubernetes.io/enforce"], "restricted");
+  });
+
+  test(`${folder}: what is named is there: accounts, Secrets, volumes, roles, selected pods`, {
+    skip,
+  }, () => {
+    const all = manifests(folder);
+    const has = (kind: string, name: string) =>
+      all.some((one) => one.kind === kind && one.metadata.name === name);
+    for (const { owner, template } of pods(folder)) {
+      const { serviceAccountName, volumes = [] } = template.spec;
+      assert.ok(has("ServiceAccount", serviceAccountName!), `${named(owner)}: ${serviceAccountName}`);
+      const claims = (owner.spec as { volumeClaimTemplates?: { metadata: { name: string } }[] })
+        .volumeClaimTemplates;
+      const known = new Set([
+        ...volumes.map(({ name }) => name),
+        ...(claims ?? []).map((one) => one.metadata.name),
+      ]);
+      const mounted = containersOf(template).flatMap(({ volumeMounts = [] }) =>
+        volumeMounts.map(({ name }) => name),
+      );
+      assert.deepEqual(
+        [...new Set(mounted)].sort(),
+        [...known].sort(),
+        `${named(owner)}: volumes and mounts`,
+      );
+      for (const { secret } of volumes)
+        if (secret !== undefined) assert.ok(SECRET_NAMES.includes(secret.secretName), secret.secretName);
+    }
+    for (const one of all.filter(({ kind }) => kind.endsWith("RoleBinding"))) {
+      const { roleRef, subjects } = one as unknown as {
+        roleRef: { kind: string; name: string };
+        subjects: { kind: string; name: string }[];
+      };
+      assert.ok(has(roleRef.kind, roleRef.name), named(one));
+      for (const { kind, name } of subjects) assert.ok(has(kind, name), `${named(one)}: ${name}`);
+    }
+    for (const one of all.filter(({ kind }) =>
+      ["Service", "PodDisruptionBudget", "NetworkPolicy"].includes(kind),
+    )) {
+      const selected = selectorOf(one);
+      // The label of the leader is put on by itself.
+      const { "goku.dev/leader": _leader, ...wanted } = selected;
+      const found = pods(folder).filter(({ template }) => matches(template, wanted));
+      const isElsewhere = folder === "overlays/jobset" && one.kind === "NetworkPolicy";
+      assert.ok(found.length > 0 || isElsewhere, `${named(one)} selects no pod`);
+    }
+  });
+
+  test(`${folder}: whatever is not allowed is denied, and every pod is allowed what it needs`, {
+    skip,
+  }, () => {
+    const policies = manifests(folder).filter(({ kind }) => kind === "NetworkPolicy");
+    const deny = policies.find(({ metadata }) => metadata.name === "goku-deny");
+    assert.deepEqual(deny?.spec, { podSelector: {}, policyTypes: ["Ingress", "Egress"] });
+    for (const { owner, template } of pods(folder)) {
+      const mine = policies.filter((one) => {
+        const labels = selectorOf(one);
+        return Object.keys(labels).length > 0 && matches(template, labels);
+      });
+      assert.equal(mine.length, 1, `${named(owner)} has ${mine.length} policies of its own`);
+    }
+  });
+
+  test(`${folder}: programs are called with options that they have, and are given the time that they are told`, {
+    skip,
+  }, () => {
+    for (const { owner, template } of pods(folder))
+      for (const { args, image } of containersOf(template)) {
+        if (!image.includes("goku-")) continue;
+        const words = (args ?? [])
+          .filter((word) => /^[a-z]+$/.test(word))
+          .slice(0, args![0] === "kubernetes" ? 2 : 1);
+        const help = helpOf(words);
+        for (const word of args!.filter((one) => one.startsWith("--"))) {
+          const option = word.split("=")[0]!;
+          assert.match(
+            help,
+            new RegExp(`${option}\\b`),
+            `${named(owner)}: ${words.join(" ")} has no ${option}`,
+          );
+        }
+        const grace = args!.find((word) => word.startsWith("--grace="))?.split("=")[1];
+        const period = template.spec.terminationGracePeriodSeconds ?? 30;
+        if (grace !== undefined)
+          assert.ok(period >= Number(grace) + 20, `${named(owner)}: ${grace} s of ${period}`);
+      }
+  });
+}
+
+const helps = new Map<string, string>();
+function helpOf(words: readonly string[]): string {
+  const key = words.join(" ");
+  const known = helps.get(key);
+  if (known !== undefined) return known;
+  const done = spawnSync(process.execPath, ["dist/cli/main.js", ...words, "--help"], { encoding: "utf8" });
+  assert.equal(done.status, 0, done.stderr);
+  helps.set(key, done.stdout);
+  return done.stdout;
+}
+
+function selectorOf({ kind, spec }: Manifest): Record<string, string> {
+  if (kind === "Service") return (spec?.selector ?? {}) as Record<string, string>;
+  const selector = (kind === "NetworkPolicy" ? spec?.podSelector : spec?.selector) as {
+    matchLabels?: Record<string, string>;
+  };
+  return selector.matchLabels ?? {};
+}
+
+function matches({ metadata }: PodTemplate, wanted: Record<string, string>): boolean {
+  return Object.entries(wanted).every(([key, value]) => metadata?.labels?.[key] === value);
+}
+
+test("agents are found by the controller: their label, their container, their node's name", { skip }, () => {
+  const wanted = Object.fromEntries(AGENT_PODS.split(",").map((part) => part.split("=") as [string, string]));
+  for (const folder of FOLDERS) {
+    const agents = pods(folder).filter(({ template }) => matches(template, wanted));
+    assert.equal(agents.length, 1, folder);
+    const [agent] = agents[0]!.template.spec.containers;
+    assert.equal(agent?.name, AGENT_CONTAINER);
+    const node = agent!.args!.find((word) => word.startsWith("--node="));
+    const isSet = folder === "overlays/jobset";
+    assert.equal(node, isSet ? "--node=$(GROUP)-$(JOB)-$(INDEX)" : "--node=$(POD_NAME)");
+  }
+  const metadata = { name: "x", uid: "u", resourceVersion: "1", creationTimestamp: "" };
+  const labels = {
+    "jobset.sigs.k8s.io/replicatedjob-name": "agents",
+    "jobset.sigs.k8s.io/job-index": "0",
+    "batch.kubernetes.io/job-completion-index": "3",
+  };
+  assert.equal(nodeIdOf({ metadata: { ...metadata, labels }, spec: { containers: [] } }), "agents-0-3");
+  assert.equal(nodeIdOf({ metadata, spec: { containers: [] } }), "x");
+});
+
+test("overlays/gpu asks for GPUs, as many as ranks, memory for /dev/shm within the pod's, and one machine a pod", {
+  skip,
+}, () => {
+  const { template } = pods("overlays/gpu").find(({ owner }) => owner.metadata.name === "goku-worker")!;
+  const [agent] = template.spec.containers;
+  const gpus = agent?.resources?.limits?.["nvidia.com/gpu"];
+  assert.ok(agent!.args!.includes(`--slots=${gpus}`));
+  assert.deepEqual(agent?.resources?.requests, agent?.resources?.limits, "Guaranteed");
+  const shm = template.spec.volumes!.find(({ name }) => name === "shm")!.emptyDir as {
+    medium: string;
+    sizeLimit: string;
+  };
+  assert.equal(shm.medium, "Memory");
+  assert.ok(Number.parseInt(shm.sizeLimit, 10) < Number.parseInt(agent!.resources!.limits!.memory!, 10));
+  assert.ok(agent!.env!.some(({ name }) => name === "NCCL_NET_GDR_LEVEL"));
+});
+
+test("components/monitoring: its resources of the Prometheus operator pass that operator's schema", {
+  skip,
+}, async () => {
+  const all = manifests("overlays/cpu-demo-monitored").filter(({ apiVersion }) =>
+    apiVersion.startsWith("monitoring.coreos.com/"),
+  );
+  assert.deepEqual(all.map(named).sort(), [
+    "PodMonitor goku-controller",
+    "PrometheusRule goku",
+    "ScrapeConfig goku-nodes",
+  ]);
+  for (const one of all) {
+    const { [one.kind]: Model } = (await import(
+      `@kubernetes-models/prometheus-operator/${one.apiVersion}`
+    )) as Record<string, new (data: object) => { validate(): void }>;
+    assert.doesNotThrow(() => new Model!(one).validate(), named(one));
+    const wrong = structuredClone(one);
+    Object.assign(wrong.spec!, { groups: 1, podMetricsEndpoints: 1, httpSDConfigs: 1 });
+    assert.throws(() => new Model!(wrong).validate(), `${named(one)}: the schema lets anything pass`);
+    for (const [, secret] of JSON.stringify(one.spec).matchAll(/"name":"(goku-[a-z-]+-tls)"/g))
+      assert.ok(SECRET_NAMES.includes(secret!), secret);
+  }
+});
+
+test("components/monitoring goes on every overlay: agents listen for Prometheus, and it is let in there alone", {
+  skip,
+}, () => {
+  const folder = mkdtempSync(path.join(tmpdir(), "goku-monitored-"));
+  try {
+    for (const overlay of ["cpu-demo", "gpu", "jobset"]) {
+      const here = (part: string) => path.relative(realpathSync(folder), path.resolve(ROOT, part));
+      const kustomization = {
+        resources: [here(`overlays/${overlay}`)],
+        components: [here("components/monitoring")],
+        namespace: "goku",
+      };
+      writeFileSync(path.join(folder, "kustomization.yaml"), stringify(kustomization));
+      const all = render(tool!, folder);
+      const maps = all.filter(({ metadata }) => metadata.labels?.grafana_dashboard === "1");
+      assert.equal(maps.length, Object.keys(DASHBOARDS).length, overlay);
+      for (const { metadata, data } of maps) {
+        assert.equal(metadata.namespace, "goku");
+        for (const [name, text] of Object.entries(data as Record<string, string>)) {
+          assert.equal(text, readFileSync(`deploy/grafana/dashboards/${name}`, "utf8"));
+          // What kubectl apply keeps of an object stands in an annotation, of at most 256 KiB.
+          assert.ok(text.length < 200_000, `${name}: ${text.length} bytes`);
+        }
+      }
+      const [agent] = all
+        .flatMap((one) => templateOf(one) ?? [])
+        .flatMap(containersOf)
+        .filter(({ name }) => name === AGENT_CONTAINER);
+      const [port] = agent!.args!.flatMap((word) => /^--metrics-port=(\d+)$/.exec(word)?.[1] ?? []);
+      assert.ok(agent!.args!.includes("--metrics-host=$(POD_IP)"), overlay);
+      const policy = all.find((one) => named(one) === "NetworkPolicy goku-worker");
+      const { ingress } = policy!.spec as { ingress: { ports?: { port: number }[] }[] };
+      const open = ingress.flatMap(({ ports }) => ports ?? []).filter((one) => one.port === Number(port));
+      assert.equal(open.length, 1, overlay);
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
+
+test("overlays/jobset: queue and topology in the words of Kueue and JobSet, and one pod of a name at a time", {
+  skip,
+}, () => {
+  const set = manifests("overlays/jobset").find(({ kind }) => kind === "JobSet")!;
+  assert.equal(set.metadata.labels?.["kueue.x-k8s.io/queue-name"], "goku");
+  assert.ok(set.metadata.annotations?.["alpha.jobset.sigs.k8s.io/exclusive-topology"]);
+  const [job] = (set.spec as { replicatedJobs: { template: { spec: object } }[] }).replicatedJobs;
+  assert.deepEqual(fieldProblems("V1JobSpec", job!.template.spec, "JobSet"), []);
+  assert.equal((job!.template.spec as { podReplacementPolicy: string }).podReplacementPolicy, "Failed");
+  assert.ok(
+    !manifests("overlays/jobset").some(
+      ({ kind, metadata }) => kind === "StatefulSet" && metadata.name === "goku-worker",
+    ),
+  );
+});
+
+test("cpu-demo trains what examples/shapes.yaml says, on the slots that it has", { skip }, () => {
+  const read = (file: string) => resolveAnyJob(parse(readFileSync(file, "utf8")));
+  const ours = read(`${ROOT}/overlays/cpu-demo/shapes.yaml`);
+  const example = read("examples/shapes.yaml");
+  assert.ok("train" in ours && "train" in example);
+  assert.deepEqual(
+    { ...ours, data: null, checkpoint: null, recovery: null, sample: null },
+    { ...example, data: null, checkpoint: null, recovery: null, sample: null },
+  );
+  const worker = manifests("overlays/cpu-demo").find(
+    ({ kind, metadata }) => kind === "StatefulSet" && metadata.name === "goku-worker",
+  )!;
+  const { replicas } = worker.spec as { replicas: number };
+  const slots = templateOf(worker)!
+    .spec.containers[0]!.args!.find((word) => word.startsWith("--slots="))!
+    .split("=")[1];
+  assert.ok(
+    ours.layout !== "auto" &&
+      replicas * Number(slots) === ours.layout.dp_replicate * ours.layout.dp_shard * ours.layout.sp,
+  );
+});
+
+test("Prometheus reads agents wherever they run: one port, open to its namespace alone, under the name that it asks for", {
+  skip,
+}, () => {
+  for (const folder of FOLDERS) {
+    const agent = pods(folder)
+      .flatMap(({ template }) => template.spec.containers)
+      .find(({ name }) => name === AGENT_CONTAINER)!;
+    assert.ok(agent.args!.includes("--metrics-host=$(POD_IP)"), folder);
+    const port = Number(agent.args!.find((word) => word.startsWith("--metrics-port="))?.split("=")[1]);
+    const policy = manifests(folder).find(
+      ({ kind, metadata }) => kind === "NetworkPolicy" && metadata.name === "goku-worker",
+    )!;
+    const { ingress } = policy.spec as { ingress: object[] };
+    assert.deepEqual(
+      ingress.filter((rule) => "ports" in rule),
+      [
+        {
+          from: [{ namespaceSelector: { matchLabels: { "kubernetes.io/metadata.name": "monitoring" } } }],
+          ports: [{ protocol: "TCP", port }],
+        },
+      ],
+      folder,
+    );
+  }
+  const names = certificates().find(({ secretName }) => secretName === "goku-agent-tls")?.dnsNames;
+  assert.deepEqual(names, ["goku-agent"]);
+  const asked = readFileSync("deploy/prometheus/prometheus.yml", "utf8");
+  assert.match(asked, /server_name: goku-agent/);
+});
+
+test("cert-manager makes every Secret of certificates, of two CAs, with the subjects of docs/security.md", {
+  skip,
+}, () => {
+  const made = certificates();
+  assert.deepEqual(
+    made.map(({ secretName }) => secretName).sort(),
+    SECRET_NAMES.filter((name) => name !== "goku-tokens").sort(),
+  );
+  const organisations = made.flatMap(({ secretName, subject }) =>
+    subject === undefined ? [] : [[secretName, ...subject.organizations]],
+  );
+  assert.deepEqual(organisations, [
+    ["goku-agent-tls", "goku:agent"],
+    ["goku-operate-tls", "goku:operate"],
+    ["goku-read-tls", "goku:read"],
+  ]);
+  const bootstrap = pods(CERT_MANAGER).find(({ owner }) => owner.metadata.name === "goku-bootstrap");
+  assert.ok(bootstrap!.template.spec.containers[0]!.args!.includes("--tokens-only"));
+});
+
+function certificates() {
+  return manifests(CERT_MANAGER)
+    .filter(({ kind }) => kind === "Certificate")
+    .map(
+      ({ spec }) =>
+        spec as { secretName: string; subject?: { organizations: string[] }; dnsNames?: string[] },
+    );
+}
+
+test("a field that is misspelt, or of another type, is found", () => {
+  const pod = {
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: { name: "x" },
+    spec: { containers: [{ name: "a", imagePullPolcy: "Always" }] },
+  };
+  assert.deepEqual(fieldProblems("V1Pod", pod, "Pod x"), [
+    "Pod x.spec.containers[0].imagePullPolcy is no field of V1Container",
+  ]);
+  const typed = { ...pod, spec: { containers: [{ name: "a", tty: "yes" }] } };
+  assert.deepEqual(fieldProblems("V1Pod", typed, "Pod x"), [
+    'Pod x.spec.containers[0].tty is "yes", want boolean',
+  ]);
+});

@@ -1,0 +1,187 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { after, before, test } from "node:test";
+import type { TrainingJob } from "../../controller/kubernetes/training_job.js";
+import { untilIn } from "../support/until_in.js";
+
+/**
+ * On a real cluster: the one that GOKU_TEST_KUBECONFIG names, with the images of GOKU_TEST_REGISTRY (such as
+ * "ghcr.io/me/"; none: they are on its nodes already). What it makes, the namespace goku among it, it removes.
+ * GOKU_TEST_CHECKPOINT_URI, an s3:// address that pods may write to, lets agents be on several machines.
+ */
+const kubeconfig = process.env.GOKU_TEST_KUBECONFIG;
+const skip = kubeconfig === undefined ? "no cluster: GOKU_TEST_KUBECONFIG is not set" : false;
+const registry = process.env.GOKU_TEST_REGISTRY ?? "";
+const FOLDER = "deploy/kubernetes/overlays/e2e";
+/** For images to be pulled, volumes to be made, and everything to start. */
+const START_MS = 900_000;
+const STEP_MS = 300_000;
+/** With checkpoints on object storage no pod has to be where another is. */
+const ELSEWHERE = [
+  "configMapGenerator: [{ name: goku-demo-job, behavior: merge, files: [shapes.yaml] }]",
+  "patches:",
+  ...["goku-worker", "goku-controller"].map(
+    (name) =>
+      `  - { target: { kind: StatefulSet, name: ${name} }, patch: '${JSON.stringify([{ op: "remove", path: "/spec/template/spec/affinity" }])}' }`,
+  ),
+];
+
+function kubectl(args: readonly string[], input = ""): string {
+  const done = spawnSync("kubectl", ["--kubeconfig", kubeconfig!, ...args], { encoding: "utf8", input });
+  if (done.status !== 0) throw new Error(`kubectl ${args.join(" ")}: ${done.stderr}`);
+  return done.stdout;
+}
+const inGoku = (...args: string[]) => kubectl(["-n", "goku", ...args]);
+function job(): TrainingJob | null {
+  const text = inGoku("get", "trainingjob", "shapes", "--ignore-not-found", "-o", "json");
+  return text === "" ? null : (JSON.parse(text) as TrainingJob);
+}
+const step = () => job()?.status?.step ?? 0;
+const reasons = () =>
+  inGoku(
+    "get",
+    "events",
+    "--field-selector",
+    "involvedObject.name=shapes",
+    "-o",
+    "jsonpath={.items[*].reason}",
+  ).split(" ");
+/** It trains, further than now. */
+const goesOn = async (what: string) => {
+  const now = step();
+  await untilIn(STEP_MS, what, () => job()?.status?.phase === "Running" && step() > now);
+};
+const uidOf = (pod: string) =>
+  inGoku("get", "pod", pod, "--ignore-not-found", "-o", "jsonpath={.metadata.uid}");
+
+before(() => {
+  if (skip) return;
+  mkdirSync(FOLDER, { recursive: true });
+  const images = ["goku-controller", "goku-worker-cpu"].map(
+    (name) => `  - { name: ${name}, newName: ${registry}${name}, newTag: 0.1.0 }`,
+  );
+  const uri = process.env.GOKU_TEST_CHECKPOINT_URI;
+  if (uri !== undefined) {
+    // Agents of several machines: the job's checkpoints where all of them reach them.
+    const text = readFileSync("deploy/kubernetes/overlays/cpu-demo/shapes.yaml", "utf8");
+    writeFileSync(path.join(FOLDER, "shapes.yaml"), text.replace("file:///checkpoints/shapes", uri));
+  }
+  const elsewhere = uri === undefined ? [] : ELSEWHERE;
+  const lines = [
+    "namespace: goku",
+    "resources: [../cpu-demo]",
+    "components: [../../components/node-taints]",
+    ...elsewhere,
+    "images:",
+    ...images,
+  ];
+  writeFileSync(path.join(FOLDER, "kustomization.yaml"), `${lines.join("\n")}\n`);
+});
+after(() => {
+  if (skip) return;
+  spawnSync("kubectl", [
+    "--kubeconfig",
+    kubeconfig!,
+    "delete",
+    "--ignore-not-found",
+    "--wait=true",
+    "-k",
+    FOLDER,
+  ]);
+  rmSync(FOLDER, { recursive: true, force: true });
+});
+
+test("the API server takes every manifest, with unknown fields refused", { skip }, () => {
+  kubectl(["apply", "--server-side", "--force-conflicts", "--validate=strict", "-k", FOLDER]);
+});
+
+test("everything starts by itself, and the job trains", { skip }, async () => {
+  await untilIn(START_MS, "the job trains", () => job()?.status?.phase === "Running" && step() > 2);
+  assert.match(
+    inGoku("get", "trainingjobs"),
+    /NAME\s+PHASE\s+STEP\s+PERCENT\s+ETA\s+LOSS\s+LAYOUT\s+LAST INCIDENT/,
+  );
+});
+
+const BAD: [patch: string, said: RegExp][] = [
+  ['{"train":{"steps":0}}', /want a whole number of at least 1/],
+  ['{"precision":"fp16"}', /want one of fp32, bf16/],
+  ['{"data":{"media":"./here"}}', /want an absolute path/],
+  ['{"trainer":{"command":["true"]}}', /has no place beside trainer/],
+  ['{"typo":1}', /unknown field/],
+];
+for (const [patch, said] of BAD)
+  test(`the API server refuses ${patch} as gokuctl does`, { skip }, () => {
+    const good = { data: { media: "/data" }, train: { steps: 5 }, checkpoint: { uri: "file:///runs/bad" } };
+    const object = {
+      ...{
+        apiVersion: "goku.dev/v1alpha1",
+        kind: "TrainingJob",
+        metadata: { name: "bad", namespace: "goku" },
+      },
+      spec: { ...good, ...(JSON.parse(patch) as object) },
+    };
+    assert.throws(
+      () => kubectl(["apply", "--dry-run=server", "--validate=strict", "-f", "-"], JSON.stringify(object)),
+      said,
+    );
+  });
+
+test("a spec that changes is refused", { skip }, () => {
+  assert.throws(
+    () => inGoku("patch", "trainingjob", "shapes", "--type=merge", "-p", '{"spec":{"seed":9}}'),
+    /does not change/,
+  );
+});
+
+test("a pod that is deleted saves, comes back, and is told of as what it was", { skip }, async () => {
+  const before_ = uidOf("goku-worker-1");
+  inGoku("delete", "pod", "goku-worker-1", "--wait=false");
+  await untilIn(STEP_MS, "another pod is there", () => !["", before_].includes(uidOf("goku-worker-1")));
+  await goesOn("it trains again");
+  assert.ok(reasons().includes("NodePreempted"), reasons().join());
+  assert.ok(reasons().includes("Recovered"), reasons().join());
+});
+
+test("a pod that is forced away is a lost node, and the job goes on", { skip }, async () => {
+  inGoku("delete", "pod", "goku-worker-0", "--force", "--grace-period=0");
+  await goesOn("it trains again");
+});
+
+test("controllers are rolled: another leads, the Service finds it, training does not notice", {
+  skip,
+}, async () => {
+  const incidents = job()?.status?.incidents;
+  inGoku("rollout", "restart", "statefulset/goku-controller");
+  inGoku("rollout", "status", "statefulset/goku-controller", "--timeout=300s");
+  await goesOn("it is told that it trains");
+  assert.equal(job()?.status?.incidents, incidents);
+  const leaders = inGoku("get", "pods", "-l", "goku.dev/leader=true", "-o", "name").trim().split("\n");
+  assert.equal(leaders.length, 1, leaders.join());
+});
+
+test("a machine that is tainted loses its agent, which comes back elsewhere", { skip }, async (t) => {
+  const machines = kubectl(["get", "nodes", "-o", "jsonpath={.items[*].metadata.name}"]).split(" ");
+  if (machines.length < 2 || process.env.GOKU_TEST_CHECKPOINT_URI === undefined)
+    return t.skip("one machine, or checkpoints that only one may have: GOKU_TEST_CHECKPOINT_URI is not set");
+  const machineOf = () =>
+    inGoku("get", "pod", "goku-worker-1", "--ignore-not-found", "-o", "jsonpath={.spec.nodeName}");
+  const bad = machineOf();
+  kubectl(["taint", "node", bad, "goku.dev/test=:NoExecute"]);
+  t.after(() => kubectl(["taint", "node", bad, "goku.dev/test-"]));
+  await untilIn(STEP_MS, "it runs elsewhere", () => !["", bad].includes(machineOf()));
+  await goesOn("it trains again");
+  assert.ok(reasons().includes("NodePreempted"), reasons().join());
+});
+
+test("a job that is deleted saves and stops, then goes", { skip }, async () => {
+  const at = step();
+  inGoku("delete", "trainingjob", "shapes", "--wait=false");
+  await untilIn(STEP_MS, "it is gone", () => job() === null);
+  if (process.env.GOKU_TEST_CHECKPOINT_URI !== undefined) return;
+  const files = inGoku("exec", "goku-worker-0", "--", "ls", "/checkpoints/shapes").split(/\s+/);
+  const saved = files.map((name) => Number(/^checkpoint-(\d+)$/.exec(name)?.[1] ?? 0));
+  assert.ok(Math.max(...saved) >= at, `${files.join()} after step ${at}`);
+});

@@ -1,0 +1,50 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { finishes, JOB, trained } from "./scenario.js";
+
+for (const phase of ["forward", "vote"] as const)
+  for (const stepMs of [100, 400, 3_000]) {
+    test(`rank: stopped in ${phase}, with steps of ${stepMs} ms: named within 3 of them and 2 s`, async () => {
+      for (const rank of [0, 3]) {
+        const sim = await trained(35, {}, { stepMs, steps: 40 });
+        const victim = sim.rankOf(JOB, rank);
+        await sim.until(() => victim.phase === phase);
+        sim.groupOf(JOB)!.holdChance = 1;
+        victim.stopped = true;
+        sim.groupOf(JOB)!.disturbed = true;
+        const sinceMs = sim.scheduler.nowMs;
+        await sim.until(() => !victim.alive);
+        const tookMs = sim.scheduler.nowMs - sinceMs;
+        const usualMs = 1.3 * stepMs; // a step takes as long as its slowest rank
+        assert.ok(tookMs <= 3 * usualMs + 2_000, `${tookMs} ms`);
+        await finishes(sim);
+      }
+    });
+  }
+
+test("ranks: stand still again and again, for less than a hang takes, with agents that beat at any time: nobody is judged", async () => {
+  const sim = await trained(10, {}, { stepMs: 200, steps: 120 });
+  for (let i = 0; i < 12; i++) {
+    const rank = sim.rankOf(JOB, i % 4);
+    rank.stopped = true;
+    await sim.run(1_150 + 15 * i);
+    rank.goOn();
+    await sim.run(600 + 70 * i);
+  }
+  await finishes(sim);
+  assert.equal(sim.groups.size, 1);
+});
+
+test("rank: waits for data for 20 s and shows that it lives: nobody is judged; one that only says so is", async () => {
+  const sim = await trained(20, {}, { stepMs: 200, steps: 60 });
+  await sim.until(() => sim.rankOf(JOB, 2).phase === "forward");
+  sim.rankOf(JOB, 2).awaitData(20_000);
+  await sim.run(21_000);
+  assert.equal(sim.groups.size, 1, sim.status());
+  await sim.until(() => sim.rankOf(JOB, 2).phase === "forward");
+  sim.rankOf(JOB, 2).awaitData(60_000);
+  sim.groupOf(JOB)!.disturbed = true;
+  await sim.until(() => sim.incidents(JOB).length === 1);
+  assert.match(sim.incidents(JOB)[0]!.what, /^rank 2 on n01 has not moved for 3\d\.\d s \(step \d+, data/);
+  await finishes(sim);
+});

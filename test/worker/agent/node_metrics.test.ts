@@ -1,0 +1,95 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { RankProgress } from "../../../gen/goku/v1/agent.pb.js";
+import { type NodeLook, NodeMetrics } from "../../../worker/agent/node_metrics.js";
+import { readExposition } from "../../support/exposition.js";
+
+function rank(number: number, generation = 3n): NodeLook["ranks"][number] {
+  const times = { steps: 10n, work: 2_000n, forwardUs: 1_500_000n, backwardUs: 3_000_000n, optimizerUs: 0n };
+  const page = RankProgress.fromPartial({
+    rank: number,
+    pid: process.pid,
+    step: 110n,
+    generation,
+    unchangedMs: 250n,
+    times: { ...times, dataUs: 500_000n, waitUs: 2_000_000n },
+  });
+  const waitUs = {
+    allGather: 1_000_000n,
+    reduceScatter: 0n,
+    allReduce: 0n,
+    allToAll: 250_000n,
+    vote: 750_000n,
+  };
+  return { page, waitUs };
+}
+
+const empty: NodeLook = { job: "", ranks: [], linked: false, ownBytes: 0, replicaBytes: 0 };
+
+async function shown(metrics: NodeMetrics): Promise<string[]> {
+  const all = readExposition(await metrics.render());
+  return [...all.values()].flatMap(({ series }) =>
+    series
+      .filter(({ name }) => name.startsWith("goku_"))
+      .map(({ name, labels, value }) => `${name}${JSON.stringify(labels)} ${value}`),
+  );
+}
+
+test("NodeMetrics shows what the pages of its ranks say, in base units", async () => {
+  const look = {
+    ...empty,
+    job: "shapes",
+    ranks: [rank(4), rank(5)],
+    linked: true,
+    ownBytes: 300,
+    replicaBytes: 100,
+  };
+  const series = await shown(new NodeMetrics({ slots: 2, peakFlops: 5e12, look: () => look }));
+  const own = '"job":"shapes","rank":"4"';
+  for (const line of [
+    "goku_node_slots{} 2",
+    "goku_node_ranks{} 2",
+    "goku_node_controller_connected{} 1",
+    'goku_node_snapshot_bytes{"kind":"own"} 300',
+    'goku_node_snapshot_bytes{"kind":"replica"} 100',
+    `goku_rank_step{${own}} 110`,
+    `goku_rank_unchanged_seconds{${own}} 0.25`,
+    `goku_rank_steps_total{${own}} 10`,
+    `goku_rank_model_flops_total{${own}} 12000000000`,
+    `goku_rank_peak_flops{${own}} 5000000000000`,
+    `goku_rank_section_seconds_total{${own},"section":"backward"} 3`,
+    `goku_rank_section_seconds_total{${own},"section":"data"} 0.5`,
+    `goku_rank_wait_seconds_total{${own},"collective":"all_to_all"} 0.25`,
+    `goku_rank_wait_seconds_total{${own},"collective":"vote"} 0.75`,
+  ])
+    assert.ok(series.includes(line), `${line}\n${series.join("\n")}`);
+  const resident = series.find((line) => line.startsWith(`goku_rank_resident_bytes{${own}`));
+  assert.ok(Number(resident?.split(" ")[1]) > 1e6, resident);
+});
+
+test("NodeMetrics: ranks that have gone are shown no more, and a sum that begins again does", async () => {
+  let look: NodeLook = { ...empty, job: "shapes", ranks: [rank(4), rank(5)] };
+  const metrics = new NodeMetrics({ slots: 2, peakFlops: null, look: () => look });
+  const ranks = async () => (await shown(metrics)).filter((line) => line.includes('"rank"'));
+  const before = (await ranks()).length;
+  assert.ok(before > 20 && !(await ranks()).some((line) => line.startsWith("goku_rank_peak_flops")));
+  const again = rank(4);
+  again.page.times!.steps = 1n;
+  look = { ...look, ranks: [again] };
+  assert.equal((await ranks()).length, before / 2);
+  assert.ok((await ranks()).includes('goku_rank_steps_total{"job":"shapes","rank":"4"} 1'));
+  look = empty;
+  assert.deepEqual(await ranks(), []);
+});
+
+test("NodeMetrics shows how slow its ranks are as the controller told, in that generation alone", async () => {
+  let look: NodeLook = { ...empty, job: "shapes", ranks: [rank(4), rank(5)] };
+  const metrics = new NodeMetrics({ slots: 2, peakFlops: null, look: () => look });
+  const ratios = async () =>
+    (await shown(metrics)).filter((line) => line.startsWith("goku_rank_slowness_ratio"));
+  assert.deepEqual(await ratios(), []);
+  metrics.told({ generation: 3n, ranks: [5], slowness: [1.75] });
+  assert.deepEqual(await ratios(), ['goku_rank_slowness_ratio{"job":"shapes","rank":"5"} 1.75']);
+  look = { ...look, ranks: [rank(5, 4n)] };
+  assert.deepEqual(await ratios(), []);
+});

@@ -1,0 +1,169 @@
+import { readFileSync } from "node:fs";
+import type { RankProgress, RankScores } from "../../gen/goku/v1/agent.pb.js";
+import { type Labels, MetricSet } from "../../job/metric_set.js";
+import { NODE_METRICS, type NodeMetric } from "../../job/metrics.js";
+import type { CounterName } from "../../job/signals/counters.js";
+import type { PageContent } from "./progress_reader.js";
+
+/** A million multiply-adds of a forward pass are so many operations with the backward pass. */
+const FLOPS_PER_WORK = 6e6;
+
+/** What the agent looks up for a scrape. */
+export interface NodeLook {
+  /** Name of the job whose ranks are here. */
+  job: string;
+  /** Ranks with a place, as their pages are now. */
+  ranks: { page: RankProgress; waitUs: PageContent["waitUs"] | null }[];
+  /** There is a controller. */
+  linked: boolean;
+  /** Whole states in shared memory. */
+  ownBytes: number;
+  replicaBytes: number;
+}
+
+export interface NodeMetricsOptions {
+  slots: number;
+  /** Of one slot; null: not told. */
+  peakFlops: number | null;
+  look: () => NodeLook;
+}
+
+/** Metrics of one agent: what its ranks' pages say at each scrape, and what the agent itself does for them. */
+export class NodeMetrics {
+  private readonly set = new MetricSet<NodeMetric>(NODE_METRICS);
+  private readonly options: NodeMetricsOptions;
+  private scores: RankScores = { generation: 0n, ranks: [], slowness: [] };
+
+  constructor(options: NodeMetricsOptions) {
+    this.options = options;
+    this.set.tell("goku_node_slots", options.slots);
+  }
+
+  get contentType(): string {
+    return this.set.contentType;
+  }
+
+  async render(): Promise<string> {
+    this.show(this.options.look());
+    return await this.set.render();
+  }
+
+  /** The controller tells how slow the ranks of this node are. */
+  told(scores: RankScores): void {
+    this.scores = scores;
+  }
+
+  replicaSent({ bytes, seconds }: { bytes: number; seconds: number }): void {
+    this.set.tell("goku_replica_seconds", seconds);
+    this.set.tell("goku_replica_sent_bytes_total", bytes);
+    this.set.tell("goku_replica_last_timestamp_seconds", Date.now() / 1000);
+  }
+
+  replicaRetried(): void {
+    this.set.tell("goku_replica_retries_total", 1);
+  }
+
+  saveRetried(): void {
+    this.set.tell("goku_save_retries_total", 1);
+  }
+
+  recordFailed(): void {
+    this.set.tell("goku_run_record_failures_total", 1);
+  }
+
+  hardwareErrors(counter: CounterName, by: number): void {
+    this.set.tell("goku_node_hardware_errors_total", by, { counter });
+  }
+
+  private show({ job, ranks, linked, ownBytes, replicaBytes }: NodeLook): void {
+    const { set } = this;
+    set.tell("goku_node_ranks", ranks.length);
+    set.tell("goku_node_controller_connected", linked ? 1 : 0);
+    set.tell("goku_node_snapshot_bytes", ownBytes, { kind: "own" });
+    set.tell("goku_node_snapshot_bytes", replicaBytes, { kind: "replica" });
+    const each = <T>(series: (rank: NodeLook["ranks"][number], labels: Labels) => T[]): T[] =>
+      ranks.flatMap((rank) => series(rank, { job, rank: String(rank.page.rank) }));
+    set.show(
+      "goku_rank_step",
+      each(({ page }, own) => [[own, Number(page.step)]]),
+    );
+    set.show(
+      "goku_rank_unchanged_seconds",
+      each(({ page }, own) => [[own, Number(page.unchangedMs) / 1000]]),
+    );
+    set.show(
+      "goku_rank_resident_bytes",
+      each(({ page }, own) => residentBytes(page.pid).map((bytes) => [own, bytes])),
+    );
+    const { peakFlops } = this.options;
+    if (peakFlops !== null)
+      set.show(
+        "goku_rank_peak_flops",
+        each((_, own) => [[own, peakFlops]]),
+      );
+    this.showTimes(each);
+    this.showScores(each);
+  }
+
+  private showTimes(
+    each: (
+      series: (rank: NodeLook["ranks"][number], labels: Labels) => [Labels, number][],
+    ) => [Labels, number][],
+  ): void {
+    const { set } = this;
+    const us = (value: bigint | undefined) => Number(value ?? 0n) / 1e6;
+    set.show(
+      "goku_rank_steps_total",
+      each(({ page }, own) => [[own, Number(page.times?.steps ?? 0n)]]),
+    );
+    set.show(
+      "goku_rank_model_flops_total",
+      each(({ page }, own) => [[own, FLOPS_PER_WORK * Number(page.times?.work ?? 0n)]]),
+    );
+    set.show(
+      "goku_rank_section_seconds_total",
+      each(({ page: { times } }, own) => [
+        [{ ...own, section: "forward" }, us(times?.forwardUs)],
+        [{ ...own, section: "backward" }, us(times?.backwardUs)],
+        [{ ...own, section: "optimizer" }, us(times?.optimizerUs)],
+        [{ ...own, section: "data" }, us(times?.dataUs)],
+      ]),
+    );
+    set.show(
+      "goku_rank_wait_seconds_total",
+      each(({ waitUs }, own) => [
+        [{ ...own, collective: "all_gather" }, us(waitUs?.allGather)],
+        [{ ...own, collective: "reduce_scatter" }, us(waitUs?.reduceScatter)],
+        [{ ...own, collective: "all_reduce" }, us(waitUs?.allReduce)],
+        [{ ...own, collective: "all_to_all" }, us(waitUs?.allToAll)],
+        [{ ...own, collective: "vote" }, us(waitUs?.vote)],
+      ]),
+    );
+  }
+
+  /** Those of an older generation say nothing of the ranks that are here now. */
+  private showScores(
+    each: (
+      series: (rank: NodeLook["ranks"][number], labels: Labels) => [Labels, number][],
+    ) => [Labels, number][],
+  ): void {
+    const { generation, ranks, slowness } = this.scores;
+    this.set.show(
+      "goku_rank_slowness_ratio",
+      each(({ page }, own) => {
+        const ratio = page.generation === generation ? slowness[ranks.indexOf(page.rank)] : undefined;
+        return ratio === undefined ? [] : [[own, ratio]];
+      }),
+    );
+  }
+}
+
+/** None where the process has gone. */
+function residentBytes(pid: number): number[] {
+  try {
+    const kilobytes = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "latin1"))?.[1];
+    return kilobytes === undefined ? [] : [1024 * Number(kilobytes)];
+  } catch {
+    return [];
+  }
+}
