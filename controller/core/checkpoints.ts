@@ -22,9 +22,10 @@ export function onSaved(
   job.excludedCheckpoints.delete(uri);
   job.checkpoints = job.checkpoints.filter((entry) => entry.uri !== uri);
   const unusable = isGivenUp(job.record.rollBacks, state) ? "the run went back to a step before it" : null;
-  job.checkpoints.push({ uri, state, bytes, seconds, committedAtMs: turn.nowMs, unusable });
-  job.checkpoints.sort((a, b) => compareStates(a.state, b.state));
+  const added = { uri, state, bytes, seconds, committedAtMs: turn.nowMs, unusable };
+  job.checkpoints = [...job.checkpoints, added].sort((a, b) => compareStates(a.state, b.state));
   job.checkpoints = retain(job);
+  if (!job.checkpoints.includes(added)) return; // repeated after retention has dropped it
   observe(turn, "goku_checkpoints_committed_total", 1);
   observe(turn, "goku_checkpoint_seconds", seconds);
   observe(turn, "goku_checkpoint_written_bytes_total", bytes);

@@ -8,15 +8,16 @@ type SaveReport = Extract<Report, { $case: "checkpointCommitted" | "checkpointFa
 
 /** Steps kept for repeating: for a new leader's loss curve, and what piled up without one. */
 const STEP_COUNT_MAX = 4_096;
-/** A step older than this, once written to a stream, has arrived there or the stream was found broken. */
-const STEP_REPEAT_MS = 30_000;
+/**
+ * A report older than this, once written to a stream, has arrived there and is written down, or the stream was found broken:
+ * a leader that has lost its store gives up well before, and closes its streams.
+ */
+const REPEAT_MS = 30_000;
 
-/** Commits kept that no controller was there to hear of; jobs keep fewer checkpoints. */
+/** Commits kept that may not be written down; jobs keep fewer checkpoints. */
 const SAVE_COUNT_MAX = 256;
 /** Signs of trouble kept for repeating; older ones are dropped. */
 const SIGNALS_COUNT_MAX = 64;
-/** A repeat is known by its time, so that one told twice counts once. */
-const SIGNALS_REPEAT_MS = 30_000;
 
 /** Reports that hold for the rest of their generation; the newest of each kind and rank counts. */
 const LASTING = new Set<Report["$case"]>([
@@ -36,17 +37,28 @@ const LASTING = new Set<Report["$case"]>([
 /** Those of them that come after the steps: a job whose ranks are all done hears no more of its steps. */
 const ENDS = new Set<Report["$case"]>(["rankFailed", "rankExited", "rankFinished"]);
 
+/** A report that is told again while it may have been missed. */
+interface Kept<R> {
+  report: R;
+  /** When it was made, or last repeated. */
+  atMs: number;
+  sent: boolean;
+}
+
 /**
  * Reports that must not get lost with a stream: kept until something supersedes them and repeated after every Hello.
  * The protocol has no acknowledgements, because a repeat is harmless and most reports are made obsolete within a second.
  */
 export class Outbox {
   private lasting = new Map<string, Report>();
-  private steps: { report: Report; atMs: number; sent: boolean }[] = [];
-  /** Of the machine and its ranks, whatever becomes of the generation. */
-  private signals: { report: Report; atMs: number; sent: boolean }[] = [];
-  /** The newest commit and those that nobody heard, the newest alarm until a later save succeeds; in the order they were made. */
-  private saves: { report: SaveReport; told: boolean }[] = [];
+  private steps: Kept<Report>[] = [];
+  /** Of the machine and its ranks, whatever becomes of the generation; a repeat is known by its time, and counts once. */
+  private signals: Kept<Report>[] = [];
+  /**
+   * The newest commit and those that no leader may have written down, the newest alarm until a later save succeeds; in the
+   * order they were made.
+   */
+  private saves: Kept<SaveReport>[] = [];
   private released: Report | null = null;
 
   /** Keeps a report as long as it matters. `sent`: it was written to a living stream just now. */
@@ -59,9 +71,10 @@ export class Outbox {
     } else if (report.$case === "checkpointCommitted" || report.$case === "checkpointFailed") {
       if (report.$case === "checkpointCommitted") this.dropAlarm();
       this.saves = this.saves.filter(
-        (kept) => kept.report.$case !== report.$case || (isCommit(kept.report) && !kept.told),
+        (kept) =>
+          kept.report.$case !== report.$case || (isCommit(kept.report) && (!sent || isMissed(kept, nowMs))),
       );
-      this.saves.push({ report, told: sent });
+      this.saves.push({ report, atMs: nowMs, sent });
       if (this.saves.length > SAVE_COUNT_MAX) this.saves.shift();
     } else if (report.$case === "nodeReleased") this.released = report;
   }
@@ -73,7 +86,7 @@ export class Outbox {
 
   /** One that no controller was there to hear stays, and goes before the commit that followed it. */
   private dropAlarm(): void {
-    this.saves = this.saves.filter(({ report, told }) => report.$case === "checkpointCommitted" || !told);
+    this.saves = this.saves.filter(({ report, sent }) => isCommit(report) || !sent);
   }
 
   /** A new generation was prepared: what was said about older ones is obsolete. */
@@ -104,18 +117,20 @@ export class Outbox {
    * is told all that are kept; one that was only out of reach, those it may have missed.
    */
   repeat(nowMs: number, newLeader: boolean): Report[] {
-    const missed = this.steps.filter(({ sent, atMs }) => newLeader || !sent || nowMs - atMs < STEP_REPEAT_MS);
-    for (const step of this.steps) step.sent = true;
-    const signals = this.signals.filter(({ sent, atMs }) => !sent || nowMs - atMs < SIGNALS_REPEAT_MS);
-    this.signals = signals.map((one) => ({ ...one, sent: true, atMs: one.sent ? one.atMs : nowMs }));
+    const steps = this.steps.filter((step) => newLeader || isMissed(step, nowMs));
+    this.signals = this.signals.filter((signal) => isMissed(signal, nowMs));
+    const signals = this.signals.map(({ report }) => report);
     const saves = this.saves.map(({ report }) => report);
-    for (const save of this.saves) save.told = true;
-    if (this.saves.at(-1)?.report.$case === "checkpointCommitted") this.dropAlarm();
+    for (const kept of [...steps, ...this.signals, ...this.saves]) {
+      kept.atMs = nowMs;
+      kept.sent = true;
+    }
+    if (saves.at(-1)?.$case === "checkpointCommitted") this.dropAlarm();
     const lasting = [...this.lasting.values()];
     return [
-      ...signals.map(({ report }) => report),
+      ...signals,
       ...lasting.filter(({ $case }) => !ENDS.has($case)),
-      ...missed.map((step) => step.report),
+      ...steps.map(({ report }) => report),
       ...lasting.filter(({ $case }) => ENDS.has($case)),
       ...saves,
       ...(this.released === null ? [] : [this.released]),
@@ -128,8 +143,13 @@ export class Outbox {
   }
 }
 
-function isCommit(report: SaveReport): boolean {
+function isCommit(report: Report): boolean {
   return report.$case === "checkpointCommitted";
+}
+
+/** Whether a leader may not have heard it, or not written it down. */
+function isMissed({ sent, atMs }: Kept<Report>, nowMs: number): boolean {
+  return !sent || nowMs - atMs < REPEAT_MS;
 }
 
 const PREVIEW_DUE = "previewDue node";

@@ -32,6 +32,14 @@ test("a job remembers a hundred checkpoints of round steps, the newest", () => {
   assert.deepEqual(found, steps.slice(-101));
 });
 
+test("a commit that is told again after retention has dropped it counts once and is not written down", () => {
+  const core = trained({ keep_last: 2 });
+  for (const step of [10, 20, 30]) core.saved("n0", { generation: 1, step });
+  core.effects = [];
+  core.saved("n0", { generation: 1, step: 10 });
+  assert.deepEqual(core.effects, []);
+});
+
 test("a commit that is told late does not take the place of the one that its run, gone back, made at the same step", () => {
   const core = trained();
   core.saved("n0", { generation: 3, step: 30 });

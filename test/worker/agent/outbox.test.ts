@@ -41,9 +41,9 @@ test("Outbox repeats to the same leader steps that it may have missed, to a new 
   outbox.add(step(2), 1_000, false);
   outbox.add(step(3), 2_000, false);
   assert.deepEqual(outbox.repeat(60_000, false), [step(2), step(3)]);
-  assert.deepEqual(outbox.repeat(60_001, false), []);
   outbox.add(step(4), 60_002, true);
-  assert.deepEqual(outbox.repeat(60_003, false), [step(4)]);
+  assert.deepEqual(outbox.repeat(60_003, false), [step(2), step(3), step(4)], "that stream has ended, too");
+  assert.deepEqual(outbox.repeat(99_000, false), []);
   assert.deepEqual(outbox.repeat(99_000, true), [step(1), step(2), step(3), step(4)]);
 });
 
@@ -70,23 +70,34 @@ test("Outbox keeps the newest commit over generations, and an alarm until a late
   outbox.add(failed(20), 0, true);
   outbox.prepared();
   assert.deepEqual(outbox.repeat(1, false), [committed(10), failed(20)]);
-  outbox.add(committed(30), 2, true);
-  assert.deepEqual(outbox.repeat(3, false), [committed(30)]);
+  outbox.add(committed(30), 40_000, true);
+  assert.deepEqual(outbox.repeat(90_000, false), [committed(30)]);
 });
 
 test("Outbox keeps every commit that no controller was there to hear of, up to 256", () => {
   const outbox = new Outbox();
   outbox.add(committed(10), 0, true);
-  outbox.add(committed(20), 1, false);
-  outbox.add(committed(30), 2, false);
-  assert.deepEqual(outbox.repeat(3, true), [committed(20), committed(30)]);
-  outbox.add(committed(40), 4, true);
-  assert.deepEqual(outbox.repeat(5, true), [committed(40)]);
-  for (let number = 1; number <= 300; number++) outbox.add(committed(100 + number), 6, false);
+  outbox.add(committed(20), 40_000, true);
+  outbox.add(committed(30), 90_000, false);
+  outbox.add(committed(40), 140_000, false);
+  const kept = [committed(20), committed(30), committed(40)]; // 20: nobody knows until when that stream lived
+  assert.deepEqual(outbox.repeat(150_000, true), kept);
+  outbox.add(committed(50), 160_000, true);
+  assert.deepEqual(outbox.repeat(161_000, true), [...kept, committed(50)], "may not be written down yet");
+  outbox.add(committed(60), 200_000, true);
+  assert.deepEqual(outbox.repeat(201_000, true), [committed(60)]);
+  for (let number = 1; number <= 300; number++) outbox.add(committed(100 + number), 202_000, false);
   assert.deepEqual(
-    outbox.repeat(7, true),
+    outbox.repeat(203_000, true),
     Array.from({ length: 256 }, (_, i) => committed(145 + i)),
   );
+});
+
+test("Outbox keeps the commits that were told to a leader which may have lost its store", () => {
+  const outbox = new Outbox();
+  for (const number of [10, 20, 30]) outbox.add(committed(number), number * 100, true);
+  outbox.add(committed(40), 60_000, false); // its stream has ended meanwhile
+  assert.deepEqual(outbox.repeat(200_000, true), [10, 20, 30, 40].map(committed));
 });
 
 test("Outbox says once more that the node was released, until it is prepared again", () => {
@@ -105,8 +116,8 @@ test("Outbox keeps an alarm that no controller heard, before the commit that fol
   outbox.add(committed(10), 0, true);
   outbox.add(failed(20), 1, false);
   outbox.add(committed(30), 2, false);
-  assert.deepEqual(outbox.repeat(3, true), [failed(20), committed(30)]);
-  assert.deepEqual(outbox.repeat(4, true), [committed(30)]);
+  assert.deepEqual(outbox.repeat(3, true), [committed(10), failed(20), committed(30)]);
+  assert.deepEqual(outbox.repeat(4, true), [committed(10), committed(30)]);
 });
 
 test("Outbox drops an alarm that was told when a later save of this node is done, though another one commits it", () => {
@@ -133,6 +144,6 @@ test("Outbox repeats signs of trouble that were not sent, or may have been lost,
   outbox.prepared();
   outbox.forgetJob();
   assert.deepEqual(outbox.repeat(50_000, false), [sign("xid.48"), sign("xid.79")]);
-  assert.deepEqual(outbox.repeat(75_000, true), [sign("xid.48")], "which was first sent at 50,000");
-  assert.deepEqual(outbox.repeat(80_000, true), []);
+  assert.deepEqual(outbox.repeat(75_000, true), [sign("xid.48"), sign("xid.79")], "sent at 50,000");
+  assert.deepEqual(outbox.repeat(105_000, true), []);
 });
