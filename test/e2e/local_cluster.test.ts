@@ -14,6 +14,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { after, test } from "node:test";
+import { entryPoint } from "../../job/entry_points.js";
 import { writeShapes } from "../../worker/data/shapes/write_shapes.js";
 
 /** `train --local` as a person runs it: in a process group of its own, which Ctrl-C reaches as a whole. */
@@ -48,7 +49,7 @@ async function trainLocal(
 ): Promise<{ lines: Line[]; code: number | null; stderr: string; temporary: string }> {
   const temporary = path.join(scratch, "tmp");
   mkdirSync(temporary);
-  const main = path.join(import.meta.dirname, "../../cli/main.js");
+  const main = entryPoint("gokuctl");
   const child = spawn(process.execPath, [main, "train", file, "--local", "2x1", "--json"], {
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, TMPDIR: temporary },

@@ -1,10 +1,9 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { availableParallelism } from "node:os";
-import path from "node:path";
+import { entryPoint } from "../../job/entry_points.js";
 import type { FromChecker, ToChecker } from "../check_messages.js";
 import type { ProcessRecords } from "./process_records.js";
 
-const ENTRY = path.join(import.meta.dirname, "../checks/main.js");
 /** How long it may take to start on a busy machine. */
 const BOOT_MS = 30_000;
 /** Of what it wrote last, for people. */
@@ -25,7 +24,7 @@ export class CheckerProcess {
   private last = "";
 
   constructor(records: ProcessRecords) {
-    this.child = fork(ENTRY, [], {
+    this.child = fork(entryPoint("checks"), [], {
       stdio: ["ignore", "ignore", "pipe", "ipc"],
       serialization: "advanced", // group numbers are bigints
       env: checkerEnvironment(),
