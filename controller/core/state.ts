@@ -310,6 +310,8 @@ export interface GenerationState extends GenerationPlaces {
   reached: Uint8Array;
   reachedCount: number;
   finished: { state: StateName; reason: "steps" | "stop" } | null;
+  /** Until when ranks that have not told their end are waited for, once it has finished. */
+  finishByMs: number;
   /** When it was told to run, or found running; 0: not yet. */
   runMs: number;
   /** Of ranks that are programs of their own: some ended because they were told to. */
@@ -489,6 +491,7 @@ export function createGeneration(options: {
     reached: new Uint8Array(layout.worldSize),
     reachedCount: 0,
     finished: null,
+    finishByMs: 0,
     runMs: 0,
     programsStopped: false,
     yielding: false,

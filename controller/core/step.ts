@@ -13,7 +13,7 @@ import { gainLeadership, lead, loseLeadership } from "./leadership.js";
 import { onLeaveTimer } from "./leave.js";
 import { onDisconnected } from "./nodes.js";
 import { onRecoveryTimer } from "./recover.js";
-import { tryComplete } from "./run.js";
+import { onFinishDue } from "./run.js";
 import { armChecks, onChecksTimer, vouch } from "./self_checks.js";
 import { onWordsTimer } from "./signals.js";
 import type { Continuation, CoreState, JobState } from "./state.js";
@@ -193,7 +193,7 @@ function onStageTimer(turn: Turn, job: JobState): void {
     return;
   }
   if (generation.stage === "run") {
-    tryComplete(turn, job, true);
+    onFinishDue(turn, job);
     return;
   }
   if (generation.stage !== "persisting") checkForming(turn, job);
