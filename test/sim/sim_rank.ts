@@ -70,6 +70,8 @@ export class SimRank {
   timedSteps = 0;
   timedMs = 0;
   changedMs = 0;
+  /** The longest time between two signs of life since it was last taken. */
+  #pauseMs = 0;
   readonly #scheduler: Scheduler;
   readonly random: Random;
   #epoch = 0;
@@ -111,7 +113,21 @@ export class SimRank {
 
   enter(phase: RankPhase): void {
     this.phase = phase;
-    this.changedMs = this.#scheduler.nowMs;
+    this.#showLife();
+  }
+
+  #showLife(): void {
+    const { nowMs } = this.#scheduler;
+    this.#pauseMs = Math.max(this.#pauseMs, nowMs - this.changedMs);
+    this.changedMs = nowMs;
+  }
+
+  /** At the end of a step, which is a sign of life. */
+  takePauseMs(): number {
+    this.#showLife();
+    const pauseMs = this.#pauseMs;
+    this.#pauseMs = 0;
+    return pauseMs;
   }
 
   /** Its data comes so late, while it shows twice a second that it waits for it; then it does what it was about to do. */
