@@ -168,6 +168,34 @@ describe("nobody is judged", () => {
     assert.equal(cluster.core.job.stage, "running", cluster.what);
   });
 
+  test("where a machine has become three times slower, and the third slow step is the slowest", () => {
+    const cluster = new Cluster({ stepSeconds: 1.15, steps: 30 });
+    for (const stepSeconds of [3.15, 3.7, 4.3]) cluster.train(stepSeconds);
+    assert.equal(cluster.core.job.incidents.length, 0);
+    assert.equal(cluster.core.job.stage, "running", cluster.what);
+  });
+
+  test("where rank 0, which alone tells its pauses, is out of reach, and the others show something once a step", () => {
+    for (const phase of ["forward", "waits"]) {
+      const cluster = new Cluster({ steps: 0 });
+      for (let step = 1; step <= 10; step++) {
+        cluster.pass(5_000, () => {
+          for (const rank of [0, 1, 2, 3]) cluster.move(rank);
+        });
+        cluster.core.stepDone("n0", step, 5, 0, 1n, 0.25);
+      }
+      cluster.silent.add("n0");
+      let step = 10n;
+      const goOn = () => {
+        if (cluster.core.nowMs % 4_900 !== 0) return;
+        const collectiveEntered = 8n * ++step + (phase === "waits" ? 1n : 0n);
+        for (const rank of [2, 3]) cluster.move(rank, { collectiveEntered, collectiveCompleted: 8n * step });
+      };
+      assert.equal(cluster.verdictMs(25_000, goOn), null, cluster.what);
+      assert.ok(cluster.verdictMs(3 * 5_000 + 2_000) !== null);
+    }
+  });
+
   test("when a pause ends after the last heartbeats told of it, before the verdict: agents are asked first", () => {
     const cluster = new Cluster();
     cluster.hang();
