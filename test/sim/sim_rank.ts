@@ -72,6 +72,8 @@ export class SimRank {
   changedMs = 0;
   /** The longest time between two signs of life since it was last taken. */
   #pauseMs = 0;
+  /** The last pause of a second or more that is over. */
+  #over = { untilMs: 0, ms: 0 };
   readonly #scheduler: Scheduler;
   readonly random: Random;
   #epoch = 0;
@@ -118,8 +120,16 @@ export class SimRank {
 
   #showLife(): void {
     const { nowMs } = this.#scheduler;
-    this.#pauseMs = Math.max(this.#pauseMs, nowMs - this.changedMs);
+    const ms = nowMs - this.changedMs;
+    this.#pauseMs = Math.max(this.#pauseMs, ms);
+    if (ms >= 1_000) this.#over = { untilMs: nowMs, ms };
     this.changedMs = nowMs;
+  }
+
+  /** How long it showed no sign of life, until now or until it went on at that time or later. */
+  stoodMs(sinceMs: number): number {
+    const { untilMs, ms } = this.#over;
+    return Math.max(this.#scheduler.nowMs - this.changedMs, untilMs >= sinceMs ? ms : 0);
   }
 
   /** At the end of a step, which is a sign of life. */
