@@ -160,9 +160,9 @@ export class SimRank {
     for (const run of parked) run();
   }
 
-  /** Between two steps a page shows idle for a moment. */
+  /** Between two steps a page shows idle for a moment; that of a rank that stands still shows the same all the time. */
   #pagePhase(): string {
-    const between = this.phase === "forward" && this.random.chance(0.05);
+    const between = this.phase === "forward" && !this.stopped && this.random.chance(0.05);
     return between || this.phase === "starting" ? "idle" : this.phase;
   }
 

@@ -24,6 +24,8 @@ class Cluster {
   readonly silent = new Set<string>();
   /** Agents that have obeyed all that they were told. */
   readonly heard = new Set<string>();
+  /** The newest command that each has obeyed. */
+  readonly #obeyed = new Map<string, bigint>();
   #step = 0;
 
   constructor(options: { stepSeconds?: number; steps?: number } = {}) {
@@ -81,15 +83,17 @@ class Cluster {
       for (const nodeId of NODES) {
         if (this.silent.has(nodeId)) continue;
         const asked = core.commands().includes(`${nodeId} tellProgress`);
-        if (asked || core.nowMs % 1_000 === this.#beatMs[nodeId]) this.#beat(nodeId);
+        if (asked || core.nowMs % 1_000 === this.#beatMs[nodeId]) this.#beat(nodeId, asked);
       }
       core.effects = core.effects.filter((e) => e.kind !== "send" || e.message.$case !== "tellProgress");
     }
   }
 
-  #beat(nodeId: string): void {
+  /** Whoever answers a question has obeyed what it was told before. */
+  #beat(nodeId: string, asked: boolean): void {
     const { core } = this;
-    const heard = { term: 1n, commandId: this.heard.has(nodeId) ? BigInt(core.state.commandLast) : 1n };
+    if (asked || this.heard.has(nodeId)) this.#obeyed.set(nodeId, BigInt(core.state.commandLast));
+    const heard = { term: 1n, commandId: this.#obeyed.get(nodeId) ?? 1n };
     core.heartbeat(nodeId, 1, this.told(nodeId), null, heard);
   }
 
@@ -310,6 +314,24 @@ describe("all ranks wait in one collective, one of them for ever", () => {
     };
     namedMs(cluster, left);
     assert.deepEqual([...cluster.core.job.kills.keys()], [1]);
+  });
+
+  test("others that have left late, since all that their node was told came late and at once, are not taken for it", () => {
+    const cluster = new Cluster();
+    const { core } = cluster;
+    for (const rank of [0, 1, 2, 3]) cluster.move(rank, { collectiveEntered: 1_000n });
+    assert.ok(cluster.verdictMs(5_000) !== null);
+    cluster.silent.add("n1");
+    cluster.pass(100, () => {});
+    core.failed("n0", 0, "COMM_ABORTED");
+    cluster.pass(900, () => {});
+    cluster.silent.delete("n1");
+    const heard = { term: 1n, commandId: BigInt(core.state.commandLast) };
+    core.heartbeat("n1", 1, cluster.told("n1"), null, heard);
+    cluster.pass(10, () => {});
+    for (const rank of [2, 3]) core.failed("n1", rank, "COMM_ABORTED");
+    cluster.pass(1_000, () => {});
+    assert.deepEqual([...core.job.kills.keys()], [1]);
   });
 
   test("where nobody has answered yet, all are given their time", () => {
