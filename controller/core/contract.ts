@@ -345,7 +345,7 @@ export interface CoreLimits {
   causeMs: number;
   /** How long ranks may take to answer an abort before the silent ones are killed. */
   answerMs: number;
-  /** How long those that wait in a collective may take: then their nodes are asked whether they still do. */
+  /** How long those that wait in a collective may take from when their nodes have heard of it: then these are asked whether they still do. */
   answerSoonMs: number;
   /** How long a killed process may take to be reaped before its node counts as bad. */
   reapMs: number;

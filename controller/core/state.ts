@@ -347,6 +347,8 @@ export interface GenerationState extends GenerationPlaces {
   stepsTold: number;
   /** Nodes that have not answered yet what their ranks do, since nothing seems to move; null: nobody is asked. */
   asked: Set<string> | null;
+  /** Command before those that ask a second time who has not answered the abort; 0: they have not been sent. */
+  askedAgainId: number;
   previews: PreviewsState;
   /** When its abort was decided; 0: not aborted. */
   abortedMs: number;
@@ -511,6 +513,7 @@ export function createGeneration(options: {
     hasStepped: false,
     stepsTold: 0,
     asked: null,
+    askedAgainId: 0,
     previews: { due: null, drawing: null, ended: null },
     abortedMs: 0,
     abortSent: false,
