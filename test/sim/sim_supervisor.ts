@@ -189,8 +189,14 @@ export class SimSupervisor {
   }
 
   restore(source: Source): void {
-    if (source?.$case === "snapshot") this.safe = messages.plain(source.value.state!);
+    if (source?.$case === "snapshot") this.#restoring(messages.plain(source.value.state!));
     for (const rank of this.present) this.#restore(rank, source);
+  }
+
+  /** As `RankStates` has it. */
+  #restoring(state: StateName): void {
+    const { replicated } = this;
+    this.safe = replicated !== null && compareStates(replicated, state) <= 0 ? replicated : state;
   }
 
   #restore(rank: SimRank, source: Source): void {
@@ -286,6 +292,11 @@ export class SimSupervisor {
     rank.group!.restored.set(rank.rank, content.state);
     this.#restored.add(rank.rank);
     this.#agent.report(messages.restored(rank, content.state, insteadOf));
+  }
+
+  confirmed(state: StateName): void {
+    this.replicated = state;
+    this.safe = state;
   }
 
   run(): void {

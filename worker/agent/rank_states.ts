@@ -16,6 +16,7 @@ import { replicaBytesPerSecond } from "./rate_limiter.js";
 import type { Replicator } from "./replicator.js";
 import {
   chooseSet,
+  compareStates,
   distinctHeld,
   findHeld,
   type HeldSnapshot,
@@ -136,9 +137,15 @@ export class RankStates {
     return { kind: "snapshot", ...readMemorySource(source.value, this.heldOf(this.place!), process.set!) };
   }
 
-  /** This state is about to be restored, or is in two places everywhere: copies of it stay until a later one is. */
-  keepSafe(state: StateName): void {
-    this.options.kept.keepSafe(state);
+  /**
+   * This state is about to be restored. Of what this node keeps for others the state that is in two places stays all the same,
+   * since of the restored one nobody may have a second copy yet; where that is not known here, or the run has gone back
+   * before it, the restored one.
+   */
+  restoring(state: StateName): void {
+    const { replicated } = this;
+    const isKnown = replicated !== null && compareStates(replicated, state) <= 0;
+    this.options.kept.keepSafe(isKnown ? replicated : state);
   }
 
   /**
@@ -200,16 +207,18 @@ export class RankStates {
     }
   }
 
+  /** Ranks of the next generation, also new ones, are told of it: nothing may take its place before another state is in two places. */
+  confirmed(state: StateName): void {
+    this.replicated = state;
+    this.options.kept.keepSafe(state);
+  }
+
   /** A rank with a twin in another failure domain has its copy there already. */
   replicate(process: RankProcess, message: Extract<FromRank, { kind: "replicate" }>): void {
     const { place } = this;
     if (place === null || isCommandJob(place.job)) return; // a program of its own keeps no states
     const { jobId, job, layout, generation, keepers } = place;
     const { rank, state, kept, slotPath } = message;
-    if (kept !== null) {
-      this.replicated = kept;
-      this.keepSafe(kept);
-    }
     const settled = (whole: boolean) => process.send({ kind: "replicated", state, whole });
     const keeper = keepers.get(rank);
     if (keeper === undefined) {

@@ -183,7 +183,7 @@ export class RankSupervisor {
 
   restore({ generation, source, rollBacks: told }: Restore): void {
     const rollBacks = told.map(({ first, last }) => ({ first: Number(first), last: Number(last) }));
-    if (source?.$case === "snapshot") this.states.keepSafe(readState(source.value.state));
+    if (source?.$case === "snapshot") this.states.restoring(readState(source.value.state));
     for (const process of this.pool.ranks) {
       try {
         const from = this.states.sourceOf(process, source);
