@@ -1,6 +1,6 @@
 import { availableParallelism } from "node:os";
 import path from "node:path";
-import type { StateName } from "../../checkpoint/state.js";
+import { type StateName, stateKey } from "../../checkpoint/state.js";
 import type { Restore } from "../../gen/goku/v1/agent.pb.js";
 import { isCommandJob } from "../../job/command_job.js";
 import type { GokuError } from "../../job/errors.js";
@@ -35,6 +35,10 @@ export interface RankStatesOptions {
   kept: KeptReplicas;
   /** Certificate of this node, for other nodes; null: plain text. */
   tls: PeerTls | null;
+  /** The newest state of the job that its ranks told to be in two places everywhere; null: none. Outlives this process. */
+  replicated: () => StateName | null;
+  /** That is a newer one now. */
+  onReplicated: (state: StateName) => void;
   report: (report: Report) => void;
 }
 
@@ -49,8 +53,6 @@ export interface RankSet {
 export class RankStates {
   private readonly options: RankStatesOptions;
   private place: Place | null = null;
-  /** Newest state of the job that its ranks told to be in two places everywhere. */
-  private replicated: StateName | null = null;
 
   constructor(options: RankStatesOptions) {
     this.options = options;
@@ -63,14 +65,9 @@ export class RankStates {
     this.options.kept.begin(place && { ...place, layout: place.layout.toString(), ranks: place.keeps });
   }
 
-  /** Another job takes the node, or none: what was told of the present one is over. */
-  forget(): void {
-    this.replicated = null;
-  }
-
   /** The newest state that ranks told to be in two places everywhere; null: none. */
   get kept(): StateName | null {
-    return this.replicated;
+    return this.options.replicated();
   }
 
   /** Whole snapshots of a job on this node, each state of a rank once. */
@@ -143,7 +140,7 @@ export class RankStates {
    * before it, the restored one.
    */
   restoring(state: StateName): void {
-    const { replicated } = this;
+    const replicated = this.kept;
     const isKnown = replicated !== null && compareStates(replicated, state) <= 0;
     this.options.kept.keepSafe(isKnown ? replicated : state);
   }
@@ -209,8 +206,9 @@ export class RankStates {
 
   /** Ranks of the next generation, also new ones, are told of it: nothing may take its place before another state is in two places. */
   confirmed(state: StateName): void {
-    this.replicated = state;
     this.options.kept.keepSafe(state);
+    const known = this.kept;
+    if (known === null || stateKey(known) !== stateKey(state)) this.options.onReplicated(state); // each rank tells it
   }
 
   /** A rank with a twin in another failure domain has its copy there already. */

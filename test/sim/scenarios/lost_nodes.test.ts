@@ -112,6 +112,19 @@ test("node: lost for good just after its agent was back, two states half copied:
   assert.ok(resumed(sim) >= step, `${resumed(sim)} of ${step}`);
 });
 
+test("node: lost for good steps after another one's agent was back, nothing copied meanwhile: what was in two places before serves", async () => {
+  const sim = await trained(30, {}, { saveEverySteps: 1_000 });
+  const { step } = replicated(sim);
+  sim.crashAgent(sim.nodes[1]!, 100);
+  await sim.until(() => sim.nodes[1]!.agent!.alive);
+  sim.nodes[1]!.agent!.replicator.send = () => {}; // as slow as that
+  await sim.until(() => sim.groupOf(JOB)!.generation === 2 && sim.groupOf(JOB)!.votes === 8);
+  sim.crashNode(sim.nodes[0]!, 10_000_000);
+  await finishes(sim);
+  assert.match(decisions(sim), /take over at once/);
+  assert.ok(resumed(sim) >= step, `${resumed(sim)} of ${step}`);
+});
+
 test("node: lost for good without a spare: an auto layout shrinks, re-partitioned from the memory that is left", async () => {
   const sim = await trained(30, { nodes: 2 }, { layout: "auto", saveEverySteps: 1_000 });
   const { step } = replicated(sim);

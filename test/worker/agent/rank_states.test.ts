@@ -4,20 +4,25 @@ import type { StateName } from "../../../checkpoint/state.js";
 import { RankStates, type RankStatesOptions } from "../../../worker/agent/rank_states.js";
 import { state } from "../../checkpoint/fixtures.js";
 
-/** The states of a node, and which of those that it keeps for others is safe, as it was told one after the other. */
+/** The states of a node; which of those that it keeps for others is safe, and what its record says, as told one after the other. */
 function watched() {
   const safe: StateName[] = [];
-  const kept = { keepSafe: (one: StateName) => safe.push(one) };
-  return { states: new RankStates({ kept } as unknown as RankStatesOptions), safe };
+  const written: StateName[] = [];
+  const options = {
+    kept: { keepSafe: (one: StateName) => safe.push(one) },
+    replicated: () => written.at(-1) ?? null,
+    onReplicated: (one: StateName) => written.push(one),
+  };
+  return { states: new RankStates(options as unknown as RankStatesOptions), safe, written };
 }
 
-test("RankStates knows at once what a vote found in two places, and forgets it with the job", () => {
-  const { states, safe } = watched();
+test("RankStates has what a vote found in two places written down, once whichever ranks tell it", () => {
+  const { states, safe, written } = watched();
   assert.equal(states.kept, null);
-  states.confirmed(state(1, 5));
-  assert.deepEqual([states.kept, safe], [state(1, 5), [state(1, 5)]]);
-  states.forget();
-  assert.equal(states.kept, null);
+  for (const step of [5, 5, 6]) states.confirmed(state(1, step));
+  assert.deepEqual(states.kept, state(1, 6));
+  assert.deepEqual(written, [state(1, 5), state(1, 6)]);
+  assert.deepEqual(safe.at(-1), state(1, 6));
 });
 
 test("RankStates keeps copies of what is in two places, not of a newer state that is being restored", () => {
