@@ -336,7 +336,13 @@ export class Agent {
         this.remember({ jobId, generation, peerSecret, replicated });
       },
       replicated: () => this.record.replicated,
-      onReplicated: (replicated) => this.remember({ ...this.record, replicated }),
+      onReplicated: (replicated) => {
+        try {
+          this.remember({ ...this.record, replicated });
+        } catch (error) {
+          this.log.warn(error, "node record"); // of no use but to a process that comes after this one
+        }
+      },
       onReleased: (jobId) => {
         if (this.record.jobId !== jobId) return; // an older job's: what is told of the present one still holds
         this.outbox.forgetJob();
