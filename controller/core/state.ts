@@ -324,6 +324,8 @@ export interface GenerationState extends GenerationPlaces {
   connect: Connect | null;
   /** Snapshots of each rank at its place, told when ready. */
   states: (readonly StateName[])[];
+  /** Whether the job's storage has told it what is committed there; `answered`, too, where that was waited for in vain. */
+  storage: "unasked" | "asked" | "failed" | "answered";
   /** Where every rank was told to take its state from. */
   restore: Exclude<RestoreChoice, { kind: "none" }> | null;
   /** What each node reads from others for that, by node. */
@@ -500,6 +502,7 @@ export function createGeneration(options: {
     endpoints: new Map(),
     connect: null,
     states: new Array<readonly StateName[]>(layout.worldSize).fill([]),
+    storage: "unasked",
     restore: null,
     places: new Map(),
     keepers: null,

@@ -7,6 +7,7 @@ import { diagnose } from "./diagnosis.js";
 import { drainNode } from "./drain_node.js";
 import { onPersisted, onRead, onStoreTimer, persist } from "./durable.js";
 import { onFate } from "./fate.js";
+import { onCheckpointsFound } from "./find_checkpoints.js";
 import { checkForming, prepareGeneration } from "./form.js";
 import { acceptJob, isOver, onEnded, passStop, reconsider, saveJob, stopJob, submitJob } from "./jobs.js";
 import { gainLeadership, lead, loseLeadership } from "./leadership.js";
@@ -49,6 +50,9 @@ function handle(turn: Turn, event: Event): void {
       return;
     case "timerFired":
       onTimer(turn, event.timer);
+      return;
+    case "checkpointsFound":
+      onCheckpointsFound(turn, event);
       return;
   }
   const fromAgent = event.kind === "agentMessage" || event.kind === "agentDisconnected";

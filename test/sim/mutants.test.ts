@@ -337,6 +337,12 @@ const MUTANTS: Mutant[] = [
     by: "memory",
   },
   {
+    name: "goes back behind what memory holds without looking what is committed",
+    file: "form.js",
+    from: 'if (choice.kind !== "snapshot" && askStorage(turn, job))',
+    to: "if (false)",
+  },
+  {
     name: "promises a save and asks nobody for it",
     file: "jobs.js",
     from: 'sendAll(turn, generation, { $case: "requestSave", value: { generation: BigInt(generation.number) } });',

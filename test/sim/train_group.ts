@@ -278,8 +278,9 @@ export class TrainGroup extends SimGroup {
     const { step, numbers } = vote;
     rank.completed = rank.entered;
     book.voted(vote.snapshotWhole);
-    const copied = ledger.voted(vote);
-    if (copied !== null) this.#replicate(member, unstored(copied));
+    const { confirmed, copy } = ledger.voted(vote);
+    if (confirmed !== null) agent.supervisor.confirmed(unstored(confirmed));
+    if (copy !== null) this.#replicate(member, unstored(copy));
     this.#tellPreview(rank, vote.snapshotWhole);
     const decision = decideStep(this.job.spec!, { ...vote, before: rank.decided });
     rank.decided = decision;
@@ -329,15 +330,10 @@ export class TrainGroup extends SimGroup {
       throw new Error(`generation ${this.generation}: ranks copy different states`);
     this.#copied = state;
     const { ledger, memory } = rank.place!;
-    const { supervisor } = agent;
-    if (ledger.kept !== null) {
-      supervisor.replicated = unstored(ledger.kept);
-      supervisor.safe = supervisor.replicated;
-    }
     const settled = (whole: boolean) => {
       if (rank.alive && rank.place?.memory === memory) rank.place.ledger.settled(stored(state), whole);
     };
-    const keeperId = supervisor.keeperOf.get(rank.rank);
+    const keeperId = agent.supervisor.keeperOf.get(rank.rank);
     if (keeperId === undefined) {
       settled(true);
       return;
