@@ -8,6 +8,7 @@ export const ENTRY_POINTS = {
   checks: "worker/checks/main",
   preview: "worker/preview/main",
   devices: "worker/device/main",
+  gpu_reader: "worker/device/gpu_reader_main",
   prefetch_thread: "worker/data/prefetch_thread",
   parent_watch_thread: "worker/rank/parent_watch_thread",
   digest_thread: "checkpoint/digest_thread_entry",

@@ -1,4 +1,5 @@
 import { FAULT_SOURCES } from "./fault_sources.js";
+import { CLOCK_REASONS } from "./signals/clock_reasons.js";
 import { COUNTER_NAMES } from "./signals/counters.js";
 import { SIGNAL_CLASSES } from "./signals/signal_kind.js";
 
@@ -24,6 +25,9 @@ export interface MetricEntry {
     | "count"
     | "0 or 1"
     | "timestamp"
+    | "celsius"
+    | "hertz"
+    | "watts"
     | "";
   /** Values of each label, for people. */
   labels: Readonly<Record<string, string>>;
@@ -39,6 +43,7 @@ const STORE_BUCKETS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10] as const;
 
 const JOB = { job: "name of the job" } as const;
 const RANK = { job: "name of the job", rank: "world rank, of this node" } as const;
+const GPU = { gpu: "index by which ranks of this node see it", uuid: "as nvidia-smi -L shows it" } as const;
 const SECTIONS = "compute, communication, data, optimizer, snapshot";
 const COLLECTIVES = "all_gather, reduce_scatter, all_reduce, all_to_all, vote";
 
@@ -423,6 +428,92 @@ export const NODE_METRICS = {
     unit: "count",
     labels: { counter: COUNTER_NAMES.join(", ") },
     help: "By how much the machine's error counters grew while this agent looked, over all devices; counters that stood still have no series",
+  },
+  goku_gpu_up: {
+    type: "gauge",
+    unit: "0 or 1",
+    labels: GPU,
+    help: "1: the driver reached the GPU when it was asked last; 0: it did not, or has not answered. What follows is then not shown, nor what a GPU or its driver does not tell",
+  },
+  goku_gpu_temperature_celsius: {
+    type: "gauge",
+    unit: "celsius",
+    labels: { ...GPU, part: "core, memory" },
+    help: "Temperature of the GPU",
+  },
+  goku_gpu_clock_hertz: {
+    type: "gauge",
+    unit: "hertz",
+    labels: { ...GPU, clock: "sm, memory" },
+    help: "Clocks of the GPU",
+  },
+  goku_gpu_clock_limited: {
+    type: "gauge",
+    unit: "0 or 1",
+    labels: { ...GPU, reason: Object.keys(CLOCK_REASONS).join(", ") },
+    help: "1: its clocks are not higher for this reason",
+  },
+  goku_gpu_power_watts: { type: "gauge", unit: "watts", labels: GPU, help: "Power that the GPU draws" },
+  goku_gpu_power_limit_watts: {
+    type: "gauge",
+    unit: "watts",
+    labels: GPU,
+    help: "Power that the GPU may draw",
+  },
+  goku_gpu_memory_used_bytes: {
+    type: "gauge",
+    unit: "bytes",
+    labels: GPU,
+    help: "Memory of the GPU that is taken, by whomever",
+  },
+  goku_gpu_memory_size_bytes: { type: "gauge", unit: "bytes", labels: GPU, help: "Memory of the GPU" },
+  goku_gpu_utilization_ratio: {
+    type: "gauge",
+    unit: "ratio",
+    labels: GPU,
+    help: "Share of its last sample period in which a kernel ran on the GPU, however small",
+  },
+  goku_gpu_ecc_errors_total: {
+    type: "counter",
+    unit: "count",
+    labels: { ...GPU, kind: "corrected, uncorrected" },
+    help: "Errors of the GPU's memory since its driver was loaded",
+  },
+  goku_gpu_retired_pages: {
+    type: "gauge",
+    unit: "count",
+    labels: GPU,
+    help: "Pages of its memory that the GPU uses no more",
+  },
+  goku_gpu_remapped_rows: {
+    type: "gauge",
+    unit: "count",
+    labels: { ...GPU, kind: "corrected, uncorrected" },
+    help: "Rows of its memory that were replaced, by the errors that they had",
+  },
+  goku_gpu_remap_pending: {
+    type: "gauge",
+    unit: "0 or 1",
+    labels: GPU,
+    help: "1: a page or row of its memory is bad and is replaced when the GPU is reset",
+  },
+  goku_gpu_remap_failed: {
+    type: "gauge",
+    unit: "0 or 1",
+    labels: GPU,
+    help: "1: a bad row of its memory could not be replaced",
+  },
+  goku_gpu_nvlinks: {
+    type: "gauge",
+    unit: "count",
+    labels: { ...GPU, state: "up, down" },
+    help: "Links of the GPU to others or to switches",
+  },
+  goku_gpu_nvlink_errors_total: {
+    type: "counter",
+    unit: "count",
+    labels: { ...GPU, kind: "replay, recovery, crc" },
+    help: "Errors of the GPU's links since its driver was loaded",
   },
   goku_rank_step: { type: "gauge", unit: "steps", labels: RANK, help: "Last step that the rank has applied" },
   goku_rank_unchanged_seconds: {

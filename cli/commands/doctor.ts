@@ -5,7 +5,9 @@ import path from "node:path";
 import type { Command } from "commander";
 import { KernelLog } from "../../worker/agent/signals/kernel_log.js";
 import { findDevices } from "../../worker/device/find_devices.js";
+import { GpuReader } from "../../worker/device/gpu_reader.js";
 import { loadNative } from "../../worker/engine/load_native.js";
+import type { GpuReading } from "../../worker/engine/native.js";
 import { globals } from "../context.js";
 import { type NodeFolder, nodeFolders, removeNodeFolder } from "../node_folders.js";
 import { bytes, show, table } from "../output.js";
@@ -33,6 +35,7 @@ export function addDoctorCommand(program: Command): void {
         nodeVersion(),
         nativeAddon(),
         await cudaDevices(),
+        await gpuTelemetry(),
         ffmpeg(),
         sharedMemory(),
         snapshots(options.stateDir, options.clean ?? false),
@@ -80,9 +83,57 @@ async function cudaDevices(): Promise<Finding> {
   const { devices, why } = await findDevices();
   const names = devices.map(({ name, memoryBytes }) => `${name} (${bytes(memoryBytes)})`);
   if (names.length > 0) return { check: "CUDA devices", state: "ok", found: names.join(", "), advice: "" };
-  const hasGpu = readdirSync("/dev").some((file) => /^nvidia\d+$/.test(file));
-  const state = hasGpu ? "warning" : "ok";
-  return { check: "CUDA devices", state, found: `none: ${why}`, advice: hasGpu ? "docs/cuda.md" : "" };
+  const advice = hasGpu() ? "docs/cuda.md" : "";
+  return { check: "CUDA devices", state: advice === "" ? "ok" : "warning", found: `none: ${why}`, advice };
+}
+
+function hasGpu(): boolean {
+  return readdirSync("/dev").some((file) => /^nvidia\d+$/.test(file));
+}
+
+/** What an agent here would read of GPUs, and which of them is in trouble at present. */
+async function gpuTelemetry(): Promise<Finding> {
+  const check = "GPU telemetry";
+  const reader = new GpuReader();
+  const answer = await reader.ask();
+  reader.kill();
+  const advice = "docs/hardware-signals.md";
+  switch (answer.kind) {
+    case "missing": {
+      const found = "no libnvidia-ml.so.1, which comes with NVIDIA's driver";
+      return hasGpu()
+        ? { check, state: "warning", found, advice }
+        : { check, state: "ok", found, advice: "" };
+    }
+    case "refused":
+      return { check, state: "warning", found: answer.why, advice };
+    case "ended":
+      return { check, state: "warning", found: `the process that reads GPUs: ${answer.how}`, advice };
+    case "silent": {
+      const whom = answer.gpu === null ? "the driver" : `GPU ${answer.gpu}`;
+      return {
+        check,
+        state: "warning",
+        found: `${whom} has not answered for ${answer.limitMs / 1000} s`,
+        advice: "restart the machine",
+      };
+    }
+    case "read": {
+      const told = answer.gpus.filter((gpu) => gpu !== null);
+      const bad = answer.gpus.flatMap((gpu, index) => (gpu === null ? [] : troubleOf(gpu, `GPU ${index}`)));
+      const found = [`NVML tells of ${told.length} GPUs`, ...bad].join("; ");
+      return bad.length === 0
+        ? { check, state: "ok", found, advice: "" }
+        : { check, state: "warning", found, advice };
+    }
+  }
+}
+
+function troubleOf({ lost, uuid, remapPending, remapFailed }: GpuReading, name: string): string[] {
+  const who = uuid === null ? name : `${name} (${uuid})`;
+  if (lost) return [`${who} cannot be reached or must be reset`];
+  if (remapFailed) return [`${who} has a bad row of memory that could not be replaced`];
+  return remapPending ? [`${who} has a bad row of memory and must be reset`] : [];
 }
 
 function ffmpeg(): Finding {

@@ -105,6 +105,78 @@ export const COUNTERS = {
     compared: true,
     meaning: "processors are held back by heat",
   },
+  gpu_ecc_corrected: {
+    files: "NVML, total volatile ECC errors, corrected",
+    class: "gpu_fault",
+    cause: "machine",
+    action: "note",
+    perMinuteMax: 60,
+    compared: false,
+    meaning: "a GPU corrects memory errors at a pace that often ends in one that it cannot correct",
+  },
+  gpu_ecc_uncorrected: {
+    files: "NVML, total volatile ECC errors, uncorrected",
+    class: "gpu_fault",
+    cause: "machine",
+    action: "replace",
+    perMinuteMax: 0,
+    compared: false,
+    meaning: "a GPU's memory held an error that could not be corrected",
+  },
+  gpu_remap_pending: {
+    files: "NVML, remapped rows and retired pages, pending",
+    class: "gpu_fault",
+    cause: "machine",
+    action: "replace",
+    perMinuteMax: 0,
+    compared: false,
+    meaning: "a page or row of a GPU's memory is bad: it is replaced at the next reset of the GPU",
+  },
+  gpu_remap_failed: {
+    files: "NVML, remapped rows, failure",
+    class: "gpu_fault",
+    cause: "machine",
+    action: "quarantine",
+    perMinuteMax: 0,
+    compared: false,
+    meaning: "a bad row of a GPU's memory could not be replaced: the GPU has to be",
+  },
+  gpu_thermal_slowdowns: {
+    files: "NVML, clock event reasons: readings with a thermal slowdown",
+    class: "thermal",
+    cause: "machine",
+    action: "note",
+    perMinuteMax: 5,
+    compared: true,
+    meaning: "a GPU is held back by heat",
+  },
+  gpu_power_brakes: {
+    files: "NVML, clock event reasons: readings with a power brake",
+    class: "machine_fault",
+    cause: "machine",
+    action: "note",
+    perMinuteMax: 5,
+    compared: true,
+    meaning: "the machine's power supply holds a GPU back",
+  },
+  nvlink_crc_errors: {
+    files: "NVML, NVLink CRC errors of flits and data",
+    class: "gpu_fault",
+    cause: "machine",
+    action: "suspect",
+    perMinuteMax: 6_000,
+    compared: true,
+    meaning: "a link between GPUs has a bad signal",
+  },
+  nvlink_retries: {
+    files: "NVML, NVLink replays and recoveries",
+    class: "gpu_fault",
+    cause: "machine",
+    action: "suspect",
+    perMinuteMax: 5,
+    compared: true,
+    meaning: "a link between GPUs has to send or be trained again",
+  },
 } as const satisfies Record<string, CounterKind>;
 
 export type CounterName = keyof typeof COUNTERS;
@@ -114,7 +186,13 @@ export const COUNTER_NAMES = Object.keys(COUNTERS) as CounterName[];
 export const FLEET_FACTOR = 10;
 export const FLEET_MACHINES_MIN = 3;
 
-/** States of links that change for the worse: not counters, but read with them. */
+export interface LinkKind extends SignalKind {
+  files: string;
+  /** It is told where it has been down from the beginning, too: what does not exist is not listed. */
+  expected: boolean;
+}
+
+/** States that change for the worse: not counters, but read with them. */
 export const LINKS = {
   link_down: {
     files: "sys/class/net/*/operstate, of interfaces with a device",
@@ -122,6 +200,7 @@ export const LINKS = {
     cause: "machine",
     action: "suspect",
     meaning: "a network interface that was up is down",
+    expected: false,
   },
   ib_down: {
     files: "sys/class/infiniband/*/ports/*/state",
@@ -129,7 +208,32 @@ export const LINKS = {
     cause: "machine",
     action: "suspect",
     meaning: "an InfiniBand port that was active is not",
+    expected: false,
   },
-} as const satisfies Record<string, SignalKind & { files: string }>;
+  nvlink_down: {
+    files: "NVML, NVLink state",
+    class: "gpu_fault",
+    cause: "machine",
+    action: "suspect",
+    meaning: "a link between GPUs that was active is not",
+    expected: false,
+  },
+  gpu_lost: {
+    files: "NVML, GPU is lost, or needs a reset, or is not listed any more",
+    class: "gpu_fault",
+    cause: "machine",
+    action: "quarantine",
+    meaning: "the driver cannot reach a GPU, or says that it must be reset",
+    expected: true,
+  },
+  gpu_silent: {
+    files: "NVML, a call that has not come back",
+    class: "gpu_fault",
+    cause: "machine",
+    action: "suspect",
+    meaning: "the driver of the GPUs does not answer",
+    expected: true,
+  },
+} as const satisfies Record<string, LinkKind>;
 
 export type LinkName = keyof typeof LINKS;

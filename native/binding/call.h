@@ -156,5 +156,6 @@ void RegisterRandom(Registry& registry);
 void RegisterOptimizer(Registry& registry);
 void RegisterCollectives(Registry& registry);
 void RegisterStackDump(Registry& registry);
+void RegisterNvml(Registry& registry);
 
 }  // namespace goku

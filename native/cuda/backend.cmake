@@ -18,7 +18,7 @@ function(goku_backend target)
                                              LIBRARY_OUTPUT_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/Release)
   target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   target_include_directories(${target} SYSTEM PRIVATE ${CMAKE_JS_INC})
-  target_link_libraries(${target} PRIVATE ${CMAKE_JS_LIB} OpenMP::OpenMP_CXX Threads::Threads)
+  target_link_libraries(${target} PRIVATE ${CMAKE_JS_LIB} OpenMP::OpenMP_CXX Threads::Threads ${CMAKE_DL_LIBS})
   target_compile_definitions(${target} PRIVATE NAPI_VERSION=9 GOKU_CUDA)
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -ffp-contract=off
                                            -fno-math-errno -fno-trapping-math -march=${GOKU_MARCH}>)
@@ -90,5 +90,5 @@ set_target_properties(goku_cuda PROPERTIES LINKER_LANGUAGE CXX CUDA_STANDARD_REQ
 target_include_directories(goku_cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS} ${GOKU_CUBLASLT_INCLUDE})
 target_compile_options(goku_cuda PRIVATE -O2)
 # The runtime is linked in; libcuda is found by it when there is a device, the other libraries by native/cuda/library.h.
-target_link_libraries(goku_cuda PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})
+target_link_libraries(goku_cuda PRIVATE CUDA::cudart_static)
 string(APPEND GOKU_CUDA_FOUND ", cublasLt.h in ${GOKU_CUBLASLT_INCLUDE}")

@@ -260,7 +260,7 @@ export class Agent {
         const sets = jobId === null ? [] : this.store.sets(jobId);
         const bytesOf = (replica: boolean) => heldBytes(sets.filter((set) => set.replica === replica));
         const memory = { ownBytes: bytesOf(false), replicaBytes: bytesOf(true) };
-        return { ...this.supervisor.look(), ...memory, linked: this.link.linked };
+        return { ...this.supervisor.look(), ...memory, linked: this.link.linked, gpus: this.watch.gpus };
       },
     });
   }

@@ -3,10 +3,16 @@ import type { RankProgress, RankScores } from "../../gen/goku/v1/agent.pb.js";
 import { type Labels, MetricSet } from "../../job/metric_set.js";
 import { NODE_METRICS, type NodeMetric } from "../../job/metrics.js";
 import type { CounterName } from "../../job/signals/counters.js";
+import { gpuSeries } from "./gpu_series.js";
 import type { PageContent } from "./progress_reader.js";
+import type { WatchedGpu } from "./signals/gpu_book.js";
 
 /** A million multiply-adds of a forward pass are so many operations with the backward pass. */
 const FLOPS_PER_WORK = 6e6;
+
+const GPU_METRICS = (Object.keys(NODE_METRICS) as NodeMetric[]).filter((name) =>
+  name.startsWith("goku_gpu_"),
+);
 
 /** What the agent looks up for a scrape. */
 export interface NodeLook {
@@ -19,6 +25,8 @@ export interface NodeLook {
   /** Whole states in shared memory. */
   ownBytes: number;
   replicaBytes: number;
+  /** GPUs as they were read last. */
+  gpus: readonly WatchedGpu[];
 }
 
 export interface NodeMetricsOptions {
@@ -75,12 +83,13 @@ export class NodeMetrics {
     this.set.tell("goku_node_hardware_errors_total", by, { counter });
   }
 
-  private show({ job, ranks, linked, ownBytes, replicaBytes }: NodeLook): void {
+  private show({ job, ranks, linked, ownBytes, replicaBytes, gpus }: NodeLook): void {
     const { set } = this;
     set.tell("goku_node_ranks", ranks.length);
     set.tell("goku_node_controller_connected", linked ? 1 : 0);
     set.tell("goku_node_snapshot_bytes", ownBytes, { kind: "own" });
     set.tell("goku_node_snapshot_bytes", replicaBytes, { kind: "replica" });
+    this.showGpus(gpus);
     const each = <T>(series: (rank: NodeLook["ranks"][number], labels: Labels) => T[]): T[] =>
       ranks.flatMap((rank) => series(rank, { job, rank: String(rank.page.rank) }));
     set.show(
@@ -103,6 +112,17 @@ export class NodeMetrics {
       );
     this.showTimes(each);
     this.showScores(each);
+  }
+
+  private showGpus(gpus: readonly WatchedGpu[]): void {
+    const all = gpus.flatMap(gpuSeries);
+    for (const metric of GPU_METRICS)
+      this.set.show(
+        metric,
+        all.flatMap(([name, labels, value]): [Labels, number][] =>
+          name === metric && value !== null ? [[labels, value]] : [],
+        ),
+      );
   }
 
   private showTimes(

@@ -5,6 +5,7 @@ import path from "node:path";
 import type { RankProgress } from "../../gen/goku/v1/agent.pb.js";
 import { entryPoint } from "../../job/entry_points.js";
 import type { ErrorCode } from "../../job/errors.js";
+import { cudaOrder } from "../device/cuda_order.js";
 import { endFamily, FAMILY_VARIABLE } from "../program/process_family.js";
 import type { FromRank, ToRank } from "../rank_messages.js";
 import { STACK_FILE_VARIABLE } from "../stack_file.js";
@@ -233,6 +234,7 @@ export function familyMark(pagesFolder: string): string {
 function rankEnvironment(threads: number): NodeJS.ProcessEnv {
   return {
     ...process.env,
+    ...cudaOrder(),
     OMP_NUM_THREADS: String(threads),
     OMP_WAIT_POLICY: "passive",
     OMP_DYNAMIC: "false",

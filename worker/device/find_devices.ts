@@ -3,6 +3,7 @@ import { z } from "zod";
 import { entryPoint } from "../../job/entry_points.js";
 import { addonPath } from "../engine/load_native.js";
 import type { DeviceInfo } from "../engine/native.js";
+import { cudaOrder } from "./cuda_order.js";
 
 /** CUDA devices of this node as its ranks would find them; `why`: why there are none, and what to do. */
 export interface FoundDevices {
@@ -21,7 +22,7 @@ export async function findDevices(): Promise<FoundDevices> {
     execFile(
       process.execPath,
       [entryPoint("devices")],
-      { timeout: LIMIT_MS, killSignal: "SIGKILL" },
+      { timeout: LIMIT_MS, killSignal: "SIGKILL", env: { ...process.env, ...cudaOrder() } },
       (error, stdout, stderr) =>
         resolve(error === null ? readDevices(stdout) : { devices: [], why: failureText(error, stderr) }),
     );

@@ -420,8 +420,62 @@ export interface NativeDiagnosis {
   stackDumpInstall(path: string): void;
 }
 
-export interface Native extends NativeTensors, NativeOperations, NativeCollectives, NativeDiagnosis {
+/** One NVLink of a GPU, with its errors since the driver was loaded; null: not told. */
+export interface NvLinkReading {
+  link: number;
+  up: boolean;
+  replays: number | null;
+  recoveries: number | null;
+  crcErrors: number | null;
+}
+
+/** What NVML tells of one GPU; null: this GPU, driver or library does not tell it (native/nvml.h). */
+export interface GpuReading {
+  lost: boolean; // the driver does not reach it, or says that it must be reset; what follows may be missing
+  uuid: string | null; // e.g. "GPU-3c1e..."
+  name: string | null;
+  busId: string | null; // e.g. "00000000:3B:00.0"
+  temperatureCelsius: number | null;
+  memoryTemperatureCelsius: number | null;
+  smClockMhz: number | null;
+  memoryClockMhz: number | null;
+  clockReasons: number | null; // bits of nvmlClocksEventReasons
+  powerMilliwatts: number | null;
+  powerLimitMilliwatts: number | null;
+  memoryUsedBytes: number | null;
+  memoryTotalBytes: number | null;
+  utilizationPercent: number | null;
+  eccCorrected: number | null; // since the driver was loaded, as the next
+  eccUncorrected: number | null;
+  retiredPages: number | null; // in its life, as the next two
+  remappedRowsCorrected: number | null;
+  remappedRowsUncorrected: number | null;
+  remapPending: boolean | null; // a page or row waits for a reset to be replaced
+  remapFailed: boolean | null; // a row could not be replaced
+  links: NvLinkReading[];
+}
+
+/** An error that the driver reported of a GPU. */
+export interface GpuXid {
+  busId: string; // empty: not known
+  xid: number; // 999: the driver does not say
+}
+
+/** Every call may hang for minutes where a GPU has fallen off the bus: none is made in a process that must go on. */
+export interface NativeNvml {
+  nvmlOpen(): boolean; // false: this machine has no libnvidia-ml.so.1; to be called before the others
+  nvmlCount(): number; // GPUs that the driver knew when it was opened
+  nvmlRead(index: number): GpuReading | null; // in the order of their PCI addresses; null: this process may not look at it
+  nvmlXids(): GpuXid[]; // since the last time, the oldest first
+}
+
+export interface Native
+  extends NativeTensors,
+    NativeOperations,
+    NativeCollectives,
+    NativeDiagnosis,
+    NativeNvml {
   /** Contract version; the loader refuses another. */
   readonly contract: number;
 }
-export const NATIVE_CONTRACT = 4;
+export const NATIVE_CONTRACT = 5;

@@ -24,7 +24,7 @@ function rank(number: number, generation = 3n): NodeLook["ranks"][number] {
   return { page, waitUs };
 }
 
-const empty: NodeLook = { job: "", ranks: [], linked: false, ownBytes: 0, replicaBytes: 0 };
+const empty: NodeLook = { job: "", ranks: [], linked: false, ownBytes: 0, replicaBytes: 0, gpus: [] };
 
 async function shown(metrics: NodeMetrics): Promise<string[]> {
   const all = readExposition(await metrics.render());

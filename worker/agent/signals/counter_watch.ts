@@ -1,4 +1,4 @@
-import { COUNTER_NAMES, COUNTERS, type CounterName } from "../../../job/signals/counters.js";
+import { COUNTER_NAMES, COUNTERS, type CounterName, LINKS } from "../../../job/signals/counters.js";
 import type { ReadSign } from "./log_reader.js";
 import type { MachineReading } from "./read_counters.js";
 
@@ -68,7 +68,7 @@ export class CounterWatch {
   private judgeLinks({ links }: MachineReading): ReadSign[] {
     return links.flatMap(({ link, device, up }) => {
       const key = `${link} ${device}`;
-      const before = this.downs.get(key);
+      const before = this.downs.get(key) ?? (LINKS[link].expected ? 0 : undefined);
       if (up) this.downs.set(key, 0);
       if (up || before === undefined) return []; // one that was never up is not connected
       this.downs.set(key, before + 1);

@@ -3,9 +3,11 @@ import type { Logger } from "pino";
 import type { CounterRate, NodeSignal } from "../../../gen/goku/v1/agent.pb.js";
 import type { CounterName } from "../../../job/signals/counters.js";
 import { CounterWatch } from "./counter_watch.js";
+import type { WatchedGpu } from "./gpu_book.js";
+import { GpuWatch } from "./gpu_watch.js";
 import { KernelLog } from "./kernel_log.js";
 import { LogReader, type ReadSign } from "./log_reader.js";
-import { readMachine } from "./read_counters.js";
+import { type MachineReading, readMachine } from "./read_counters.js";
 import { readKernelLine } from "./read_kernel_line.js";
 import { SignalBook } from "./signal_book.js";
 
@@ -31,6 +33,7 @@ export class NodeWatch {
   private readonly options: NodeWatchOptions;
   private readonly book = new SignalBook();
   private readonly counters = new CounterWatch();
+  private readonly gpuWatch: GpuWatch;
   private readonly readers = new Map<number, LogReader>();
   private kernel: KernelLog | null = null;
   private readonly timers: NodeJS.Timeout[] = [];
@@ -40,6 +43,12 @@ export class NodeWatch {
 
   constructor(options: NodeWatchOptions) {
     this.options = options;
+    this.gpuWatch = new GpuWatch({
+      log: options.log,
+      read: (machine) => this.judge(machine),
+      found: (signs) => this.tell(signs, () => null),
+      wantsXids: () => this.kernel === null,
+    });
   }
 
   start(): void {
@@ -47,16 +56,23 @@ export class NodeWatch {
     this.every(KERNEL_EVERY_MS, () => this.lookAtKernel());
     this.every(COUNTERS_EVERY_MS, () => void this.lookAtCounters());
     void this.lookAtCounters();
+    this.gpuWatch.start();
   }
 
   close(): void {
     for (const timer of this.timers) clearInterval(timer);
     this.closeKernel();
+    this.gpuWatch.close();
   }
 
   /** Growth of the machine's counters. */
   get rates(): CounterRate[] {
     return [...this.counters.perMinute].map(([counter, perMinute]) => ({ counter, perMinute }));
+  }
+
+  /** GPUs that ranks of this node see. */
+  get gpus(): readonly WatchedGpu[] {
+    return this.gpuWatch.watched;
   }
 
   /** A generation begins: what its ranks say counts anew. */
@@ -91,13 +107,16 @@ export class NodeWatch {
     if (this.reading) return; // a card that does not answer must not pile up readers
     this.reading = true;
     try {
-      const machine = await readMachine(this.options.hostRoot);
-      const { signs, grown } = this.counters.take(machine, performance.now());
-      for (const [counter, by] of grown) this.options.grew(counter, by);
-      this.tell(signs, () => null);
+      this.judge(await readMachine(this.options.hostRoot));
     } finally {
       this.reading = false;
     }
+  }
+
+  private judge(machine: MachineReading): void {
+    const { signs, grown } = this.counters.take(machine, performance.now());
+    for (const [counter, by] of grown) this.options.grew(counter, by);
+    this.tell(signs, () => null);
   }
 
   private tell<T extends ReadSign>(signs: readonly T[], rankOf: (sign: T) => number | null): void {
