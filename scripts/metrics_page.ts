@@ -10,7 +10,8 @@ export function metricsPage(): string {
 
 A controller shows jobs and the cluster at \`/metrics\` of its HTTP port. What is of a rank or a node is shown by the node's
 agent, at an address of its own, so that no scrape grows with the cluster. Names are base units; a label takes few values.
-GPU counters are those of NVIDIA's DCGM exporter, by node and pod; they are not shown again here.
+What NVML tells of GPUs is shown by the agent whose ranks see them (\`goku_gpu_*\`, some 40 series for a GPU with NVLink); [dashboards](dashboards.md) take theirs from
+NVIDIA's DCGM exporter, which also counts what kernels do.
 
 ## Reading them
 

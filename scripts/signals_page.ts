@@ -15,7 +15,7 @@ export function signalsPage(): string {
 A GPU that fell off the bus, memory that corrects a thousand errors an hour, a cable that comes loose: the machine says so long before
 a rank that waits for it is found to hang. Every agent reads what its ranks write, what the kernel logs and what the machine counts,
 and tells the controller what it knows as a sign of trouble. The controller shows it, lets it explain the faults that follow, and
-acts where waiting makes it worse ([why so](decisions/028-signs-of-broken-hardware.md)).
+acts where waiting makes it worse ([why so](decisions/028-signs-of-broken-hardware.md), [GPUs](decisions/031-gpus-by-nvml.md)).
 
 ## Where signs are read
 
@@ -24,11 +24,20 @@ acts where waiting makes it worse ([why so](decisions/028-signs-of-broken-hardwa
 | log | every line that ranks, and the programs that they keep, write: its first 1,000 characters | as it comes |
 | kernel | \`dev/kmsg\`: lines of the kernel itself, from the start of the agent on | every second, and when a rank ends |
 | counter | \`sys\`: memory, network interfaces with a device, InfiniBand ports, throttled processors | every 5 seconds |
+| counter | NVML: the GPUs that ranks of the node see | every 10 seconds |
 
 \`gokuctl agent --host-root DIR\` (\`GOKU_HOST_ROOT\`) says where \`dev/kmsg\` and \`sys\` are: \`/\`, or where a container has them mounted. Reading
 the kernel's log wants CAP_SYSLOG where \`kernel.dmesg_restrict\` is set, and in a container \`/dev/kmsg\` as a device of the host. An agent that
 cannot read it says so once in its log and in \`gokuctl nodes\` (\`gokuctl doctor\` tells before), and watches the rest. On Kubernetes the
 agents of the shipped manifests have neither: their nodes are watched by logs and counters, as far as \`/sys\` shows those of the machine.
+
+GPUs are read by NVIDIA's management library, \`libnvidia-ml.so.1\`, which comes with the driver (in containers by NVIDIA's container toolkit, with
+the capability \`utility\`). It is looked for when the agent starts; a machine without it lacks nothing, and the agent's log and \`gokuctl doctor\` say
+so. A process of its own asks it, since a call may hang for minutes when a GPU has fallen off the bus: one that has not come back
+after 30 s (60 s for the driver as a whole) is a sign in itself, \`counter.gpu_silent\`, and the process is ended and started again, once the kernel lets it go. GPUs are known by their
+UUID, and called by the index that ranks see: where \`CUDA_VISIBLE_DEVICES\` is set, its GPUs alone are read. What a GPU, its driver or an older library
+does not tell is left out. Where the kernel's log cannot be read, Xids are taken from NVML, with the names below; there only those that the driver calls critical,
+up to 10 s later, and without the process.
 
 A line of a log costs 4 to 6 microseconds of CPU. Of each kind, rank and device the first three are told, then the tenth, hundredth and so on; what ranks write counts anew with each
 generation, the rest after an hour. A controller keeps the newest 16 of each node, while it leads; what it decided is durable.
@@ -59,8 +68,8 @@ a heartbeat may be late (4 s), is ended, where the limit for hangs may be minute
 heartbeats, since nobody can see whether it does.
 
 Where they show: \`gokuctl nodes\` (signs of kernels and counters, newest first), \`gokuctl why\` (as evidence, and in the headline), \`gokuctl events\`,
-REST (\`signals\` of a node), metrics \`goku_signals_total\` and \`goku_node_hardware_errors_total\`, alerts \`GokuHardwareSigns\` and
-\`GokuMemoryErrors\`. GPU counters (temperature, clocks, ECC) are those of NVIDIA's DCGM exporter, and are not read again here.
+REST (\`signals\` of a node), metrics \`goku_signals_total\`, \`goku_node_hardware_errors_total\` and \`goku_gpu_*\`, alerts \`GokuHardwareSigns\`,
+\`GokuMemoryErrors\` and \`GokuGpuUnwell\`. The last also tells what was there before the agent looked, of which there is no sign.
 
 ## Words in logs
 
@@ -113,7 +122,8 @@ ${table(
 
 Told when it grew by more than the limit in a minute, over all devices of the machine; then again once it has been below half of that. What is
 compared must also have grown more than ${FLEET_FACTOR} times as fast as the median of the other machines, where ${FLEET_MACHINES_MIN} or more can be compared: a switch that
-drops frames makes no machine bad. A link is told when it was up and has been down in two readings.
+drops frames makes no machine bad. A link is told when it was up and has been down in two readings, a GPU that cannot be reached also where it never
+could be; a driver that does not answer at once.
 
 ${table(
   ["kind", "read from", "more than, a minute", "compared", "class", "action", "meaning"],
@@ -141,7 +151,8 @@ ${table(
 
 ## What it does not see
 
-What the kernel wrote while no agent ran. GPUs whose driver says nothing. Which of two machines a bad cable belongs to: both may be suspected,
+What the kernel wrote while no agent ran. A GPU that was bad before: errors are told when they grow. Whether NVML tells the truth: it was tried on a library that stands
+in for it, never on a GPU. Which of two machines a bad cable belongs to: both may be suspected,
 and a [diagnosis](self-checks.md) tries the link. Processes in containers have other numbers inside: a kill for memory is then laid to the rank
 that ended by SIGKILL just after it.
 `;

@@ -1,5 +1,7 @@
 import type { GpuReading, GpuXid } from "./engine/native.js";
 
+export type { GpuReading, GpuXid, NvLinkReading } from "./engine/native.js";
+
 /** What the agent says to the process that reads GPUs; everything else it does by itself. */
 export interface ToGpuReader {
   kind: "read";

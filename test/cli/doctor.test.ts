@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
 import { startTicks } from "../../worker/agent/process_records.js";
+import { FakeNvml, healthyGpu, nvidiaDriver, uuidOf } from "../support/fake_nvml.js";
 import { gokuctl } from "../support/gokuctl.js";
 
 const stateDir = mkdtempSync(path.join(tmpdir(), "goku-doctor-"));
@@ -67,4 +68,25 @@ test("doctor: says whether an agent here could read the kernel's log", async () 
   } finally {
     rmSync(root, { recursive: true, force: true });
   }
+});
+
+async function telemetry(env: Record<string, string>): Promise<[state: string, found: string]> {
+  const { stdout } = await gokuctl(["doctor", "--json", "--state-dir", stateDir], { env });
+  const { findings } = JSON.parse(stdout) as { findings: { check: string; state: string; found: string }[] };
+  const { state, found } = findings.find(({ check }) => check === "GPU telemetry")!;
+  return [state, found];
+}
+
+test("doctor: names the GPUs that are in trouble as NVML tells it", async () => {
+  const fake = new FakeNvml({ count: 2, ...healthyGpu(0), ...healthyGpu(1) });
+  assert.deepEqual(await telemetry(fake.env), ["ok", "NVML tells of 2 GPUs"]);
+  fake.tell({ "0.handle": "!15", "1.RemappedRows": "0 1 1 0" });
+  assert.deepEqual(await telemetry(fake.env), [
+    "warning",
+    `NVML tells of 2 GPUs; GPU 0 cannot be reached or must be reset; GPU 1 (${uuidOf(1)}) has a bad row of memory and must be reset`,
+  ]);
+});
+
+test("doctor: a machine without NVIDIA's driver lacks nothing", { skip: nvidiaDriver }, async () => {
+  assert.deepEqual(await telemetry({}), ["ok", "no libnvidia-ml.so.1, which comes with NVIDIA's driver"]);
 });

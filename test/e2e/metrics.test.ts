@@ -19,6 +19,8 @@ const IDLE = new Set([
   "goku_rank_peak_flops",
   "goku_signals_total",
   "goku_node_hardware_errors_total",
+  // Of GPUs that NVML tells of: test/worker/agent/node_metrics.test.ts shows all of them.
+  ...Object.keys(NODE_METRICS).filter((name) => name.startsWith("goku_gpu_")),
 ]);
 
 async function scrape(url: string): Promise<Map<string, Exposed>> {

@@ -4,7 +4,9 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
 import { type CommandJob, commandJobSchema } from "../../job/command_job.js";
+import { FakeNvml, healthyGpu, uuidOf } from "../support/fake_nvml.js";
 import { gokuctl } from "../support/gokuctl.js";
+import { until } from "../support/until.js";
 import { TestCluster, type TestClusterOptions, testJob } from "./cluster.js";
 
 const scratch = mkdtempSync(path.join(tmpdir(), "goku-signals-"));
@@ -12,7 +14,7 @@ after(() => rmSync(scratch, { recursive: true, force: true }));
 
 /** A cluster each of whose nodes has a folder for a machine: what a test writes there, its agent reads. */
 async function withMachines(
-  options: TestClusterOptions,
+  { env, ...options }: Omit<TestClusterOptions, "env"> & { env?: (node: string) => Record<string, string> },
   body: (cluster: TestCluster, kernelSays: (node: string, line: string) => void) => Promise<void>,
 ): Promise<void> {
   const machines = mkdtempSync(path.join(scratch, "machines-"));
@@ -20,7 +22,11 @@ async function withMachines(
   const placeOf = (member: string) => {
     mkdirSync(path.dirname(kernelLog(member)), { recursive: true });
     if (!existsSync(kernelLog(member))) writeFileSync(kernelLog(member), "");
-    return { host: "127.0.0.1", enter: [], env: { GOKU_HOST_ROOT: path.join(machines, member) } };
+    return {
+      host: "127.0.0.1",
+      enter: [],
+      env: { ...env?.(member), GOKU_HOST_ROOT: path.join(machines, member) },
+    };
   };
   const cluster = await TestCluster.start({ ...options, placeOf });
   try {
@@ -78,6 +84,56 @@ test("faults: a GPU falls off the bus of a node: it is named and quarantined, th
       [...losses.keys()].sort((a, b) => a - b),
       Array.from({ length: 40 }, (_, i) => i + 1),
     );
+  });
+});
+
+test("faults: a GPU of a node holds an error that it could not correct, as NVML counts it: the node is named, and its ranks go to a spare", {
+  timeout: 300_000,
+}, async () => {
+  const gpus = new Map<string, FakeNvml>();
+  const env = (node: string): Record<string, string> => {
+    if (!/^node-/.test(node)) return {};
+    const fake = gpus.get(node) ?? new FakeNvml({ count: 2, ...healthyGpu(0), ...healthyGpu(1) });
+    gpus.set(node, fake);
+    return fake.env;
+  };
+  await withMachines({ nodes: 3, env }, async (cluster) => {
+    const job = await testJob(cluster.folder, ["train.steps=100000"]);
+    await cluster.submit(job);
+    await cluster.follow(({ losses }) => losses.has(8));
+    const targets = (await (await fetch(`${cluster.local.rest}/v1/prometheus/targets`)).json()) as {
+      targets: [string];
+      labels: { node: string };
+    }[];
+    const metricsOf = async (node: string) => {
+      const { targets: addresses } = targets.find(({ labels }) => labels.node === node)!;
+      return await (await fetch(`http://${addresses[0]}/metrics`)).text();
+    };
+    const node = await cluster.nodeOf(2);
+    const errors = `goku_gpu_ecc_errors_total{gpu="1",uuid="${uuidOf(1)}",kind="uncorrected"}`;
+    await until(async () => (await metricsOf(node)).includes(`${errors} 0`)); // what is there before is no news
+    gpus.get(node)!.tell({ "1.TotalEccErrors.1": 1 });
+    await cluster.follow(({ steps }) => steps.some(({ generation }) => generation > 1));
+
+    const { job: status } = await cluster.client.call("getJob", { name: job.name });
+    assert.ok(!status!.rankNodes.includes(node), `${status!.rankNodes}`);
+    const { incidents } = await cluster.client.call("listIncidents", { job: job.name });
+    assert.deepEqual(
+      incidents.map(({ code, nodeId }) => [code, nodeId]),
+      [["HARDWARE_FAULT", node]],
+    );
+    const device = `GPU 1 \\(${uuidOf(1)}\\)`;
+    const told = `${node} told at .*: counter\\.gpu_ecc_uncorrected ${device}: a GPU's memory held an error`;
+    assert.match(await ask(cluster, "nodes"), new RegExp(`^${told}`, "m"));
+    const why = await ask(cluster, "why", job.name);
+    assert.match(
+      why,
+      new RegExp(`${node}: its counters, counter\\.gpu_ecc_uncorrected ${device}: grew by 1`),
+    );
+    assert.ok((await metricsOf(node)).includes(`${errors} 1`));
+    await cluster.client.call("stopJob", { name: job.name });
+    const { phase } = await cluster.follow();
+    assert.equal(phase, "STOPPED");
   });
 });
 

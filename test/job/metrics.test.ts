@@ -19,7 +19,7 @@ test("names follow the conventions: goku_, _total for counters alone, the unit a
     assert.equal(name.endsWith("_total"), type === "counter", name);
     const bare = name.replace(/_total$/, "");
     if (unit === "timestamp") assert.match(bare, /_timestamp_seconds$/);
-    if (unit === "seconds" || unit === "bytes" || unit === "ratio")
+    if (["seconds", "bytes", "ratio", "celsius", "hertz", "watts"].includes(unit))
       assert.ok(bare.endsWith(`_${unit}`), name);
     assert.equal(buckets !== undefined, type === "histogram", name);
     assert.ok(

@@ -1,8 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { RankProgress } from "../../../gen/goku/v1/agent.pb.js";
+import { NODE_METRICS } from "../../../job/metrics.js";
 import { type NodeLook, NodeMetrics } from "../../../worker/agent/node_metrics.js";
+import { GpuReader } from "../../../worker/device/gpu_reader.js";
 import { readExposition } from "../../support/exposition.js";
+import { FakeNvml, healthyGpu, uuidOf, withNvml } from "../../support/fake_nvml.js";
 
 function rank(number: number, generation = 3n): NodeLook["ranks"][number] {
   const times = { steps: 10n, work: 2_000n, forwardUs: 1_500_000n, backwardUs: 3_000_000n, optimizerUs: 0n };
@@ -92,4 +95,61 @@ test("NodeMetrics shows how slow its ranks are as the controller told, in that g
   assert.deepEqual(await ratios(), ['goku_rank_slowness_ratio{"job":"shapes","rank":"5"} 1.75']);
   look = { ...look, ranks: [rank(5, 4n)] };
   assert.deepEqual(await ratios(), []);
+});
+
+test("NodeMetrics shows what NVML tells of a GPU, in base units, and nothing of what it does not", async () => {
+  const fake = new FakeNvml({
+    count: 2,
+    ...healthyGpu(0),
+    "0.RetiredPages.0": 4,
+    "0.NvLinkState.1": 0,
+    "1.UUID": uuidOf(1),
+    "1.PowerUsage": 70_000,
+  });
+  const answer = await withNvml(fake, async () => {
+    const reader = new GpuReader();
+    try {
+      return await reader.ask();
+    } finally {
+      reader.kill();
+    }
+  });
+  assert.ok(answer.kind === "read", JSON.stringify(answer));
+  let gpus = answer.gpus.map((reading, index) => ({ index, uuid: uuidOf(index), reading }));
+  const metrics = new NodeMetrics({ slots: 2, peakFlops: null, look: () => ({ ...empty, gpus }) });
+  const ofGpus = async () => (await shown(metrics)).filter((line) => line.startsWith("goku_gpu_"));
+  const series = await ofGpus();
+  const own = `"gpu":"0","uuid":"${uuidOf(0)}"`;
+  for (const line of [
+    `goku_gpu_up{${own}} 1`,
+    `goku_gpu_temperature_celsius{${own},"part":"core"} 54`,
+    `goku_gpu_temperature_celsius{${own},"part":"memory"} 61`,
+    `goku_gpu_clock_hertz{${own},"clock":"sm"} 1980000000`,
+    `goku_gpu_clock_limited{${own},"reason":"power_cap"} 1`,
+    `goku_gpu_clock_limited{${own},"reason":"hardware_thermal"} 0`,
+    `goku_gpu_power_watts{${own}} 612.345`,
+    `goku_gpu_power_limit_watts{${own}} 700`,
+    `goku_gpu_memory_used_bytes{${own}} ${30 * 2 ** 30}`,
+    `goku_gpu_utilization_ratio{${own}} 0.97`,
+    `goku_gpu_ecc_errors_total{${own},"kind":"corrected"} 3`,
+    `goku_gpu_ecc_errors_total{${own},"kind":"uncorrected"} 0`,
+    `goku_gpu_retired_pages{${own}} 4`,
+    `goku_gpu_remapped_rows{${own},"kind":"uncorrected"} 2`,
+    `goku_gpu_remap_pending{${own}} 0`,
+    `goku_gpu_nvlinks{${own},"state":"up"} 1`,
+    `goku_gpu_nvlinks{${own},"state":"down"} 1`,
+    `goku_gpu_nvlink_errors_total{${own},"kind":"crc"} 32`,
+  ])
+    assert.ok(series.includes(line), `${line}\n${series.join("\n")}`);
+  const names = new Set(series.filter((line) => line.includes(own)).map((line) => line.split("{")[0]!));
+  const all = Object.keys(NODE_METRICS).filter((name) => name.startsWith("goku_gpu_"));
+  assert.deepEqual([...names].sort(), all.sort(), "a GPU that tells everything has every series");
+  const other = `"gpu":"1","uuid":"${uuidOf(1)}"`;
+  assert.deepEqual(
+    series.filter((line) => line.includes(other)),
+    [`goku_gpu_up{${other}} 1`, `goku_gpu_power_watts{${other}} 70`],
+  );
+
+  gpus = gpus.map((gpu) => ({ ...gpu, reading: null }));
+  assert.deepEqual(await ofGpus(), [`goku_gpu_up{${own}} 0`, `goku_gpu_up{${other}} 0`]);
 });

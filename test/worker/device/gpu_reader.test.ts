@@ -85,7 +85,13 @@ test("GpuReader: a library of an older driver, without some functions, tells the
 });
 
 test("GpuReader: a GPU that is lost, before or while it is read, is told so beside those that are well", async () => {
-  const fake = new FakeNvml({ count: 4, ...healthyGpu(0), ...healthyGpu(1), ...healthyGpu(2), ...healthyGpu(3) });
+  const fake = new FakeNvml({
+    count: 4,
+    ...healthyGpu(0),
+    ...healthyGpu(1),
+    ...healthyGpu(2),
+    ...healthyGpu(3),
+  });
   fake.tell({ "0.handle": "!15", "1.PowerUsage": "!15", "1.MemoryInfo": "hang", "2.handle": "!4" });
   const gpus = await gpusOf(fake);
   assert.deepEqual(

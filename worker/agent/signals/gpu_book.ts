@@ -1,7 +1,7 @@
 import { CLOCK_REASONS, THERMAL_REASONS } from "../../../job/signals/clock_reasons.js";
 import type { CounterName } from "../../../job/signals/counters.js";
 import { visibleIndices } from "../../device/visible_indices.js";
-import type { GpuReading, NvLinkReading } from "../../engine/native.js";
+import type { GpuReading, NvLinkReading } from "../../gpu_messages.js";
 import type { MachineReading } from "./read_counters.js";
 
 /** A GPU that ranks of this node see. */
@@ -17,8 +17,8 @@ export interface WatchedGpu {
 interface KnownGpu {
   index: number;
   uuid: string;
-  /** In NVML's order, when it was listed last. */
-  position: number;
+  /** In NVML's order; null: it is not listed any more. */
+  position: number | null;
   /** Readings in which heat, or the power supply, held it back. */
   thermal: number;
   brakes: number;
@@ -61,6 +61,7 @@ export class GpuBook {
     const uuids = gpus.map((gpu, position) => gpu?.uuid ?? this.at(position)?.uuid ?? "");
     const indices = visibleIndices(uuids, this.visible);
     const readings = new Map<string, GpuReading>();
+    for (const gpu of this.known.values()) gpu.position = null;
     for (const [position, gpu] of gpus.entries()) {
       const index = indices[position] ?? null;
       const uuid = uuids[position]!;

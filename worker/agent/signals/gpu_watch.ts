@@ -1,7 +1,7 @@
 import type { Logger } from "pino";
 import { xidKind } from "../../../job/signals/xids.js";
 import { GPU_LIMITS, type GpuAnswer, type GpuLimits, GpuReader } from "../../device/gpu_reader.js";
-import type { GpuXid } from "../../engine/native.js";
+import type { GpuXid } from "../../gpu_messages.js";
 import { GpuBook, type WatchedGpu } from "./gpu_book.js";
 import type { ReadSign } from "./log_reader.js";
 import type { MachineReading } from "./read_counters.js";
@@ -39,9 +39,9 @@ export class GpuWatch {
     this.options = options;
   }
 
+  /** The first reading can wait: ranks that boot have the processor before. */
   start(): void {
     this.timer = setInterval(() => void this.look(), this.options.everyMs ?? EVERY_MS);
-    void this.look();
   }
 
   close(): void {
