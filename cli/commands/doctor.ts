@@ -93,38 +93,30 @@ function hasGpu(): boolean {
 
 /** What an agent here would read of GPUs, and which of them is in trouble at present. */
 async function gpuTelemetry(): Promise<Finding> {
-  const check = "GPU telemetry";
   const reader = new GpuReader();
   const answer = await reader.ask();
   reader.kill();
-  const advice = "docs/hardware-signals.md";
+  const finding = (good: boolean, found: string): Finding => ({
+    check: "GPU telemetry",
+    state: good ? "ok" : "warning",
+    found,
+    advice: good ? "" : "docs/hardware-signals.md",
+  });
   switch (answer.kind) {
-    case "missing": {
-      const found = "no libnvidia-ml.so.1, which comes with NVIDIA's driver";
-      return hasGpu()
-        ? { check, state: "warning", found, advice }
-        : { check, state: "ok", found, advice: "" };
-    }
+    case "missing":
+      return finding(!hasGpu(), "no libnvidia-ml.so.1, which comes with NVIDIA's driver");
     case "refused":
-      return { check, state: "warning", found: answer.why, advice };
+      return finding(false, answer.why);
     case "ended":
-      return { check, state: "warning", found: `the process that reads GPUs: ${answer.how}`, advice };
+      return finding(false, `the process that reads GPUs: ${answer.how}`);
     case "silent": {
       const whom = answer.gpu === null ? "the driver" : `GPU ${answer.gpu}`;
-      return {
-        check,
-        state: "warning",
-        found: `${whom} has not answered for ${answer.limitMs / 1000} s`,
-        advice: "restart the machine",
-      };
+      return finding(false, `${whom} has not answered for ${answer.limitMs / 1000} s`);
     }
     case "read": {
-      const told = answer.gpus.filter((gpu) => gpu !== null);
       const bad = answer.gpus.flatMap((gpu, index) => (gpu === null ? [] : troubleOf(gpu, `GPU ${index}`)));
-      const found = [`NVML tells of ${told.length} GPUs`, ...bad].join("; ");
-      return bad.length === 0
-        ? { check, state: "ok", found, advice: "" }
-        : { check, state: "warning", found, advice };
+      const count = answer.gpus.filter((gpu) => gpu !== null).length;
+      return finding(bad.length === 0, [`NVML tells of ${count} GPUs`, ...bad].join("; "));
     }
   }
 }

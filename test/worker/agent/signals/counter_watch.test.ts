@@ -65,6 +65,15 @@ test("CounterWatch: a counter that begins anew counts from there", () => {
   assert.equal(watch.take(counts(["ib_link_downed", "mlx5_0/1", 1]), 10_000).signs.length, 1);
 });
 
+test("CounterWatch: a GPU that is lost from the beginning is told in the second reading, a NVLink that never was up is not", () => {
+  const watch = new CounterWatch();
+  const told = [0, 1, 2].map((i) => {
+    const reading = links(["gpu_lost", "GPU 0", false], ["nvlink_down", "GPU 1 link 4", false]);
+    return watch.take(reading, 10_000 * i).signs.map(({ kind, device }) => `${kind} ${device}`);
+  });
+  assert.deepEqual(told, [[], ["counter.gpu_lost GPU 0"], []]);
+});
+
 test("CounterWatch: a link that was up and is down in two readings is told once; one that never was up is not", () => {
   const watch = new CounterWatch();
   const told = [true, false, true, false, false, false, true, false, false].map((up, i) => {
