@@ -32,7 +32,7 @@ cannot read it says so once in its log and in \`gokuctl nodes\` (\`gokuctl docto
 agents of the shipped manifests have neither: their nodes are watched by logs and counters, as far as \`/sys\` shows those of the machine.
 
 GPUs are read by NVIDIA's management library, \`libnvidia-ml.so.1\`, which comes with the driver (in containers by NVIDIA's container toolkit, with
-the capability \`utility\`). It is looked for when the agent starts; a machine without it lacks nothing, and the agent's log and \`gokuctl doctor\` say
+the capability \`utility\`). It is looked for ten seconds after the agent starts; a machine without it lacks nothing, and the agent's log and \`gokuctl doctor\` say
 so. A process of its own asks it, since a call may hang for minutes when a GPU has fallen off the bus: one that has not come back
 after 30 s (60 s for the driver as a whole) is a sign in itself, \`counter.gpu_silent\`, and the process is ended and started again, once the kernel lets it go. GPUs are known by their
 UUID, and called by the index that ranks see: where \`CUDA_VISIBLE_DEVICES\` is set, its GPUs alone are read. What a GPU, its driver or an older library
