@@ -1,0 +1,224 @@
+import assert from "node:assert/strict";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { after, test } from "node:test";
+import { pathToFileURL } from "node:url";
+import { LocalCluster } from "../../cli/local_cluster.js";
+import {
+  type CheckPlace,
+  type CheckResult,
+  DEVICE_CHECKS,
+  type DeviceCheck,
+} from "../../worker/check_messages.js";
+import { CheckedNode, selfCheckCommand } from "../support/checked_node.js";
+import { gokuctl } from "../support/gokuctl.js";
+
+/** Self-checks of CUDA devices, on two that are emulated: what each finds, and how it reaches a person. */
+const ADDON = path.resolve(process.env.GOKU_NATIVE!);
+process.env.GOKU_NATIVE = ""; // the CPU's own, for what examines the node
+process.env.GOKU_NATIVE_CUDA = ADDON;
+process.env.GOKU_EMULATED_DEVICES = "2";
+process.env.GOKU_EMULATED_MIB = "1024";
+const DEVICES = [0, 1].map((index) => ({ name: `emulated ${index}`, memoryBytes: 2 ** 30 }));
+
+/** Ends what hangs; far above what a busy machine takes. */
+const LIMIT = { timeout: 300_000 };
+
+const scratch = mkdtempSync(path.join(tmpdir(), "goku-device-checks-"));
+after(() => rmSync(scratch, { recursive: true, force: true }));
+const place: CheckPlace = {
+  budgetMs: 20,
+  host: "127.0.0.1",
+  peerPort: 0,
+  stateDir: scratch,
+  checkpointDir: "",
+};
+
+/** Runs one check in a process of its own that sees one device, with a failpoint set there. */
+function runWith(name: DeviceCheck, more: Record<string, string> = {}): CheckResult {
+  const module = (file: string) =>
+    JSON.stringify(pathToFileURL(path.join(import.meta.dirname, "../../worker", file)).href);
+  const script = `import { openDevice } from ${module("checks/open_device.js")};
+    import { runCheck } from ${module("checks/run_check.js")};
+    console.log(JSON.stringify(await runCheck(openDevice(0), "${name}", ${JSON.stringify(place)})));`;
+  const done = spawnSync(process.execPath, ["--input-type=module", "--eval", script], {
+    encoding: "utf8",
+    env: { ...process.env, CUDA_VISIBLE_DEVICES: "0", GOKU_FAILPOINTS: "", ...more },
+  });
+  assert.equal(done.status, 0, done.stderr);
+  return JSON.parse(done.stdout) as CheckResult;
+}
+
+test("every check of a good device passes, says how much it did, and leaves no file behind", () => {
+  for (const name of DEVICE_CHECKS) {
+    const result = runWith(name);
+    assert.ok(result.ok && result.value > 0, JSON.stringify(result));
+    assert.equal(result.name, name);
+  }
+  assert.deepEqual(readdirSync(scratch), []);
+});
+
+test("device_memory: a bit that turns in the device's memory is told with its word and bit", () => {
+  const result = runWith("device_memory", { GOKU_FAILPOINTS: "selfcheck.device.memory:flip" });
+  assert.ok(!result.ok);
+  assert.match(
+    result.detail,
+    /^pattern 0: word 2097159 holds 0x00000080, want 0x00000000: bits 0x00000080 differ$/,
+  );
+});
+
+test("device_matrix: a bit of a product that turns is told with its block and precision", () => {
+  const result = runWith("device_matrix", { GOKU_FAILPOINTS: "selfcheck.device.matrix:flip" });
+  assert.ok(!result.ok);
+  assert.match(result.detail, /^round 1, fp32: block 0 of 1 differs from the exact product$/);
+});
+
+test("a copy that the device refuses fails its check with the error", () => {
+  for (const way of ["upload", "download", "copy"] as const) {
+    const result = runWith(`device_${way}`, { GOKU_FAILPOINTS: `selfcheck.device.${way}:throw` });
+    assert.ok(!result.ok);
+    assert.match(result.detail, /^INTERNAL: Cannot go on: failpoint/);
+  }
+});
+
+test("a device without room for its check fails it with what is left", () => {
+  const result = runWith("device_memory", { GOKU_EMULATED_MIB: "1" });
+  assert.ok(!result.ok);
+  assert.match(result.detail, /^NATIVE_OUT_OF_MEMORY: .*the device has \d+ of its 1048576 bytes left/);
+});
+
+test(
+  "a node is examined first, then each of its devices; one that kills its process fails, the other passes",
+  LIMIT,
+  async () => {
+    const node = new CheckedNode(scratch, { devices: DEVICES });
+    node.start(selfCheckCommand(["copy", ...DEVICE_CHECKS]), "selfcheck.device.matrix/1:kill");
+    const { results } = await node.reports.next();
+    assert.deepEqual(
+      results.map(({ name, ok, device }) => `${device?.index ?? "-"} ${device?.name ?? "-"} ${name} ${ok}`),
+      [
+        "- - copy true",
+        ...DEVICE_CHECKS.map((name) => `0 emulated 0 ${name} true`),
+        "1 emulated 1 device_memory true",
+        "1 emulated 1 device_matrix false",
+      ],
+      JSON.stringify(results),
+    );
+    assert.match(
+      results.at(-1)!.detail,
+      /^its process ended by SIGKILL: failpoint selfcheck\.device\.matrix/,
+    );
+  },
+);
+
+test(
+  "a device that hangs in a check, its thread or its whole process, fails at the check's deadline",
+  LIMIT,
+  async () => {
+    for (const action of ["stall", "stop"]) {
+      const node = new CheckedNode(scratch, { devices: DEVICES.slice(0, 1), hangMs: 300 });
+      node.start(selfCheckCommand(DEVICE_CHECKS), `selfcheck.device.memory:${action}`);
+      const { results } = await node.reports.next();
+      assert.deepEqual(
+        results.map(({ name, ok }) => [name, ok]),
+        [["device_memory", false]],
+      );
+      assert.match(results[0]!.detail, /^its process did not end in \d+ ms and was killed$/);
+    }
+  },
+);
+
+test(
+  "a device that does not answer when it is opened, or is not there any more, fails its first check",
+  LIMIT,
+  async () => {
+    const silent = new CheckedNode(scratch, { devices: DEVICES.slice(0, 1), bootMs: 300 });
+    silent.start(selfCheckCommand(DEVICE_CHECKS), "selfcheck.device.start:stall");
+    const [hung, ...others] = (await silent.reports.next()).results;
+    assert.deepEqual([hung!.name, hung!.ok, others.length], ["device_memory", false, 0]);
+    assert.equal(hung!.detail, "its process did not end in 300 ms and was killed");
+
+    const lost = new CheckedNode(scratch, { devices: [...DEVICES, { name: "emulated 2", memoryBytes: 1 }] });
+    lost.start(selfCheckCommand(["device_copy"]));
+    const { results } = await lost.reports.next();
+    assert.deepEqual(
+      results.map(({ ok, device }) => [device!.index, ok]),
+      [
+        [0, true],
+        [1, true],
+        [2, false],
+      ],
+    );
+    assert.equal(
+      results[2]!.detail,
+      "its process exited with code 1: Cannot examine device 2: CUDA shows it no more",
+    );
+  },
+);
+
+test("ranks that get a place end the examination of devices as well", LIMIT, async () => {
+  const node = new CheckedNode(scratch, { devices: DEVICES });
+  const command = selfCheckCommand(DEVICE_CHECKS, { budgetMs: 600_000 });
+  node.start(command);
+  node.checker.cancel("ranks get a place here");
+  const { checkId, results, busy } = await node.reports.next();
+  assert.deepEqual([checkId, results, busy], [command.checkId, [], "ranks get a place here"]);
+  await node.checker.close();
+});
+
+interface CheckJson {
+  name: string;
+  device: { index: number; name: string } | null;
+  verdict: string;
+}
+interface NodeJson {
+  self_check: string;
+  quarantined: boolean;
+  checks: CheckJson[];
+}
+
+test(
+  "gokuctl diagnose names the node and the device that computes wrong bits, and the node is quarantined",
+  LIMIT,
+  async () => {
+    const stateDir = mkdtempSync("/dev/shm/goku-device-checks-");
+    const cluster = await LocalCluster.start({ nodes: 0, slotsPerNode: 1, folder: scratch, stateDir });
+    const run = (...args: string[]) => gokuctl(["--controller", cluster.controller, ...args]);
+    const node = async () => (JSON.parse((await run("nodes", "--json")).stdout).nodes as NodeJson[])[0];
+    const main = path.join(import.meta.dirname, "../../cli/main.js");
+    const args = ["agent", "--controller", cluster.controller, "--node", "node-x", "--state-dir", stateDir];
+    const agent = spawn(process.execPath, [main, ...args, "--log-dir", scratch, "--grace", "0"], {
+      stdio: "ignore",
+      env: { ...process.env, GOKU_FAILPOINTS: "selfcheck.device.matrix/1:flip" },
+    });
+    try {
+      let joined = await node();
+      while (joined?.self_check !== "failed") joined = await node();
+      assert.equal(joined.quarantined, true);
+      const { code, stdout } = await run("diagnose");
+      assert.equal(code, 32, stdout);
+      assert.match(
+        stdout,
+        /^node-x failed: device_matrix of device 1 \(emulated 1\) failed: round 1, fp32: block 0 of 1 differs/m,
+      );
+      const told = JSON.parse((await run("diagnose", "--json")).stdout);
+      const checks = told.nodes[0].checks as CheckJson[];
+      assert.deepEqual(
+        checks.filter(({ verdict }) => verdict !== "ok").map(({ name, device }) => ({ name, device })),
+        [{ name: "device_matrix", device: { index: 1, name: "emulated 1" } }],
+      );
+      assert.equal(checks.filter(({ device }) => device !== null).length, 2 * DEVICE_CHECKS.length);
+      const listed = (await run("nodes")).stdout;
+      assert.match(listed, /^node-x +connected, quarantined .* failed: device_matrix of device 1 /m);
+      assert.match(listed, /self-check: device_matrix of device 1 \(emulated 1\) failed: /);
+    } finally {
+      agent.kill("SIGTERM");
+      await once(agent, "exit");
+      await cluster.stop();
+      rmSync(stateDir, { recursive: true, force: true });
+    }
+  },
+);
