@@ -1,22 +1,16 @@
 import assert from "node:assert/strict";
-import { spawn, spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
-import { pathToFileURL } from "node:url";
 import { LocalCluster } from "../../cli/local_cluster.js";
-import {
-  type CheckPlace,
-  type CheckResult,
-  DEVICE_CHECKS,
-  type DeviceCheck,
-} from "../../worker/check_messages.js";
+import { DEVICE_CHECKS } from "../../worker/check_messages.js";
 import { CheckedNode, selfCheckCommand } from "../support/checked_node.js";
 import { gokuctl } from "../support/gokuctl.js";
 
-/** Self-checks of CUDA devices, on two that are emulated: what each finds, and how it reaches a person. */
+/** A node whose two CUDA devices are emulated is examined: what becomes of bad ones, and how that reaches a person. */
 const ADDON = path.resolve(process.env.GOKU_NATIVE!);
 process.env.GOKU_NATIVE = ""; // the CPU's own, for what examines the node
 process.env.GOKU_NATIVE_CUDA = ADDON;
@@ -29,67 +23,6 @@ const LIMIT = { timeout: 300_000 };
 
 const scratch = mkdtempSync(path.join(tmpdir(), "goku-device-checks-"));
 after(() => rmSync(scratch, { recursive: true, force: true }));
-const place: CheckPlace = {
-  budgetMs: 20,
-  host: "127.0.0.1",
-  peerPort: 0,
-  stateDir: scratch,
-  checkpointDir: "",
-};
-
-/** Runs one check in a process of its own that sees one device, with a failpoint set there. */
-function runWith(name: DeviceCheck, more: Record<string, string> = {}): CheckResult {
-  const module = (file: string) =>
-    JSON.stringify(pathToFileURL(path.join(import.meta.dirname, "../../worker", file)).href);
-  const script = `import { openDevice } from ${module("checks/open_device.js")};
-    import { runCheck } from ${module("checks/run_check.js")};
-    console.log(JSON.stringify(await runCheck(openDevice(0), "${name}", ${JSON.stringify(place)})));`;
-  const done = spawnSync(process.execPath, ["--input-type=module", "--eval", script], {
-    encoding: "utf8",
-    env: { ...process.env, CUDA_VISIBLE_DEVICES: "0", GOKU_FAILPOINTS: "", ...more },
-  });
-  assert.equal(done.status, 0, done.stderr);
-  return JSON.parse(done.stdout) as CheckResult;
-}
-
-test("every check of a good device passes, says how much it did, and leaves no file behind", () => {
-  for (const name of DEVICE_CHECKS) {
-    const result = runWith(name);
-    assert.ok(result.ok && result.value > 0, JSON.stringify(result));
-    assert.equal(result.name, name);
-  }
-  assert.deepEqual(readdirSync(scratch), []);
-});
-
-test("device_memory: a bit that turns in the device's memory is told with its word and bit", () => {
-  const result = runWith("device_memory", { GOKU_FAILPOINTS: "selfcheck.device.memory:flip" });
-  assert.ok(!result.ok);
-  assert.match(
-    result.detail,
-    /^pattern 0: word 2097159 holds 0x00000080, want 0x00000000: bits 0x00000080 differ$/,
-  );
-});
-
-test("device_matrix: a bit of a product that turns is told with its block and precision", () => {
-  const result = runWith("device_matrix", { GOKU_FAILPOINTS: "selfcheck.device.matrix:flip" });
-  assert.ok(!result.ok);
-  assert.match(result.detail, /^round 1, fp32: block 0 of 1 differs from the exact product$/);
-});
-
-test("a copy that the device refuses fails its check with the error", () => {
-  for (const way of ["upload", "download", "copy"] as const) {
-    const result = runWith(`device_${way}`, { GOKU_FAILPOINTS: `selfcheck.device.${way}:throw` });
-    assert.ok(!result.ok);
-    assert.match(result.detail, /^INTERNAL: Cannot go on: failpoint/);
-  }
-});
-
-test("a device without room for its check fails it with what is left", () => {
-  const result = runWith("device_memory", { GOKU_EMULATED_MIB: "1" });
-  assert.ok(!result.ok);
-  assert.match(result.detail, /^NATIVE_OUT_OF_MEMORY: .*the device has \d+ of its 1048576 bytes left/);
-});
-
 test(
   "a node is examined first, then each of its devices; one that kills its process fails, the other passes",
   LIMIT,
@@ -159,15 +92,43 @@ test(
   },
 );
 
-test("ranks that get a place end the examination of devices as well", LIMIT, async () => {
-  const node = new CheckedNode(scratch, { devices: DEVICES });
-  const command = selfCheckCommand(DEVICE_CHECKS, { budgetMs: 600_000 });
-  node.start(command);
-  node.checker.cancel("ranks get a place here");
-  const { checkId, results, busy } = await node.reports.next();
-  assert.deepEqual([checkId, results, busy], [command.checkId, [], "ranks get a place here"]);
-  await node.checker.close();
-});
+test(
+  "a device that has no memory left, as where others use it, fails its first check with that",
+  LIMIT,
+  async () => {
+    process.env.GOKU_EMULATED_MIB = "1";
+    try {
+      const full = new CheckedNode(scratch, { devices: DEVICES.slice(0, 1) });
+      full.start(selfCheckCommand(DEVICE_CHECKS));
+      const { results } = await full.reports.next();
+      assert.deepEqual([results.length, results[0]!.ok], [1, false]);
+      assert.match(
+        results[0]!.detail,
+        /^its process exited with code 1: .*the device has \d+ of its 1048576 bytes left/,
+      );
+    } finally {
+      process.env.GOKU_EMULATED_MIB = "1024";
+    }
+  },
+);
+
+test(
+  "ranks that get a place end the examination of devices as well, to the last process",
+  LIMIT,
+  async () => {
+    const node = new CheckedNode(scratch, { devices: DEVICES });
+    const command = selfCheckCommand(DEVICE_CHECKS, { budgetMs: 600_000 });
+    node.start(command);
+    await new Promise((resolve) => setImmediate(resolve));
+    const started = node.records.all().map(({ pid }) => pid);
+    assert.equal(started.length, 1 + DEVICES.length);
+    node.checker.cancel("ranks get a place here");
+    const { checkId, results, busy } = await node.reports.next();
+    assert.deepEqual([checkId, results, busy], [command.checkId, [], "ranks get a place here"]);
+    while (node.records.all().length > 0) await new Promise((resolve) => setImmediate(resolve));
+    for (const pid of started) assert.throws(() => process.kill(pid, 0), { code: "ESRCH" });
+  },
+);
 
 interface CheckJson {
   name: string;
@@ -204,8 +165,9 @@ test(
         stdout,
         /^node-x failed: device_matrix of device 1 \(emulated 1\) failed: round 1, fp32: block 0 of 1 differs/m,
       );
-      const told = JSON.parse((await run("diagnose", "--json")).stdout);
-      const checks = told.nodes[0].checks as CheckJson[];
+      assert.match(stdout, /^node-x +0: emulated 0( +[\d.]+){5}$/m);
+      assert.match(stdout, /^node-x +1: emulated 1 +\d+ +FAILED( +[\d.]+){3}$/m);
+      const { checks } = (await node())!;
       assert.deepEqual(
         checks.filter(({ verdict }) => verdict !== "ok").map(({ name, device }) => ({ name, device })),
         [{ name: "device_matrix", device: { index: 1, name: "emulated 1" } }],

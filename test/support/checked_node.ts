@@ -32,6 +32,8 @@ export class CheckedNode {
   readonly begun = new Queue<SelfCheckBegun>();
   readonly reports = new Queue<SelfCheckReport>();
   readonly folder: string;
+  /** Of its processes. */
+  readonly records: ProcessRecords;
   readonly checker: SelfChecker;
   busy: string | null = null;
 
@@ -41,10 +43,11 @@ export class CheckedNode {
     { devices = [], ...limits }: { hangMs?: number; bootMs?: number; devices?: readonly DeviceInfo[] } = {},
   ) {
     this.folder = mkdtempSync(path.join(scratch, "node-"));
+    this.records = new ProcessRecords(path.join(this.folder, "processes"));
     this.checker = new SelfChecker({
       host: "127.0.0.1",
       stateDir: this.folder,
-      records: new ProcessRecords(path.join(this.folder, "processes")),
+      records: this.records,
       log: pino({ level: "silent" }),
       peerPort: () => 0,
       devices: () => devices,

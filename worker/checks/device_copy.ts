@@ -4,8 +4,10 @@ import type { CheckPlace, DeviceCheck } from "../check_messages.js";
 import { DTYPE, type Native, type TensorId } from "../engine/native.js";
 import { type FailpointName, failpoint } from "../failpoints.js";
 import type { Finding } from "./finding.js";
+import { BUDGET_MS_SHORT } from "./patterns.js";
 
 const BUFFER_BYTES = 64 * 2 ** 20;
+const BUFFER_BYTES_SHORT = 16 * 2 ** 20;
 /** Of a small device: two buffers lie on it. */
 const BUFFER_SHARE = 1 / 16;
 /** Copies that are timed together grow until they take this share of the budget: the start of a copy then counts for little. */
@@ -31,8 +33,11 @@ export function checkDeviceCopy(
   { budgetMs, stateDir }: Pick<CheckPlace, "budgetMs" | "stateDir">,
 ): Finding {
   const { from, to, point, way } = COPIES[name];
-  const bytes = Math.min(BUFFER_BYTES, Math.floor((native.devices()[0]!.memoryBytes * BUFFER_SHARE) / 4) * 4);
-  const count = bytes / 4;
+  const most = native.devices()[0]!.memoryBytes * BUFFER_SHARE;
+  const count = Math.floor(
+    Math.min(most, budgetMs < BUDGET_MS_SHORT ? BUFFER_BYTES_SHORT : BUFFER_BYTES) / 4,
+  );
+  const bytes = 4 * count;
   const page = from || to ? mapPage(native, stateDir, bytes) : null;
   const tensors: TensorId[] = [];
   const tensor = (onHost: boolean) => {
