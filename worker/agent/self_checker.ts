@@ -13,7 +13,7 @@ import {
   LONE_CHECKS,
   type LoneCheck,
 } from "../check_messages.js";
-import type { DeviceInfo } from "../engine/native.js";
+import type { FoundDevices } from "../device/find_devices.js";
 import { CheckerProcess } from "./checker_process.js";
 import { pause } from "./pause.js";
 import type { ProcessRecords } from "./process_records.js";
@@ -26,7 +26,7 @@ export interface SelfCheckerOptions {
   log: Logger;
   peerPort: () => number;
   /** CUDA devices of the node, in CUDA's order. */
-  devices: () => readonly DeviceInfo[];
+  devices: () => FoundDevices["devices"];
   /** Why the node must not be examined now, for example because ranks run; null: it may be. */
   busy: () => string | null;
   begun: (begun: SelfCheckBegun) => void;
