@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { openSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import type { FailedMessage, ListeningMessage } from "../cli/local_cluster.js";
+import { entryPoint } from "../job/entry_points.js";
 
 /** A controller as `gokuctl controller` runs it, in a process whose CPU time and memory are read. */
 export class MeasuredController {
@@ -25,7 +26,7 @@ export class MeasuredController {
   }): Promise<MeasuredController> {
     const { folder, port = "0", restPort = "0", execArgv = [] } = options;
     const log = openSync(path.join(folder, "controller.log"), "a");
-    const main = path.join(import.meta.dirname, "../cli/main.js");
+    const main = entryPoint("gokuctl");
     const store = path.join(folder, "store");
     const child = fork(main, ["controller", "--port", port, "--rest-port", restPort, "--store", store], {
       stdio: ["ignore", log, log, "ipc"],

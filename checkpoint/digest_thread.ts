@@ -1,4 +1,5 @@
 import { Worker } from "node:worker_threads";
+import { entryPoint } from "../job/entry_points.js";
 import { digestOf } from "./digest.js";
 
 /** Bytes [start, end) of a buffer. */
@@ -26,12 +27,12 @@ const BYTES_MIN = 128 << 10;
  * is never missed: where it cannot begin, or ends, the asking thread hashes.
  */
 export class DigestThread {
-  readonly #entry: URL;
+  readonly #entry: string | URL;
   #worker: Worker | null = null;
   /** Oldest first: answers come in the order of the requests. */
   #asked: Asked[] = [];
 
-  constructor(entry = new URL("./digest_thread_entry.js", import.meta.url)) {
+  constructor(entry: string | URL = entryPoint("digest_thread")) {
     this.#entry = entry;
   }
 

@@ -2,6 +2,7 @@ import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { createWriteStream, mkdirSync, rmSync, type WriteStream } from "node:fs";
 import path from "node:path";
+import { entryPoint } from "../job/entry_points.js";
 import { ERRORS, type ErrorCode, GokuError } from "../job/errors.js";
 
 /** For its ranks' last save; what takes longer than the second one is killed. */
@@ -203,7 +204,7 @@ export class LocalCluster {
     const log = this.#members.get(name)?.log ?? createWriteStream(logPath, { flags: "a" });
     const { enter, env } = this.#placeOf(name);
     const [command, ...before] = [...enter, process.execPath];
-    const child = fork(path.join(import.meta.dirname, "main.js"), args, {
+    const child = fork(entryPoint("gokuctl"), args, {
       execPath: command!,
       execArgv: [...before, ...process.execArgv],
       stdio: ["ignore", "pipe", "pipe", "ipc"],

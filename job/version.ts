@@ -1,11 +1,9 @@
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import path from "node:path";
+import { productFolder } from "./entry_points.js";
 
-/** Version of the product: that of the package.json above this module. */
+/** Version of the product: that of its package.json. */
 export function productVersion(): string {
-  for (let folder = import.meta.dirname; ; folder = path.dirname(folder)) {
-    const file = path.join(folder, "package.json");
-    if (existsSync(file)) return (JSON.parse(readFileSync(file, "utf8")) as { version: string }).version;
-    if (folder === path.dirname(folder)) return "0.0.0";
-  }
+  const text = readFileSync(path.join(productFolder(), "package.json"), "utf8");
+  return (JSON.parse(text) as { version: string }).version;
 }

@@ -24,4 +24,5 @@ fi
 step "native addon" npx --no-install cmake-js compile
 step "TypeScript" npx --no-install tsc -p .
 step "TypeScript that drives a browser" npx --no-install tsc -p test/web
+step "programs" node dist/scripts/build_programs.js
 step "web page" node dist/scripts/build_page.js

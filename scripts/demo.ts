@@ -8,6 +8,7 @@ import { isOver } from "../cli/format_job.js";
 import { LocalCluster } from "../cli/local_cluster.js";
 import { bar, duration, fields } from "../cli/output.js";
 import { JobPhase, type JobStatus } from "../gen/goku/v1/controller.pb.js";
+import { entryPoint } from "../job/entry_points.js";
 import { GokuError } from "../job/errors.js";
 import type { Job } from "../job/job.js";
 import { loadJob } from "../job/load_job.js";
@@ -161,12 +162,7 @@ async function killOneRank(demo: Demo): Promise<{ rank: number }> {
 
 /** Runs the command a person would type, beside the cluster that is already there. */
 async function resume(demo: Demo, task: Task): Promise<void> {
-  const command = [
-    path.join(import.meta.dirname, "../cli/main.js"),
-    "resume",
-    "--ckpt",
-    path.join(FOLDER, "checkpoints"),
-  ];
+  const command = [entryPoint("gokuctl"), "resume", "--ckpt", path.join(FOLDER, "checkpoints")];
   const args = [...command, "--layout", RESUME_LAYOUT, "--controller", demo.cluster.controller, "--detach"];
   const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"] });
   let said = "";
@@ -293,7 +289,7 @@ async function summary(demo: Demo): Promise<void> {
   ]);
   const report = demo.incident === "" ? text : `${demo.incident}\n\n${text}`;
   writeFileSync(path.join(FOLDER, "summary.txt"), `${report}\n`);
-  process.stdout.write(`\n${report}\n\nNext: node dist/cli/main.js --help\n`);
+  process.stdout.write(`\n${report}\n\nNext: node dist/programs/gokuctl.js --help\n`);
 }
 
 /** Somebody sits there: the page, which tells the whole run, stays until he has seen it. */

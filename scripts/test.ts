@@ -142,9 +142,9 @@ const stages: Stage[] = [
   }),
   suite("parity", ["parity"], 1),
   suite("simulation", ["sim"], 1),
-  suite("faults", ["faults"], 1),
-  suite("end to end", ["e2e"], 1),
-  suite("web page", ["web"], 1),
+  suite("faults", ["faults"], 2),
+  suite("end to end", ["e2e"], 2),
+  suite("web page", ["web"], 2),
 ];
 
 function main(): void {

@@ -138,6 +138,8 @@ export type FromRank =
       slotPath: string;
       reason: "periodic" | "request" | "final";
     }
+  /** A vote of this generation found the state in two places for every rank; told at once, whether another copy begins or not. */
+  | { kind: "confirmed"; generation: string; rank: number; state: StateName }
   /**
    * The vote chose this state to be copied to another node; its slot stays until another one is there everywhere. `kept`:
    * the newest that is, which the other node must not give up for it.

@@ -7,7 +7,9 @@ import { askAll } from "./watch_stall.js";
 
 // All ranks wait in one collective, or none does: their pages do not tell who hangs. All are told to leave it, and who hangs
 // does not answer. A rank that waits in a collective hears of that within milliseconds, so that one that still stands there
-// when the others have answered is known soon; one that computes may be in the middle of something.
+// when the others have answered is known soon; one that computes may be in the middle of something. Where messages are late,
+// the abort and a question that was sent long after it reach a node at once: so all are asked at first whether they have heard
+// of it, and only some time after the last has said so where their ranks are.
 
 export function awaitAnswers(turn: Turn, job: JobState, what: string): void {
   decide(
@@ -16,27 +18,37 @@ export function awaitAnswers(turn: Turn, job: JobState, what: string): void {
     "abort and see which ranks do not answer: their pages do not tell who holds the others up",
   );
   enter(turn, job, "answering", `${what}: looks for the ranks that do not answer`);
-  arm(turn, jobTimers.stage(job), turn.nowMs + turn.state.config.limits.answerSoonMs);
+  job.generation!.asked = askAll(turn, job.generation!);
+  arm(turn, jobTimers.stage(job), turn.nowMs + turn.state.config.limits.answerMs);
 }
 
-/** First all are asked where their ranks are now; the second time it is over. */
+/** Those who have heard of the abort have had time to leave, or all time is over. */
 export function onAnswersDue(turn: Turn, job: JobState): void {
   const generation = job.generation!;
   const { answerMs, answerSoonMs } = turn.state.config.limits;
-  if (generation.asked === null && answerSoonMs < answerMs) {
-    generation.asked = askAll(turn, generation);
-    arm(turn, jobTimers.stage(job), turn.nowMs + answerMs - answerSoonMs);
+  if (generation.asked !== null) {
+    finishAnswering(turn, job);
     return;
   }
-  finishAnswering(turn, job);
+  generation.askedAgainId = turn.state.commandLast;
+  generation.asked = askAll(turn, generation);
+  arm(turn, jobTimers.stage(job), Math.max(generation.abortedMs + answerMs, turn.nowMs + answerSoonMs));
 }
 
-/** A node has told where its ranks are. */
+/** A node tells where its ranks are: an answer, if it has heard what it was asked. */
 export function onAnswerPages(turn: Turn, job: JobState, nodeId: string): void {
-  if (job.generation!.asked?.delete(nodeId) && isClear(turn, job)) finishAnswering(turn, job);
+  const generation = job.generation!;
+  const { asked, askedAgainId } = generation;
+  if (asked === null || !hasHeard(turn, generation, nodeId, askedAgainId) || !asked.delete(nodeId)) return;
+  if (askedAgainId > 0) {
+    if (isClear(turn, job)) finishAnswering(turn, job);
+  } else if (asked.size === 0) {
+    generation.asked = null;
+    arm(turn, jobTimers.stage(job), turn.nowMs + turn.state.config.limits.answerSoonMs);
+  }
 }
 
-/** Whoever has not answered stands in its collective still, though its node has told it to leave and told so. */
+/** Whoever has not answered stands in its collective still, long after its node has heard of the abort. */
 function isClear(turn: Turn, job: JobState): boolean {
   const { answered, asked, rankNodes, pages } = job.generation!;
   if (answered.size === 0) return false;

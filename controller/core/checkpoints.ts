@@ -1,5 +1,5 @@
 import { jobTraits } from "../../job/command_job.js";
-import type { CheckpointsRecord, DurableWrite, StateName } from "./contract.js";
+import type { CheckpointEntry, CheckpointsRecord, DurableWrite, StateName } from "./contract.js";
 import { durableKeys } from "./contract.js";
 import { persist } from "./durable.js";
 import { isGivenUp } from "./roll_back.js";
@@ -17,16 +17,8 @@ export function onSaved(
 ): void {
   const { state, uri, bytes, seconds } = report;
   endSaveAlarm(turn, job, state);
-  // It is told by several agents and repeated, also late: by then the run may have come to this step again.
-  if (job.checkpoints.some((entry) => entry.uri === uri && compareStates(entry.state, state) >= 0)) return;
-  job.excludedCheckpoints.delete(uri);
-  job.checkpoints = job.checkpoints.filter((entry) => entry.uri !== uri);
-  const unusable = isGivenUp(job.record.rollBacks, state) ? "the run went back to a step before it" : null;
-  const added = { uri, state, bytes, seconds, committedAtMs: turn.nowMs, unusable };
-  job.checkpoints = [...job.checkpoints, added].sort((a, b) => compareStates(a.state, b.state));
-  job.checkpoints = retain(job);
-  if (!job.checkpoints.includes(added)) return; // repeated after retention has dropped it
-  observe(turn, "goku_checkpoints_committed_total", 1);
+  const told = { uri, state, bytes, seconds, committedAtMs: turn.nowMs };
+  if (addCheckpoints(turn, job, [told]).length === 0) return;
   observe(turn, "goku_checkpoint_seconds", seconds);
   observe(turn, "goku_checkpoint_written_bytes_total", bytes);
   log(turn, {
@@ -37,6 +29,33 @@ export function onSaved(
     text: `${stateText(state)} is durable at ${uri} (${bytes} bytes in ${seconds.toFixed(1)} s)`,
   });
   persist(turn, [checkpointsWrite(job)]);
+}
+
+/**
+ * Those that are news. They are told by several agents and repeated, also late: by then the run may have come to the same step
+ * again, or retention have dropped them. Whoever adds some writes the register.
+ */
+export function addCheckpoints(
+  turn: Turn,
+  job: JobState,
+  told: readonly Omit<CheckpointEntry, "unusable">[],
+): CheckpointEntry[] {
+  const news = new Set<CheckpointEntry>();
+  for (const one of told) {
+    const { uri, state } = one;
+    if (job.checkpoints.some((entry) => entry.uri === uri && compareStates(entry.state, state) >= 0))
+      continue;
+    job.excludedCheckpoints.delete(uri);
+    const isUndone = isGivenUp(job.record.rollBacks, state);
+    const entry = { ...one, unusable: isUndone ? "the run went back to a step before it" : null };
+    news.add(entry);
+    job.checkpoints = [...job.checkpoints.filter((other) => other.uri !== uri), entry];
+  }
+  job.checkpoints.sort((x, y) => compareStates(x.state, y.state));
+  job.checkpoints = retain(job);
+  const added = job.checkpoints.filter((entry) => news.has(entry));
+  if (added.length > 0) observe(turn, "goku_checkpoints_committed_total", added.length);
+  return added;
 }
 
 /** The state that could not be saved, or a newer one, is durable. */

@@ -74,7 +74,21 @@ export type Event =
   | { kind: "drainRequested"; requestId: string; nodeId: string }
   /** A person wants nodes to be examined; none named: all. */
   | { kind: "diagnosisRequested"; requestId: string; nodeIds: string[] }
+  /** Answer to the `findCheckpoints` of that generation; null: `reason` says why nothing can be listed. */
+  | {
+      kind: "checkpointsFound";
+      jobId: string;
+      generation: number;
+      found: FoundCheckpoint[] | null;
+      reason: string;
+    }
   | { kind: "timerFired"; timer: string };
+
+/** A committed checkpoint, as its folder tells it. */
+export interface FoundCheckpoint extends CheckpointSource {
+  bytes: number;
+  committedAtMs: number;
+}
 
 /** Why the platform ends, or has ended, the process of a node's agent and with it all of the node's ranks. */
 export interface NodeFate {
@@ -106,6 +120,8 @@ export type Effect =
   | { kind: "persist"; id: number; compares: { key: string; modRevision: bigint }[]; writes: DurableWrite[] }
   /** Read these keys, linearizably. Answered by `read`. */
   | { kind: "read"; id: number; keys: string[] }
+  /** List what is committed under this address. Answered by `checkpointsFound`, at once or late. */
+  | { kind: "findCheckpoints"; jobId: string; generation: number; uri: string }
   /** Dropped by the shell when that session is gone: the core repeats commands after the next Hello. */
   | { kind: "send"; nodeId: string; session: number; term: number; commandId: number; message: Command }
   /** Send Refused on that session and end it. */
@@ -256,6 +272,7 @@ export interface GenerationRecord {
 
 export interface CheckpointEntry extends CheckpointSource {
   bytes: number;
+  /** What the save took; 0: not known. */
   seconds: number;
   committedAtMs: number;
   /** Why it must not be restored from; null: it may. */
@@ -345,7 +362,7 @@ export interface CoreLimits {
   causeMs: number;
   /** How long ranks may take to answer an abort before the silent ones are killed. */
   answerMs: number;
-  /** How long those that wait in a collective may take: then their nodes are asked whether they still do. */
+  /** How long those that wait in a collective may take from when their nodes have heard of it: then these are asked whether they still do. */
   answerSoonMs: number;
   /** How long a killed process may take to be reaped before its node counts as bad. */
   reapMs: number;

@@ -2,13 +2,14 @@ import type { DurableWrite, StateName } from "./contract.js";
 import { durableKeys } from "./contract.js";
 import { persist } from "./durable.js";
 import { beginEffective, effectiveRecord } from "./effective_time.js";
+import { askStorage, checkStorage } from "./find_checkpoints.js";
 import { keepsMemory, releaseFormer } from "./former.js";
 import { addEvidence, decide, incidentWrite, mark } from "./incident.js";
 import { endJob } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
 import { phaseCommand, stateOf } from "./phase_commands.js";
 import type { MembersPlan } from "./plan_members.js";
-import { planRestore } from "./plan_restore.js";
+import { keepChoice, planRestore } from "./plan_restore.js";
 import { giveUpPreview } from "./previews.js";
 import { programOf } from "./program.js";
 import { protect } from "./protect.js";
@@ -157,11 +158,23 @@ export function onRankConnected(turn: Turn, job: JobState, rank: number): void {
   if (generation.stage !== "connect" || !reach(generation, rank)) return;
   mark(turn, job, "connected");
   for (const nodeId of generation.nodeRanks.keys()) job.unconnected.delete(nodeId);
+  chooseSource(turn, job);
+}
+
+/** All are connected: what they restore, once it is known what there is. */
+export function chooseSource(turn: Turn, job: JobState): void {
+  const generation = job.generation!;
   const choice = planRestore(turn, job);
+  if (choice.kind !== "snapshot" && askStorage(turn, job)) {
+    generation.deadlineMs = turn.nowMs + turn.state.config.limits.connectMs;
+    armCheck(turn, job);
+    return;
+  }
   if (choice.kind === "none") {
     endJob(turn, job, { phase: "FAILED", code: "CHECKPOINT_CORRUPT", reason: choice.reason });
     return;
   }
+  keepChoice(job, choice);
   decide(turn, job, `restore ${choice.reason}`);
   enter(turn, job, "forming", `generation ${generation.number} restores ${choice.reason}`);
   enterPhase(turn, job, "restore", turn.state.config.limits.restoreMs);
@@ -247,7 +260,7 @@ export function checkForming(turn: Turn, job: JobState): void {
   }
   faults.push(...lateFaults(turn, generation, late));
   if (faults.length > 0) reportFaults(turn, job, faults);
-  else armCheck(turn, job);
+  else if (!checkStorage(turn, job, overdue)) armCheck(turn, job);
 }
 
 /**

@@ -16,14 +16,13 @@ import type { Turn } from "./turn.js";
 /** What it costs to find out that nobody answers: the silence of a read, and one generation more. */
 const TRY_MS = 12_000;
 
-/** What the connected ranks of a generation restore, and what each node reads where; kept, so that repeats say the same. */
+/** What the connected ranks of a generation would restore. */
 export function planRestore(turn: Turn, job: JobState): RestoreChoice {
   const generation = job.generation!;
   const { layout, rankNodes } = generation;
   const { job: spec } = job.record;
   if (isCommandJob(spec)) {
-    generation.restore = { kind: "initial", reason: "nothing: its program restores its own checkpoints" };
-    return generation.restore;
+    return { kind: "initial", reason: "nothing: its program restores its own checkpoints" };
   }
   const { inSight, outOfSight } = formerNodes(turn, job);
   const choose = (former: readonly NodeState[]) =>
@@ -39,14 +38,18 @@ export function planRestore(turn: Turn, job: JobState): RestoreChoice {
     });
   const sure = choose(inSight);
   const tried = outOfSight.length > 0 ? choose([...inSight, ...outOfSight]) : sure;
-  const choice = isWorthTrying({ sure, tried, stepMs: usualStepMs(job) }) ? tried : sure;
-  if (choice.kind === "none") return choice;
+  return isWorthTrying({ sure, tried, stepMs: usualStepMs(job) }) ? tried : sure;
+}
+
+/** It is chosen; with what each node reads where, so that repeats say the same. */
+export function keepChoice(job: JobState, choice: Exclude<RestoreChoice, { kind: "none" }>): void {
+  const generation = job.generation!;
+  const { layout, rankNodes } = generation;
+  const { job: spec } = job.record;
   generation.restore = choice;
-  if (choice.kind === "snapshot") {
-    const units = flatUnits(parameterSpecs(modelConfig(spec)));
-    generation.places = restorePlaces({ layout, rankNodes, memory: choice.memory, units });
-  }
-  return choice;
+  if (choice.kind !== "snapshot" || isCommandJob(spec)) return;
+  const units = flatUnits(parameterSpecs(modelConfig(spec)));
+  generation.places = restorePlaces({ layout, rankNodes, memory: choice.memory, units });
 }
 
 /** What the memory of the members holds: of its ranks as a node said when they were ready, of others as it said before. */

@@ -126,6 +126,7 @@ function beginRecovery(
   job.faults = [...faults];
   generation.answered.clear();
   generation.asked = null;
+  generation.askedAgainId = 0;
   generation.abortedMs = turn.nowMs;
   note(job, generation, faults);
   observe(turn, "goku_generations_failed_total", 1);

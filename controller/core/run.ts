@@ -19,6 +19,7 @@ import {
   armSooner,
   disarm,
   enter,
+  isReachable,
   jobTimers,
   log,
   observe,
@@ -174,7 +175,15 @@ export function onRankFinished(turn: Turn, job: JobState, report: Report & { kin
     generation.finished = { state, reason };
     noteStep(turn, job, state.step);
     disarm(turn, jobTimers.stall(job));
-    arm(turn, jobTimers.stage(job), turn.nowMs + turn.state.config.limits.finishMs);
+    const { finishMs, rehomeMs } = turn.state.config.limits;
+    generation.finishByMs = turn.nowMs + finishMs;
+    const rehomedMs = turn.state.leader!.electedMs + rehomeMs;
+    const isNew = turn.nowMs < rehomedMs;
+    arm(
+      turn,
+      jobTimers.stage(job),
+      isNew ? Math.min(rehomedMs, generation.finishByMs) : generation.finishByMs,
+    );
   }
   tryComplete(turn, job, false);
 }
@@ -183,6 +192,19 @@ export function countFinished(generation: GenerationState, rank: number): void {
   if (generation.reached[rank] === 1) return;
   generation.reached[rank] = 1;
   generation.reachedCount += 1;
+}
+
+/** A node that has not re-homed to a new leader by now has left meanwhile: of its ranks no word will come. */
+export function onFinishDue(turn: Turn, job: JobState): void {
+  const generation = job.generation!;
+  if (generation.finished === null) return;
+  for (const [nodeId, ranks] of generation.nodeRanks) {
+    if (isReachable(turn, turn.state.nodes.get(nodeId))) continue;
+    for (const rank of ranks) countFinished(generation, rank);
+  }
+  const overdue = turn.nowMs >= generation.finishByMs;
+  if (!overdue) arm(turn, jobTimers.stage(job), generation.finishByMs);
+  tryComplete(turn, job, overdue);
 }
 
 /** @param overdue waiting is over: whoever has not told its end by now does not change that the state is durable */

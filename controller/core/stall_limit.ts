@@ -6,6 +6,9 @@ export const PAUSES_COUNT_MAX = 256;
 const LEARNT_COUNT_MIN = 3;
 /** Of a pause that was seen twice. */
 const RETURNING_FACTOR = 1.25;
+/** A machine that has become slower is known for it after two steps; what they vary by is known of neither. */
+const RECENT_COUNT = 3;
+const RECENT_FACTOR = 2;
 /** First steps of a generation, in which loaders fill, caches warm and every snapshot slot is written for the first time. */
 export const SETTLING_STEPS = 4;
 const SETTLING_FACTOR = 4;
@@ -31,6 +34,8 @@ export interface StallEvidence {
 export interface StallLimits {
   /** No rank shows any sign of life for so long: some rank hangs. */
   stillMs: number;
+  /** The same where only some of the ranks can be seen: each by itself may be still for a step. */
+  partMs: number;
   /** No rank gets any further for so long, though some show that they wait for data. */
   waitingMs: number;
 }
@@ -40,14 +45,17 @@ export interface StallLimits {
  * of the last 64. The pause of a step, P, is the longest time in it in which rank 0 showed nothing new; all ranks together are
  * never still for longer. Once four steps of the generation are done:
  *
- *   still   = max(floor, min(4 * median P, floor + 2 * S), 1.25 * second longest P of the last 256 steps)
- *   waiting = max(still, 30 s, 4 * S, 2 * 90th percentile of the step times)
+ *   still   = max(floor, min(4 * median P, floor + 2 * S), 1.25 * second longest P of the last 256 steps,
+ *                 2 * median P of the last 3 steps)
+ *   part    = max(still, floor + 2 * S)
+ *   waiting = max(part, 30 s, 4 * S, 2 * 90th percentile of the step times)
  *
  * A rank that hangs lets the others go on for a step at most; so with the default floor of 1.5 s a verdict takes less than
  * 3 S + 2 s, and where steps are long and full of small changes, little more than the floor. A rare pause is no norm (the
- * longest is left out), a pause that returns is. What was taken for a hang counts as a pause of twice
- * the limit: if it was none, it is known for what it is when it has returned a few times. Four times these limits hold in the first four steps of a generation, and
- * at least 20 s before the first of them; before three pauses of the job are known, at least 60 s and 12 floors.
+ * longest is left out), a pause that returns is; and where two of the last three steps were slow, so is the machine. What was
+ * taken for a hang counts as a pause of twice the limit: if it was none, it is known for what it is when it has returned a few
+ * times. Four times these limits hold in the first four steps of a generation, and at least 20 s before the first of them;
+ * before three pauses of the job are known, at least 60 s and 12 floors.
  */
 export function stallLimits(evidence: StallEvidence): StallLimits {
   const { stepTimesMs, pausesMs, floorMs, stepsTold } = evidence;
@@ -55,13 +63,18 @@ export function stallLimits(evidence: StallEvidence): StallLimits {
   const waitingMs = Math.max(WAITING_MS, 4 * stepMs, 2 * quantile(stepTimesMs, 0.9));
   if (pausesMs.length < LEARNT_COUNT_MIN) {
     const stillMs = Math.max(UNLEARNT_MS, UNLEARNT_FACTOR * floorMs, 4 * quantile(stepTimesMs, 1));
-    return { stillMs, waitingMs: Math.max(stillMs, SETTLING_FACTOR * waitingMs) };
+    return { stillMs, partMs: stillMs, waitingMs: Math.max(stillMs, SETTLING_FACTOR * waitingMs) };
   }
-  const usualMs = Math.min(4 * quantile(pausesMs, 0.5), floorMs + 2 * stepMs);
-  const learntMs = Math.ceil(Math.max(floorMs, usualMs, RETURNING_FACTOR * secondLongest(pausesMs)));
-  if (stepsTold >= SETTLING_STEPS) return { stillMs: learntMs, waitingMs: Math.max(learntMs, waitingMs) };
-  const stillMs = Math.max(SETTLING_FACTOR * learntMs, stepsTold === 0 ? FIRST_STEP_MS : 0);
-  return { stillMs, waitingMs: Math.max(stillMs, SETTLING_FACTOR * waitingMs) };
+  const stepsMs = floorMs + 2 * stepMs;
+  const usualMs = Math.min(4 * quantile(pausesMs, 0.5), stepsMs);
+  const recentMs = RECENT_FACTOR * quantile(pausesMs.slice(-RECENT_COUNT), 0.5);
+  const returningMs = RETURNING_FACTOR * secondLongest(pausesMs);
+  const learntMs = Math.ceil(Math.max(floorMs, usualMs, returningMs, recentMs));
+  const settles = stepsTold < SETTLING_STEPS;
+  const factor = settles ? SETTLING_FACTOR : 1;
+  const stillMs = Math.max(factor * learntMs, stepsTold === 0 ? FIRST_STEP_MS : 0);
+  const partMs = Math.max(stillMs, factor * Math.ceil(stepsMs));
+  return { stillMs, partMs, waitingMs: Math.max(partMs, factor * waitingMs) };
 }
 
 /**

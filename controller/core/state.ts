@@ -312,6 +312,8 @@ export interface GenerationState extends GenerationPlaces {
   reached: Uint8Array;
   reachedCount: number;
   finished: { state: StateName; reason: "steps" | "stop" } | null;
+  /** Until when ranks that have not told their end are waited for, once it has finished. */
+  finishByMs: number;
   /** When it was told to run, or found running; 0: not yet. */
   runMs: number;
   /** Of ranks that are programs of their own: some ended because they were told to. */
@@ -324,6 +326,8 @@ export interface GenerationState extends GenerationPlaces {
   connect: Connect | null;
   /** Snapshots of each rank at its place, told when ready. */
   states: (readonly StateName[])[];
+  /** Whether the job's storage has told it what is committed there; `answered`, too, where that was waited for in vain. */
+  storage: "unasked" | "asked" | "failed" | "answered";
   /** Where every rank was told to take its state from. */
   restore: Exclude<RestoreChoice, { kind: "none" }> | null;
   /** What each node reads from others for that, by node. */
@@ -347,6 +351,8 @@ export interface GenerationState extends GenerationPlaces {
   stepsTold: number;
   /** Nodes that have not answered yet what their ranks do, since nothing seems to move; null: nobody is asked. */
   asked: Set<string> | null;
+  /** Command before those that ask a second time who has not answered the abort; 0: they have not been sent. */
+  askedAgainId: number;
   previews: PreviewsState;
   /** When its abort was decided; 0: not aborted. */
   abortedMs: number;
@@ -491,12 +497,14 @@ export function createGeneration(options: {
     reached: new Uint8Array(layout.worldSize),
     reachedCount: 0,
     finished: null,
+    finishByMs: 0,
     runMs: 0,
     programsStopped: false,
     yielding: false,
     endpoints: new Map(),
     connect: null,
     states: new Array<readonly StateName[]>(layout.worldSize).fill([]),
+    storage: "unasked",
     restore: null,
     places: new Map(),
     keepers: null,
@@ -510,6 +518,7 @@ export function createGeneration(options: {
     hasStepped: false,
     stepsTold: 0,
     asked: null,
+    askedAgainId: 0,
     previews: { due: null, drawing: null, ended: null },
     abortedMs: 0,
     abortSent: false,

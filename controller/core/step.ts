@@ -7,13 +7,14 @@ import { diagnose } from "./diagnosis.js";
 import { drainNode } from "./drain_node.js";
 import { onPersisted, onRead, onStoreTimer, persist } from "./durable.js";
 import { onFate } from "./fate.js";
+import { onCheckpointsFound } from "./find_checkpoints.js";
 import { checkForming, prepareGeneration } from "./form.js";
 import { acceptJob, isOver, onEnded, passStop, reconsider, saveJob, stopJob, submitJob } from "./jobs.js";
 import { gainLeadership, lead, loseLeadership } from "./leadership.js";
 import { onLeaveTimer } from "./leave.js";
 import { onDisconnected } from "./nodes.js";
 import { onRecoveryTimer } from "./recover.js";
-import { tryComplete } from "./run.js";
+import { onFinishDue } from "./run.js";
 import { armChecks, onChecksTimer, vouch } from "./self_checks.js";
 import { onWordsTimer } from "./signals.js";
 import type { Continuation, CoreState, JobState } from "./state.js";
@@ -49,6 +50,9 @@ function handle(turn: Turn, event: Event): void {
       return;
     case "timerFired":
       onTimer(turn, event.timer);
+      return;
+    case "checkpointsFound":
+      onCheckpointsFound(turn, event);
       return;
   }
   const fromAgent = event.kind === "agentMessage" || event.kind === "agentDisconnected";
@@ -193,7 +197,7 @@ function onStageTimer(turn: Turn, job: JobState): void {
     return;
   }
   if (generation.stage === "run") {
-    tryComplete(turn, job, true);
+    onFinishDue(turn, job);
     return;
   }
   if (generation.stage !== "persisting") checkForming(turn, job);

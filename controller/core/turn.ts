@@ -44,14 +44,16 @@ export function tell(turn: Turn, generation: GenerationState, nodeId: string, me
 /**
  * Whether what the node was told last has reached it. On a network that passes messages one way only, a node that
  * sends heartbeats and does not obey is not a node that hangs.
+ * @param afterId and some command that was sent after this one, too
  */
-export function hasHeard(turn: Turn, generation: GenerationState, nodeId: string): boolean {
+export function hasHeard(turn: Turn, generation: GenerationState, nodeId: string, afterId = 0): boolean {
   const told = generation.told.get(nodeId);
   const node = turn.state.nodes.get(nodeId);
   if (told === undefined || !isReachable(turn, node) || node.session !== told.session) return false;
   const heard = node.heardCommand;
   if (heard === null) return true;
-  return heard.term > told.term || (heard.term === told.term && heard.commandId >= told.commandId);
+  const leastId = Math.max(told.commandId, afterId + 1);
+  return heard.term > told.term || (heard.term === told.term && heard.commandId >= leastId);
 }
 
 export function log(turn: Turn, entry: Omit<LogEntry, "jobId" | "nodeId"> & Partial<LogEntry>): void {

@@ -121,10 +121,12 @@ function judgeStall(turn: Turn, job: JobState, limits: StallLimits): void {
     checkUnseen(turn, job, verdict.reason);
     return;
   }
+  // Known are the pauses of all ranks together.
+  const limitMs = sightings.every(({ page }) => page !== null) ? limits.stillMs : limits.partMs;
   const waitsUntilMs = generation.changedLastMs + limits.waitingMs;
   const stillMs = Math.min(...sightings.flatMap(({ page }) => page?.unchangedMs ?? []));
-  if (stillMs < limits.stillMs && nowMs < waitsUntilMs) {
-    arm(turn, timer, Math.min(nowMs + limits.stillMs - stillMs, waitsUntilMs));
+  if (stillMs < limitMs && nowMs < waitsUntilMs) {
+    arm(turn, timer, Math.min(nowMs + limitMs - stillMs, waitsUntilMs));
     return;
   }
   // Nodes that cannot be seen may be out of the controller's reach alone, and for a moment.
@@ -142,7 +144,7 @@ function judgeStall(turn: Turn, job: JobState, limits: StallLimits): void {
     );
     return;
   }
-  learnPause(job, 2 * limits.stillMs);
+  learnPause(job, 2 * limitMs);
   if (verdict.kind === "unknown") {
     reportFaults(turn, job, [faultOf({ ...base, text: `no progress: ${verdict.reason}`, remedy: "ask" })]);
     return;

@@ -13,6 +13,7 @@ import { step } from "../core/step.js";
 import type { Clock } from "../store/clock.js";
 import type { Store } from "../store/store.js";
 import { EventLog } from "./event_log.js";
+import { findCommitted } from "./find_committed.js";
 import { HistoryKeeper } from "./history_keeper.js";
 import type { LeaderRecord } from "./leader_record.js";
 import { LEADER_KEY, Leadership } from "./leadership.js";
@@ -155,6 +156,9 @@ export class ControllerShell {
       case "read":
         void this.#read(effect);
         return;
+      case "findCheckpoints":
+        void this.#findCheckpoints(effect);
+        return;
       case "send":
         this.sessions.send(effect.session, {
           term: BigInt(effect.term),
@@ -254,6 +258,15 @@ export class ControllerShell {
     const outcome = entries === null ? "unknown" : "read";
     this.#options.metrics.storeAnswered("read", outcome, (performance.now() - begun) / 1000);
     if (this.#fence === fence) this.#submit({ kind: "read", id: effect.id, entries });
+  }
+
+  async #findCheckpoints({ jobId, generation, uri }: Extract<Effect, { kind: "findCheckpoints" }>) {
+    const fence = this.#fence;
+    const answer = await findCommitted(uri).then(
+      (found) => ({ found, reason: "" }),
+      (error: Error) => ({ found: null, reason: error.message }),
+    );
+    if (this.#fence === fence) this.#submit({ kind: "checkpointsFound", jobId, generation, ...answer });
   }
 
   async #readAll(keys: readonly string[]): Promise<DurableEntry[]> {

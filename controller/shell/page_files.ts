@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { gzipSync } from "node:zlib";
+import { productFolder } from "../../job/entry_points.js";
 import type { PageFile, PageFiles } from "../api/page_routes.js";
 
 const TYPES: Record<string, string> = {
@@ -11,8 +12,8 @@ const TYPES: Record<string, string> = {
   ".svg": "image/svg+xml",
 };
 
-/** Where scripts/build_page.ts puts them, beside the compiled controller. */
-export const PAGE_FOLDER = path.join(import.meta.dirname, "../../web");
+/** Where scripts/build_page.ts puts them, in the product's folder. */
+export const PAGE_FOLDER = path.join(productFolder(), "dist/web");
 
 /** All files of the built page, in memory: a few hundred kilobytes, and no path that a request names reaches the disk. */
 export function readPageFiles(folder = PAGE_FOLDER): PageFiles {

@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
 import { LocalCluster } from "../../cli/local_cluster.js";
+import { entryPoint } from "../../job/entry_points.js";
 import { DEVICE_CHECKS } from "../../worker/check_messages.js";
 import { CheckedNode, selfCheckCommand } from "../support/checked_node.js";
 import { gokuctl } from "../support/gokuctl.js";
@@ -149,12 +150,15 @@ test(
     const cluster = await LocalCluster.start({ nodes: 0, slotsPerNode: 1, folder: scratch, stateDir });
     const run = (...args: string[]) => gokuctl(["--controller", cluster.controller, ...args]);
     const node = async () => (JSON.parse((await run("nodes", "--json")).stdout).nodes as NodeJson[])[0];
-    const main = path.join(import.meta.dirname, "../../cli/main.js");
     const args = ["agent", "--controller", cluster.controller, "--node", "node-x", "--state-dir", stateDir];
-    const agent = spawn(process.execPath, [main, ...args, "--log-dir", scratch, "--grace", "0"], {
-      stdio: "ignore",
-      env: { ...process.env, GOKU_FAILPOINTS: "selfcheck.device.matrix/1:flip" },
-    });
+    const agent = spawn(
+      process.execPath,
+      [entryPoint("gokuctl"), ...args, "--log-dir", scratch, "--grace", "0"],
+      {
+        stdio: "ignore",
+        env: { ...process.env, GOKU_FAILPOINTS: "selfcheck.device.matrix/1:flip" },
+      },
+    );
     try {
       let joined = await node();
       while (joined?.self_check !== "failed") joined = await node();

@@ -6,6 +6,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   symlinkSync,
@@ -56,8 +57,8 @@ test("the image's recipe, from the files that it is given, makes the web page an
   const page = readPageFiles(path.join(folder, "dist/web"));
   assert.match(page.get("/")!.body.toString(), /<script type="module" src="\/assets\/page-/);
   assert.ok([...page.keys()].some((url) => url.endsWith(".css")));
-  assert.ok(existsSync(path.join(folder, "dist/cli/main.js")));
-  assert.ok(!existsSync(path.join(folder, "dist/scripts")));
+  assert.ok(existsSync(path.join(folder, "dist/programs/gokuctl.js")));
+  assert.deepEqual(readdirSync(path.join(folder, "dist")).sort(), ["programs", "web"]);
 });
 
 /** deploy/docker/apt.sh on a machine of that kind, in a folder, with an apt-get that does nothing. */

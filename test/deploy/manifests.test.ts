@@ -207,7 +207,9 @@ function helpOf(words: readonly string[]): string {
   const key = words.join(" ");
   const known = helps.get(key);
   if (known !== undefined) return known;
-  const done = spawnSync(process.execPath, ["dist/cli/main.js", ...words, "--help"], { encoding: "utf8" });
+  const done = spawnSync(process.execPath, ["dist/programs/gokuctl.js", ...words, "--help"], {
+    encoding: "utf8",
+  });
   assert.equal(done.status, 0, done.stderr);
   helps.set(key, done.stdout);
   return done.stdout;

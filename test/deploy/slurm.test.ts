@@ -26,7 +26,7 @@ test("goku.sbatch: requeued on another first node, the controller's certificate 
         ...process.env,
         PATH: `${bin}:${process.env.PATH}`,
         ...{ SLURM_JOB_ID: "7", SLURM_JOB_NODELIST: nodes, GOKU_RUN: run },
-        GOKUCTL: `${process.execPath} ${path.resolve("dist/cli/main.js")}`,
+        GOKUCTL: `${process.execPath} ${path.resolve("dist/programs/gokuctl.js")}`,
       },
     });
     assert.equal(done.status, 21, done.stderr);

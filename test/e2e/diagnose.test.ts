@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
 import { LocalCluster } from "../../cli/local_cluster.js";
+import { entryPoint } from "../../job/entry_points.js";
 import { gokuctl } from "../support/gokuctl.js";
 
 /** `gokuctl diagnose` as a person runs it, against real agents. */
@@ -38,7 +39,7 @@ async function examined(count: number): Promise<NodeJson[]> {
 
 /** An agent of its own whose arithmetic is broken. */
 function brokenAgent(node: string): ChildProcess {
-  const main = path.join(import.meta.dirname, "../../cli/main.js");
+  const main = entryPoint("gokuctl");
   const args = ["agent", "--controller", cluster.controller, "--node", node, "--state-dir", stateDir];
   return spawn(process.execPath, [main, ...args, "--log-dir", scratch, "--grace", "0"], {
     stdio: "ignore",

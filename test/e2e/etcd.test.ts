@@ -6,6 +6,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 import type { FailedMessage, ListeningMessage } from "../../cli/local_cluster.js";
+import { entryPoint } from "../../job/entry_points.js";
 import { Certificates } from "../support/certificates.js";
 import { ETCD_SKIP, EtcdServers } from "../support/etcd_servers.js";
 import { withUsers } from "../support/etcd_users.js";
@@ -27,7 +28,7 @@ test("gokuctl controller: on etcd with TLS and a user, whose password is nowhere
   writeFileSync(password, "goku-password\n");
   const run = async (passwordFile: string) => {
     const child = fork(
-      path.join(import.meta.dirname, "../../cli/main.js"),
+      entryPoint("gokuctl"),
       [
         ...[
           "controller",

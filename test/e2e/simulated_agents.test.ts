@@ -8,6 +8,7 @@ import { followJob } from "../../cli/follow_job.js";
 import { LocalCluster } from "../../cli/local_cluster.js";
 import { JobPhase } from "../../gen/goku/v1/controller.pb.js";
 import { jobSchema } from "../../job/job.js";
+import { layoutOf, metaOf, SMALL, saveAndCommit, state } from "../checkpoint/fixtures.js";
 import { nodeName, SimulatedFleet } from "../support/simulated_fleet.js";
 
 const AGENTS = 64;
@@ -64,4 +65,37 @@ test("512 simulated ranks on 64 agents, real streams, a real controller: a node 
   assert.match(incidents[0]!.what, /^rank 24 on node-00003 was lost by \d+ peers/);
   assert.match(incidents[0]!.decision, /step 7 of generation 1 is whole in the memory of the others/);
   assert.equal(incidents[0]!.stepsLost, 0n);
+});
+
+test("all machines of a job go before anybody has told that step 5 is durable: a real controller finds it in the storage", async () => {
+  const home = path.join(folder, "alone");
+  const cluster = await LocalCluster.start({ nodes: 0, slotsPerNode: 1, folder: home });
+  closers.push(() => cluster.stop());
+  const client = new ControllerClient(cluster.controller);
+  closers.push(() => client.close());
+  const place = { controller: cluster.controller, slots: 1, nodesPerDomain: 1 };
+  const fleet = new SimulatedFleet({ ...place, first: 0, count: 2 });
+  closers.push(() => fleet.close());
+  await fleet.start();
+  const uri = `file://${path.join(home, "run")}`;
+  const job = jobSchema.parse({
+    name: "alone",
+    data: { media: "/data" },
+    layout: { dp_replicate: 1, dp_shard: 2, sp: 1 },
+    train: { steps: STEPS, packs_per_step: 2 },
+    checkpoint: { uri },
+  });
+  await client.call("submitJob", { job: job as unknown as { [key: string]: unknown }, resumeUri: undefined });
+  await fleet.until(() => fleet.countIn("running") === 2);
+  fleet.step = 6;
+  const layout = layoutOf("1x2x1");
+  const meta = metaOf(state(1, 5), layout);
+  await saveAndCommit({ storage: uri, model: SMALL, layout, meta, slots: path.join(home, "slots") });
+  for (const agent of fleet.agents.values()) agent.lose();
+  await fleet.start();
+  await fleet.until(() => fleet.countIn("running", 1) === 2);
+  const { incidents } = await client.call("listIncidents", { job: "alone" });
+  assert.match(incidents[0]!.decision, /restore from checkpoint .*checkpoint-5 \(step 5 of generation 1\)/);
+  fleet.finish(STEPS, `${uri}/checkpoint-${STEPS}`);
+  for await (const _ of followJob(client, "alone")); // until it is over
 });

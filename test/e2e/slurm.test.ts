@@ -27,7 +27,7 @@ test("sbatch: a job that is preempted saves and goes back into the queue; starte
   };
   writeFileSync(at("job.yaml"), JSON.stringify(job));
   const env = {
-    GOKUCTL: `${process.execPath} ${path.resolve("dist/cli/main.js")}`,
+    GOKUCTL: `${process.execPath} ${path.resolve("dist/programs/gokuctl.js")}`,
     ...{ GOKU_RUN: at("run"), GOKU_SLOTS: "2" },
   };
   const args = ["--parsable", "--nodes=1", `--output=${at("out.log")}`, SCRIPT, at("job.yaml")];

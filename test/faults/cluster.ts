@@ -61,7 +61,7 @@ export interface RunRecord {
 
 const BASE = path.join(tmpdir(), "goku-faults");
 
-/** Folders of this process's clusters; a failed test carries its logs in its message. */
+/** Folders of this process's clusters and media; a failed test carries its logs in its message. */
 const folders: string[] = [];
 /** Those that have not been stopped. */
 const running = new Set<TestCluster>();
@@ -73,11 +73,19 @@ process.once("exit", () => {
   for (const folder of folders) rmSync(folder, { recursive: true, force: true });
 });
 
+/** Gone when this process ends. */
+function newFolder(prefix: string): string {
+  mkdirSync(BASE, { recursive: true });
+  const folder = mkdtempSync(path.join(BASE, prefix));
+  folders.push(folder);
+  return folder;
+}
+
 /** A small data set, written once for all tests of a process. */
 let media: Promise<string> | null = null;
 export function testMedia(): Promise<string> {
   media ??= (async () => {
-    const directory = path.join(BASE, "shapes-48");
+    const directory = newFolder("shapes-");
     await writeShapes({ directory, singles: 48, pairs: 12, clips: 6 });
     return directory;
   })();
@@ -135,9 +143,7 @@ export class TestCluster {
   }
 
   static async start(options: TestClusterOptions = {}): Promise<TestCluster> {
-    mkdirSync(BASE, { recursive: true });
-    const folder = mkdtempSync(path.join(BASE, "cluster-"));
-    folders.push(folder);
+    const folder = newFolder("cluster-");
     const stateDir = mkdtempSync("/dev/shm/goku-faults-");
     const env: Record<string, string> = {
       GOKU_FAILPOINT_DIR: path.join(folder, "fired"),

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
 import { listPreviews } from "../../checkpoint/previews.js";
+import { entryPoint } from "../../job/entry_points.js";
 import { startTicks } from "../../worker/agent/process_records.js";
 import { gokuctl } from "../support/gokuctl.js";
 import { until } from "../support/until.js";
@@ -64,7 +65,7 @@ function drawing(cluster: TestCluster): number[] {
     .filter((pid) => {
       try {
         const own = readFileSync(`/proc/${pid}/environ`, "utf8").includes(cluster.folder);
-        return own && readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("preview/main.js");
+        return own && readFileSync(`/proc/${pid}/cmdline`, "utf8").includes(entryPoint("preview"));
       } catch {
         return false; // it ended meanwhile
       }

@@ -1,5 +1,11 @@
 import assert from "node:assert/strict";
-import type { DurableRecord, Effect, Event, StateName } from "../../controller/core/contract.js";
+import type {
+  DurableRecord,
+  Effect,
+  Event,
+  FoundCheckpoint,
+  StateName,
+} from "../../controller/core/contract.js";
 import { durableKeys } from "../../controller/core/contract.js";
 import { plain } from "../support/agent_messages.js";
 import { CommandChecks } from "./checks/command_checks.js";
@@ -96,6 +102,11 @@ export class Invariants implements TrainObserver {
   /** A leader has promised to save what trains. */
   savePromised(group: TrainGroup | null, step: number): void {
     this.#saves.promised(group, step);
+  }
+
+  /** What a generation was told to be committed. */
+  listed(generation: number, found: readonly FoundCheckpoint[]): void {
+    this.#restores.listed(generation, found);
   }
 
   // What agents do ----------------------------------------------------------------------------------------------------

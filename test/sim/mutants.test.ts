@@ -147,17 +147,24 @@ const MUTANTS: Mutant[] = [
     by: "hangs",
   },
   {
+    name: "does not learn from the last steps that a machine has become slower",
+    file: "stall_limit.js",
+    from: "const RECENT_FACTOR = 2;",
+    to: "const RECENT_FACTOR = 0;",
+    by: "hangs",
+  },
+  {
     name: "takes a rank that waits for data for one that hangs",
     file: "watch_stall.js",
-    from: "if (stillMs < limits.stillMs && nowMs < waitsUntilMs) {",
+    from: "if (stillMs < limitMs && nowMs < waitsUntilMs) {",
     to: "if (false) {",
     by: "hangs",
   },
   {
     name: "waits for a rank that waits for data for ever",
     file: "watch_stall.js",
-    from: "if (stillMs < limits.stillMs && nowMs < waitsUntilMs) {",
-    to: "if (stillMs < limits.stillMs) {",
+    from: "if (stillMs < limitMs && nowMs < waitsUntilMs) {",
+    to: "if (stillMs < limitMs) {",
     by: "hangs",
   },
   {
@@ -328,6 +335,12 @@ const MUTANTS: Mutant[] = [
     from: "job.replicaAlarm = state;",
     to: "return;",
     by: "memory",
+  },
+  {
+    name: "goes back behind what memory holds without looking what is committed",
+    file: "form.js",
+    from: 'if (choice.kind !== "snapshot" && askStorage(turn, job))',
+    to: "if (false)",
   },
   {
     name: "promises a save and asks nobody for it",

@@ -1,4 +1,3 @@
-import { durableKeys } from "../../controller/core/contract.js";
 import type { SeedPlan } from "./plan_seed.js";
 import { SimCluster, type SimJobOptions } from "./sim_cluster.js";
 import type { SimJob } from "./sim_group.js";
@@ -66,7 +65,7 @@ async function checkOutcomes(sim: SimCluster, plan: SeedPlan): Promise<void> {
 /** What makes it right that a job failed; null: nothing does. */
 function whyFailed(
   sim: SimCluster,
-  { jobId, storage, badSteps }: SimJob,
+  { storage, badSteps }: SimJob,
   { maxAttempts = 1_000, maxBadSteps = 10 }: SimJobOptions,
   code: string | null,
 ): string | null {
@@ -79,10 +78,7 @@ function whyFailed(
     case "CHECKPOINT_CORRUPT": {
       if (storage.lost.size > 0 || storage.durable.some(({ corrupt }) => corrupt))
         return "what was durable is damaged or gone";
-      const record = sim.store.peek(durableKeys.checkpoints(jobId));
-      const entries = record?.kind === "checkpoints" ? record.entries : [];
-      const isKnown = entries.some(({ state }) => storage.find(state) !== null);
-      return isKnown ? null : "no leader that lived has heard of the checkpoints that are there";
+      return storage.durable.length === 0 ? "nothing is durable" : null;
     }
     case "RANK_CORRUPT":
       return isWrong ? "a device was wrong" : null;

@@ -3,6 +3,7 @@ import type {
   CoreLimits,
   Effect,
   Event,
+  FoundCheckpoint,
   IncidentRecord,
   JobRecord,
   StateName,
@@ -483,6 +484,12 @@ export class SimCluster implements SimWorld, Truth {
   gained(controller: SimController): void {
     this.#trace(() => `${controller.id} has won the election`);
     this.invariants.gained(controller);
+  }
+
+  listed(generation: number, jobId: string): FoundCheckpoint[] {
+    const found = this.job(jobId).storage.committed();
+    this.invariants.listed(generation, found);
+    return found;
   }
 
   broken(error: Error): void {

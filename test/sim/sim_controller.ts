@@ -5,6 +5,7 @@ import type {
   DurableEntry,
   Effect,
   Event,
+  FoundCheckpoint,
   Session,
 } from "../../controller/core/contract.js";
 import { type CoreState, createState } from "../../controller/core/state.js";
@@ -34,6 +35,8 @@ export interface ControllerObserver {
   stepped(controller: SimController, event: Event): void;
   /** It has won the election, and has read what there is. */
   gained(controller: SimController): void;
+  /** What the storage of a job tells that controller. */
+  listed(generation: number, jobId: string): FoundCheckpoint[];
   /** Something went wrong that nobody catches where it does: below a promise. */
   broken(error: Error): void;
 }
@@ -296,6 +299,9 @@ export class SimController {
       case "read":
         void this.#read(effect);
         return;
+      case "findCheckpoints":
+        this.#find(effect);
+        return;
       case "send":
         this.#streams.get(effect.session)?.link.sendDown(effect);
         return;
@@ -368,6 +374,18 @@ export class SimController {
     const fence = this.#fence;
     const entries = await this.#readAll(keys).catch(() => null);
     if (this.#fence === fence) this.#feed({ kind: "read", id, entries });
+  }
+
+  /** Storage fails now and then. */
+  #find({ jobId, generation }: Extract<Effect, { kind: "findCheckpoints" }>): void {
+    const fence = this.#fence;
+    this.#scheduler.after(this.#random.between(5, 500), () =>
+      this.#whenAwake(() => {
+        if (this.#fence !== fence) return;
+        const found = this.#random.chance(0.1) ? null : this.#observer.listed(generation, jobId);
+        this.#feed({ kind: "checkpointsFound", jobId, generation, found, reason: "no answer" });
+      }),
+    );
   }
 
   async #readAll(keys: readonly string[]): Promise<DurableEntry[]> {

@@ -22,6 +22,8 @@ export interface Copy {
  */
 export class SimMemory {
   jobId: string | null = null;
+  /** Newest state of the job that its ranks told to be in two places everywhere, as the node's record has it. */
+  replicated: StateName | null = null;
   /** Grows when everything is freed. */
   epoch = 0;
   /** By set: one entry for each slot file; null holds nothing whole. */
@@ -111,6 +113,7 @@ export class SimMemory {
     this.#sets.clear();
     this.#replicas.clear();
     this.jobId = null;
+    this.replicated = null;
   }
 
   #slots(set: string): (Copy | null)[] {

@@ -70,6 +70,10 @@ export class SimRank {
   timedSteps = 0;
   timedMs = 0;
   changedMs = 0;
+  /** The longest time between two signs of life since it was last taken. */
+  #pauseMs = 0;
+  /** The last pause of a second or more that is over. */
+  #over = { untilMs: 0, ms: 0 };
   readonly #scheduler: Scheduler;
   readonly random: Random;
   #epoch = 0;
@@ -111,7 +115,29 @@ export class SimRank {
 
   enter(phase: RankPhase): void {
     this.phase = phase;
-    this.changedMs = this.#scheduler.nowMs;
+    this.#showLife();
+  }
+
+  #showLife(): void {
+    const { nowMs } = this.#scheduler;
+    const ms = nowMs - this.changedMs;
+    this.#pauseMs = Math.max(this.#pauseMs, ms);
+    if (ms >= 1_000) this.#over = { untilMs: nowMs, ms };
+    this.changedMs = nowMs;
+  }
+
+  /** How long it showed no sign of life, until now or until it went on at that time or later. */
+  stoodMs(sinceMs: number): number {
+    const { untilMs, ms } = this.#over;
+    return Math.max(this.#scheduler.nowMs - this.changedMs, untilMs >= sinceMs ? ms : 0);
+  }
+
+  /** At the end of a step, which is a sign of life. */
+  takePauseMs(): number {
+    this.#showLife();
+    const pauseMs = this.#pauseMs;
+    this.#pauseMs = 0;
+    return pauseMs;
   }
 
   /** Its data comes so late, while it shows twice a second that it waits for it; then it does what it was about to do. */
@@ -134,9 +160,9 @@ export class SimRank {
     for (const run of parked) run();
   }
 
-  /** Between two steps a page shows idle for a moment. */
+  /** Between two steps a page shows idle for a moment; that of a rank that stands still shows the same all the time. */
   #pagePhase(): string {
-    const between = this.phase === "forward" && this.random.chance(0.05);
+    const between = this.phase === "forward" && !this.stopped && this.random.chance(0.05);
     return between || this.phase === "starting" ? "idle" : this.phase;
   }
 

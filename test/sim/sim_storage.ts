@@ -1,7 +1,7 @@
 import { currentLine, onLine } from "../../checkpoint/lineage.js";
 import type { CheckpointEntry } from "../../checkpoint/load.js";
 import { planRetention } from "../../checkpoint/retention.js";
-import type { StateName } from "../../controller/core/contract.js";
+import type { FoundCheckpoint, StateName } from "../../controller/core/contract.js";
 import { compareStates, sameState, stateKey } from "../../controller/core/state_name.js";
 import { type Content, stored } from "./sim_content.js";
 
@@ -54,6 +54,16 @@ export class SimStorage {
     this.durable = this.durable.filter((each) => !sameState(each.content.state, state));
     this.durable.push({ uri: this.uriOf(state), content, corrupt: false });
     this.durable.sort((a, b) => compareStates(a.content.state, b.content.state));
+  }
+
+  /** As `findCommitted` lists them. */
+  committed(): FoundCheckpoint[] {
+    return this.durable.map(({ uri, content: { state } }) => ({
+      uri,
+      state,
+      bytes: 1_000,
+      committedAtMs: 0,
+    }));
   }
 
   /** By somebody's hand. */

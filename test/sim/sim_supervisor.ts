@@ -23,8 +23,6 @@ export class SimSupervisor {
   replicate = false;
   readonly keeperOf = new Map<number, string>();
   keeps = new Set<string>();
-  /** Newest state of the job that its ranks told to be in two places everywhere. */
-  replicated: StateName | null = null;
   /** What a replica must stay of where its sender, which may be new, does not say it. */
   safe: StateName | null = null;
   readonly #agent: SimAgent;
@@ -61,7 +59,6 @@ export class SimSupervisor {
   released(): void {
     this.end();
     this.generation = 0;
-    this.replicated = null;
     this.safe = null;
   }
 
@@ -116,7 +113,6 @@ export class SimSupervisor {
   /** Another job takes the node. */
   #forgetJob(): void {
     this.end();
-    this.replicated = null;
     this.safe = null;
     if (this.#memory.jobId !== null) this.#memory.clear();
   }
@@ -189,8 +185,14 @@ export class SimSupervisor {
   }
 
   restore(source: Source): void {
-    if (source?.$case === "snapshot") this.safe = messages.plain(source.value.state!);
+    if (source?.$case === "snapshot") this.#restoring(messages.plain(source.value.state!));
     for (const rank of this.present) this.#restore(rank, source);
+  }
+
+  /** As `RankStates` has it. */
+  #restoring(state: StateName): void {
+    const { replicated } = this.#memory;
+    this.safe = replicated !== null && compareStates(replicated, state) <= 0 ? replicated : state;
   }
 
   #restore(rank: SimRank, source: Source): void {
@@ -279,13 +281,19 @@ export class SimSupervisor {
     { durable, insteadOf }: { durable: boolean; insteadOf: string },
   ): void {
     const { book, ledger } = rank.place!;
+    const { replicated } = this.#memory;
     rank.content = { ...content };
     rank.durable = durable;
     book.restoredTo(stored(content.state));
-    ledger.begin(this.replicate, this.replicated === null ? null : stored(this.replicated));
+    ledger.begin(this.replicate, replicated === null ? null : stored(replicated));
     rank.group!.restored.set(rank.rank, content.state);
     this.#restored.add(rank.rank);
     this.#agent.report(messages.restored(rank, content.state, insteadOf));
+  }
+
+  confirmed(state: StateName): void {
+    this.#memory.replicated = state;
+    this.safe = state;
   }
 
   run(): void {

@@ -73,6 +73,8 @@ export class TrainGroup extends SimGroup {
   #tried: TriedStep | null = null;
   /** Steps in a row whose numbers were not finite. */
   badSteps = 0;
+  /** When rank 0 began its step. */
+  #stepBeganMs = 0;
   /** From then on a last save that is not durable need not be waited for. */
   #endsMs = Number.POSITIVE_INFINITY;
 
@@ -146,6 +148,10 @@ export class TrainGroup extends SimGroup {
     if (!rank.durable && isPeriodicSave(this.job.spec!, step)) {
       rank.decided = { save: "periodic", saveOwed: false };
       this.#save(rank, false);
+    }
+    if (rank.rank === 0) {
+      rank.takePauseMs(); // what was before the step is no pause of it
+      this.#stepBeganMs = this.scheduler.nowMs;
     }
     this.#compute(rank);
   }
@@ -272,8 +278,9 @@ export class TrainGroup extends SimGroup {
     const { step, numbers } = vote;
     rank.completed = rank.entered;
     book.voted(vote.snapshotWhole);
-    const copied = ledger.voted(vote);
-    if (copied !== null) this.#replicate(member, unstored(copied));
+    const { confirmed, copy } = ledger.voted(vote);
+    if (confirmed !== null) agent.supervisor.confirmed(unstored(confirmed));
+    if (copy !== null) this.#replicate(member, unstored(copy));
     this.#tellPreview(rank, vote.snapshotWhole);
     const decision = decideStep(this.job.spec!, { ...vote, before: rank.decided });
     rank.decided = decision;
@@ -308,9 +315,12 @@ export class TrainGroup extends SimGroup {
   }
 
   #tellStep(agent: SimAgent, rank: SimRank, { finite: applied, replay }: StepNumbers): void {
-    const { generation } = this;
+    const { generation, scheduler } = this;
     const { step } = rank.content!.state;
-    const told = { stepSeconds: this.job.stepMs / 1000, replicatedStep: rank.place!.ledger.step, applied };
+    const stepSeconds = (scheduler.nowMs - this.#stepBeganMs) / 1000;
+    this.#stepBeganMs = scheduler.nowMs;
+    const longestPauseSeconds = rank.takePauseMs() / 1000;
+    const told = { stepSeconds, longestPauseSeconds, replicatedStep: rank.place!.ledger.step, applied };
     agent.report(messages.step(generation, step, { ...told, replay: wireReplay(replay) }));
   }
 
@@ -320,15 +330,10 @@ export class TrainGroup extends SimGroup {
       throw new Error(`generation ${this.generation}: ranks copy different states`);
     this.#copied = state;
     const { ledger, memory } = rank.place!;
-    const { supervisor } = agent;
-    if (ledger.kept !== null) {
-      supervisor.replicated = unstored(ledger.kept);
-      supervisor.safe = supervisor.replicated;
-    }
     const settled = (whole: boolean) => {
       if (rank.alive && rank.place?.memory === memory) rank.place.ledger.settled(stored(state), whole);
     };
-    const keeperId = supervisor.keeperOf.get(rank.rank);
+    const keeperId = agent.supervisor.keeperOf.get(rank.rank);
     if (keeperId === undefined) {
       settled(true);
       return;

@@ -78,10 +78,17 @@ export function step(
   number: number,
   {
     stepSeconds,
+    longestPauseSeconds = 0,
     replicatedStep,
     applied = true,
     replay,
-  }: { stepSeconds: number; replicatedStep: number; applied?: boolean; replay?: StepReplay | undefined },
+  }: {
+    stepSeconds: number;
+    longestPauseSeconds?: number;
+    replicatedStep: number;
+    applied?: boolean;
+    replay?: StepReplay | undefined;
+  },
 ): AgentMessage {
   return {
     $case: "stepCompleted",
@@ -113,7 +120,7 @@ export function step(
       waits: undefined,
       modelFlops: 0,
       completedMs: 0n,
-      longestPauseSeconds: 0,
+      longestPauseSeconds,
     },
   };
 }

@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import path from "node:path";
+import { entryPoint } from "../../job/entry_points.js";
 
 export interface CommandResult {
   code: number | null;
@@ -12,7 +12,7 @@ export function gokuctl(
   args: readonly string[],
   options: { env?: Record<string, string>; cwd?: string } = {},
 ): Promise<CommandResult> {
-  const main = path.join(import.meta.dirname, "../../cli/main.js");
+  const main = entryPoint("gokuctl");
   const child = spawn(process.execPath, [main, ...args], {
     stdio: ["ignore", "pipe", "pipe"],
     env: { ...process.env, ...options.env },

@@ -332,7 +332,16 @@ export class Agent {
         if (this.record.jobId !== jobId) this.outbox.forgetJob(); // its checkpoints are none of this one's
         this.outbox.prepared();
         this.watch.begin();
-        this.remember({ jobId, generation, peerSecret });
+        const replicated = this.record.jobId === jobId ? this.record.replicated : null;
+        this.remember({ jobId, generation, peerSecret, replicated });
+      },
+      replicated: () => this.record.replicated,
+      onReplicated: (replicated) => {
+        try {
+          this.remember({ ...this.record, replicated });
+        } catch (error) {
+          this.log.warn(error, "node record"); // of no use but to a process that comes after this one
+        }
       },
       onReleased: (jobId) => {
         if (this.record.jobId !== jobId) return; // an older job's: what is told of the present one still holds

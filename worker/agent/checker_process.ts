@@ -1,11 +1,10 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { availableParallelism } from "node:os";
-import path from "node:path";
+import { entryPoint } from "../../job/entry_points.js";
 import type { FromChecker, ToChecker } from "../check_messages.js";
 import { visibleDevices } from "../device/visible_devices.js";
 import type { ProcessRecords } from "./process_records.js";
 
-const ENTRY = path.join(import.meta.dirname, "../checks/main.js");
 /** How long it may take to start on a busy machine, and a device's driver with it. */
 const BOOT_MS = 30_000;
 /** Of what it wrote last, for people. */
@@ -37,7 +36,7 @@ export class CheckerProcess {
   private last = "";
 
   constructor({ records, device, bootMs = BOOT_MS }: CheckerOptions) {
-    this.child = fork(ENTRY, device === null ? [] : [String(device)], {
+    this.child = fork(entryPoint("checks"), device === null ? [] : [String(device)], {
       stdio: ["ignore", "ignore", "pipe", "ipc"],
       serialization: "advanced", // group numbers are bigints
       env: { ...checkerEnvironment(), ...(device === null ? {} : deviceEnvironment(device)) },

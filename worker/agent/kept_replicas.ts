@@ -61,7 +61,7 @@ export class KeptReplicas {
     }
   }
 
-  /** The ranks of this node restore that state from memory, or know it to be in two places: so do, or are, all others. */
+  /** Of a rank that does not say what is kept, copies of this state stay. */
   keepSafe(state: StateName): void {
     this.safe = state;
   }

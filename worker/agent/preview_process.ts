@@ -1,9 +1,8 @@
 import { type ChildProcess, fork } from "node:child_process";
-import path from "node:path";
+import { entryPoint } from "../../job/entry_points.js";
 import type { FromPreview, ToPreview } from "../preview_messages.js";
 import type { ProcessRecords } from "./process_records.js";
 
-const ENTRY = path.join(import.meta.dirname, "../preview/main.js");
 /** Weights and pictures lie outside this heap; what is left in it is small. */
 const HEAP_MIB = 128;
 /** Of what it wrote last, for people. */
@@ -27,7 +26,7 @@ export class PreviewProcess {
     records: ProcessRecords,
     { onMessage, onEnded }: { onMessage: (message: FromPreview) => void; onEnded: (how: string) => void },
   ) {
-    this.child = fork(ENTRY, [], {
+    this.child = fork(entryPoint("preview"), [], {
       stdio: ["ignore", "ignore", "pipe", "ipc"],
       serialization: "advanced",
       execPath: "nice",

@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import { rmSync } from "node:fs";
 import path from "node:path";
 import type { RankProgress } from "../../gen/goku/v1/agent.pb.js";
+import { entryPoint } from "../../job/entry_points.js";
 import type { ErrorCode } from "../../job/errors.js";
 import { endFamily, FAMILY_VARIABLE } from "../program/process_family.js";
 import type { FromRank, ToRank } from "../rank_messages.js";
@@ -42,7 +43,6 @@ const FAMILY_MS = 60_000;
 
 /** What a person reads of one rank. */
 const INSPECTED_LINES_MAX = 60;
-const ENTRY = path.join(import.meta.dirname, "../rank/main.js");
 
 /** A rank process as its agent sees it: from fork to exit, through any number of generations. */
 export class RankProcess {
@@ -97,7 +97,7 @@ export class RankProcess {
     this.control = new ControlPage(this.controlPath);
     createPage(this.progressPath);
     this.progressReader = new ProgressReader(this.progressPath);
-    this.child = fork(ENTRY, [], {
+    this.child = fork(entryPoint("rank"), [], {
       stdio: ["ignore", "pipe", "pipe", "ipc"],
       serialization: "advanced", // JSON would lose a loss that is not a number
       env: {

@@ -78,6 +78,9 @@ export class RankReports {
       case "step":
         this.options.stepped(message.metrics.replicatedStep > 0);
         return;
+      case "confirmed":
+        states.confirmed(message.state);
+        return;
       case "replicate":
         states.replicate(process, message);
         return;

@@ -1,6 +1,6 @@
 import { availableParallelism } from "node:os";
 import path from "node:path";
-import type { StateName } from "../../checkpoint/state.js";
+import { type StateName, stateKey } from "../../checkpoint/state.js";
 import type { Restore } from "../../gen/goku/v1/agent.pb.js";
 import { isCommandJob } from "../../job/command_job.js";
 import type { GokuError } from "../../job/errors.js";
@@ -16,6 +16,7 @@ import { replicaBytesPerSecond } from "./rate_limiter.js";
 import type { Replicator } from "./replicator.js";
 import {
   chooseSet,
+  compareStates,
   distinctHeld,
   findHeld,
   type HeldSnapshot,
@@ -34,6 +35,10 @@ export interface RankStatesOptions {
   kept: KeptReplicas;
   /** Certificate of this node, for other nodes; null: plain text. */
   tls: PeerTls | null;
+  /** The newest state of the job that its ranks told to be in two places everywhere; null: none. Outlives this process. */
+  replicated: () => StateName | null;
+  /** That is a newer one now. */
+  onReplicated: (state: StateName) => void;
   report: (report: Report) => void;
 }
 
@@ -48,8 +53,6 @@ export interface RankSet {
 export class RankStates {
   private readonly options: RankStatesOptions;
   private place: Place | null = null;
-  /** Newest state of the job that its ranks told to be in two places everywhere. */
-  private replicated: StateName | null = null;
 
   constructor(options: RankStatesOptions) {
     this.options = options;
@@ -62,14 +65,9 @@ export class RankStates {
     this.options.kept.begin(place && { ...place, layout: place.layout.toString(), ranks: place.keeps });
   }
 
-  /** Another job takes the node, or none: what was told of the present one is over. */
-  forget(): void {
-    this.replicated = null;
-  }
-
   /** The newest state that ranks told to be in two places everywhere; null: none. */
   get kept(): StateName | null {
-    return this.replicated;
+    return this.options.replicated();
   }
 
   /** Whole snapshots of a job on this node, each state of a rank once. */
@@ -136,9 +134,15 @@ export class RankStates {
     return { kind: "snapshot", ...readMemorySource(source.value, this.heldOf(this.place!), process.set!) };
   }
 
-  /** This state is about to be restored, or is in two places everywhere: copies of it stay until a later one is. */
-  keepSafe(state: StateName): void {
-    this.options.kept.keepSafe(state);
+  /**
+   * This state is about to be restored. Of what this node keeps for others the state that is in two places stays all the same,
+   * since of the restored one nobody may have a second copy yet; where that is not known here, or the run has gone back
+   * before it, the restored one.
+   */
+  restoring(state: StateName): void {
+    const replicated = this.kept;
+    const isKnown = replicated !== null && compareStates(replicated, state) <= 0;
+    this.options.kept.keepSafe(isKnown ? replicated : state);
   }
 
   /**
@@ -200,16 +204,19 @@ export class RankStates {
     }
   }
 
+  /** Ranks of the next generation, also new ones, are told of it: nothing may take its place before another state is in two places. */
+  confirmed(state: StateName): void {
+    this.options.kept.keepSafe(state);
+    const known = this.kept;
+    if (known === null || stateKey(known) !== stateKey(state)) this.options.onReplicated(state); // each rank tells it
+  }
+
   /** A rank with a twin in another failure domain has its copy there already. */
   replicate(process: RankProcess, message: Extract<FromRank, { kind: "replicate" }>): void {
     const { place } = this;
     if (place === null || isCommandJob(place.job)) return; // a program of its own keeps no states
     const { jobId, job, layout, generation, keepers } = place;
     const { rank, state, kept, slotPath } = message;
-    if (kept !== null) {
-      this.replicated = kept;
-      this.keepSafe(kept);
-    }
     const settled = (whole: boolean) => process.send({ kind: "replicated", state, whole });
     const keeper = keepers.get(rank);
     if (keeper === undefined) {

@@ -58,7 +58,11 @@ export interface RankSupervisorOptions {
   log: Logger;
   report: (report: Report) => void;
   /** A generation begins here: reports about older ones are obsolete. */
-  onPrepared: (record: NodeRecord) => void;
+  onPrepared: (record: Omit<NodeRecord, "replicated">) => void;
+  /** The newest state of the job that is known to be in two places everywhere; null: none. */
+  replicated: () => StateName | null;
+  /** That is a newer one now. */
+  onReplicated: (state: StateName) => void;
   /** The job is over here. */
   onReleased: (jobId: string) => void;
   /** Of this node; others that share the machine come and go. */
@@ -183,7 +187,7 @@ export class RankSupervisor {
 
   restore({ generation, source, rollBacks: told }: Restore): void {
     const rollBacks = told.map(({ first, last }) => ({ first: Number(first), last: Number(last) }));
-    if (source?.$case === "snapshot") this.states.keepSafe(readState(source.value.state));
+    if (source?.$case === "snapshot") this.states.restoring(readState(source.value.state));
     for (const process of this.pool.ranks) {
       try {
         const from = this.states.sourceOf(process, source);
@@ -277,7 +281,6 @@ export class RankSupervisor {
       this.place = null;
       this.options.previewer.end();
       this.states.begin(null);
-      this.states.forget();
       this.options.record.begin(null);
       this.pool.dismiss(this.pool.ranks);
       await Promise.all([writer.abandon(), this.pool.gone((process) => process.rank !== null)]);
@@ -349,7 +352,6 @@ export class RankSupervisor {
 
   /** Another job takes the node: the controller decided, and has fenced its command. */
   private forgetJob(jobId: string): void {
-    this.states.forget();
     this.pool.dismiss(this.pool.ranks);
     this.options.writer.abandon().catch((error: unknown) => this.options.log.error(error, "abandon"));
     this.options.store.removeJob(jobId);

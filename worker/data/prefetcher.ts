@@ -1,4 +1,5 @@
 import { MessageChannel, type MessagePort, receiveMessageOnPort, Worker } from "node:worker_threads";
+import { entryPoint } from "../../job/entry_points.js";
 import { GokuError } from "../../job/errors.js";
 import type { AssembledPack, PackRequest } from "./assemble_pack.js";
 import type { PrefetchReply, PrefetchRequest, PrefetchThreadOptions } from "./prefetch_thread.js";
@@ -85,7 +86,7 @@ export class Prefetcher {
   private startThread(): Thread {
     const channel = new MessageChannel();
     const workerData: PrefetchThreadOptions = { ...this.options, port: channel.port2 };
-    const entry = new URL("./prefetch_thread.js", import.meta.url);
+    const entry = entryPoint("prefetch_thread");
     const worker = new Worker(entry, { workerData, transferList: [channel.port2], name: "goku-prefetch" });
     const thread = { worker, port: channel.port1 };
     thread.port.on("message", (reply: PrefetchReply) => this.receive(reply));

@@ -1,6 +1,6 @@
 import { execFile } from "node:child_process";
-import path from "node:path";
 import { z } from "zod";
+import { entryPoint } from "../../job/entry_points.js";
 import { addonPath } from "../engine/load_native.js";
 import type { DeviceInfo } from "../engine/native.js";
 
@@ -12,7 +12,6 @@ export interface FoundDevices {
 
 /** Starting the driver of a machine with eight GPUs can take ten seconds where nothing keeps it loaded. */
 const LIMIT_MS = 60_000;
-const ENTRY = path.join(import.meta.dirname, "main.js");
 const listSchema = z.array(z.object({ name: z.string().min(1), memoryBytes: z.number().positive() }));
 
 /** Asks a process of its own, unless there is no backend to ask with. Never throws. */
@@ -21,7 +20,7 @@ export async function findDevices(): Promise<FoundDevices> {
   return await new Promise((resolve) => {
     execFile(
       process.execPath,
-      [ENTRY],
+      [entryPoint("devices")],
       { timeout: LIMIT_MS, killSignal: "SIGKILL" },
       (error, stdout, stderr) =>
         resolve(error === null ? readDevices(stdout) : { devices: [], why: failureText(error, stderr) }),

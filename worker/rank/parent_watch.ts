@@ -1,4 +1,5 @@
 import { Worker } from "node:worker_threads";
+import { entryPoint } from "../../job/entry_points.js";
 
 export interface ParentWatch {
   /** Session of the program that this process keeps, which must end with it; null: none any more. */
@@ -14,7 +15,7 @@ export interface ParentWatch {
  */
 export function watchParent(agentPid: number, told: { stackFile: string | null; mark: string }): ParentWatch {
   const session = new Int32Array(new SharedArrayBuffer(4));
-  const watcher = new Worker(new URL("./parent_watch_thread.js", import.meta.url), {
+  const watcher = new Worker(entryPoint("parent_watch_thread"), {
     workerData: { agentPid, ...told, session },
     resourceLimits: { maxOldGenerationSizeMb: 8, maxYoungGenerationSizeMb: 2 },
   });

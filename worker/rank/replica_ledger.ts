@@ -9,6 +9,14 @@ export interface ReplicaFlags {
   replicaLost: boolean;
 }
 
+/** What a vote means for the copies. */
+export interface ReplicaNews {
+  /** Found in two places for every rank; null: nothing new. */
+  confirmed: StateName | null;
+  /** To be copied from now on; null: none is begun. */
+  copy: StateName | null;
+}
+
 /**
  * Which state all ranks copy to other nodes, and which one they have there. Copies of different states do not combine, so
  * one state is chosen by the vote, kept by every rank, and another follows once all copies of it are whole. What is chosen
@@ -69,14 +77,17 @@ export class ReplicaLedger {
     this.outcome = whole ? "done" : "lost";
   }
 
-  /** The vote is counted, the book knows it. Returns the state that is to be copied from now on; null: none is begun. */
-  voted(vote: ReplicaFlags & { snapshotWhole: boolean; slotFree: boolean }): StateName | null {
-    if (!this.enabled) return null;
-    if (this.candidate !== null) {
-      if (vote.replicaLost) this.drop();
-      else if (vote.replicated) this.promote(this.candidate);
-      else return null;
-    }
+  /** The vote is counted, the book knows it. */
+  voted(vote: ReplicaFlags & { snapshotWhole: boolean; slotFree: boolean }): ReplicaNews {
+    if (!this.enabled) return { confirmed: null, copy: null };
+    const { confirmed } = this;
+    if (vote.replicaLost) this.drop();
+    else if (vote.replicated) this.promote();
+    const copy = this.candidate === null ? this.begun(vote) : null;
+    return { confirmed: this.confirmed === confirmed ? null : this.confirmed, copy };
+  }
+
+  private begun(vote: { snapshotWhole: boolean; slotFree: boolean }): StateName | null {
     const { agreedState } = this.book;
     // A state that some rank lacks is none to copy; without a free slot everywhere, holding one more would cost a save.
     if (!vote.snapshotWhole || !vote.slotFree || agreedState === null) return null;
@@ -88,14 +99,15 @@ export class ReplicaLedger {
   }
 
   private drop(): void {
-    this.book.letGo(this.candidate!);
+    if (this.candidate !== null) this.book.letGo(this.candidate);
     this.candidate = null;
   }
 
-  private promote(candidate: StateName): void {
+  private promote(): void {
+    if (this.candidate === null) return;
     if (this.confirmed !== null) this.book.letGo(this.confirmed);
     if (this.prior !== null) this.book.letGo(this.prior);
-    this.confirmed = candidate;
+    this.confirmed = this.candidate;
     this.prior = null;
     this.candidate = null;
   }

@@ -16,7 +16,7 @@ import { decideStep, isPeriodicSave, type SaveReason, type StepDecision } from "
 import { gaveUp } from "./gave_up.js";
 import { judgeNumbers, noteNumbers } from "./judge_numbers.js";
 import { announcedSteps, ownPacks } from "./own_packs.js";
-import type { ReplicaLedger } from "./replica_ledger.js";
+import type { ReplicaLedger, ReplicaNews } from "./replica_ledger.js";
 import { retryStep, type TriedStep } from "./retry_step.js";
 import type { SlotBook } from "./slots.js";
 import type { SnapshotPages } from "./snapshot_pages.js";
@@ -381,11 +381,12 @@ export class TrainLoop {
     if (rank === 0) send({ kind: "preview", generation, rank, state, skipped });
   }
 
-  private replicate(state: StateName | null): void {
+  private replicate({ confirmed, copy }: ReplicaNews): void {
     const { book, pages, replicas, rank, generation, send } = this.options;
-    if (state === null) return;
-    const slotPath = pages.slotPath(book.find(state)!.index);
-    send({ kind: "replicate", generation, rank, state, kept: replicas.kept, slotPath });
+    if (confirmed !== null) send({ kind: "confirmed", generation, rank, state: confirmed });
+    if (copy === null) return;
+    const slotPath = pages.slotPath(book.find(copy)!.index);
+    send({ kind: "replicate", generation, rank, state: copy, kept: replicas.kept, slotPath });
   }
 
   /**

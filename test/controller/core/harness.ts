@@ -8,6 +8,7 @@ import {
   type DurableRecord,
   type Effect,
   type Event,
+  type FoundCheckpoint,
   type PersistOutcome,
   type Session,
 } from "../../../controller/core/contract.js";
@@ -64,6 +65,8 @@ export class CoreHarness {
   effects: Effect[] = [];
   readonly store = new Map<string, { record: DurableRecord; modRevision: bigint }>();
   outcomes: PersistOutcome["kind"][] = [];
+  /** What is committed where the job writes, told at once; null: it cannot be listed. `silent`: there is no answer. */
+  committed: FoundCheckpoint[] | null | "silent" = [];
   #revision = 0n;
   /** What each rank's page showed last, and since when. */
   readonly #shown = new Map<string, { text: string; sinceMs: number }>();
@@ -108,6 +111,7 @@ export class CoreHarness {
     for (const effect of effects) {
       if (effect.kind === "persist") this.#persist(effect);
       else if (effect.kind === "read") this.#read(effect);
+      else if (effect.kind === "findCheckpoints") this.#find(effect);
     }
     return effects;
   }
@@ -136,6 +140,12 @@ export class CoreHarness {
   #read(effect: Extract<Effect, { kind: "read" }>): void {
     const entries = this.entries().filter((entry) => effect.keys.includes(entry.key));
     this.feed({ kind: "read", id: effect.id, entries });
+  }
+
+  #find({ jobId, generation }: Extract<Effect, { kind: "findCheckpoints" }>): void {
+    const found = this.committed;
+    if (found !== "silent")
+      this.feed({ kind: "checkpointsFound", jobId, generation, found, reason: "no answer" });
   }
 
   /** Lets time pass and fires the timers that are due, in order. */

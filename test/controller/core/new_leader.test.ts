@@ -59,6 +59,23 @@ test("a rank that died while nobody led is found when its node re-homes", () => 
   assert.match(core.job.incident!.what, /rank 2 on n1 ended while its agent could not report/);
 });
 
+test("a node that ended its generation and left while nobody led is not waited for longer than nodes re-home", () => {
+  const core = successor("running");
+  const ended = [0, 1].map((rank) => page(rank, { step: 8n, phase: "finished" }));
+  core.hello("n0", { jobId: "job-1", generation: 1n, ranks: ended });
+  core.hello("n2");
+  core.saved("n0", { generation: 1, step: 8 });
+  for (const rank of [0, 1]) core.finished("n0", rank, 8);
+  core.beat(9_000, (nodeId) => (nodeId === "n0" ? ended : []));
+  assert.equal(core.job.generation?.number, 1, "it may still come");
+  core.beat(2_000, (nodeId) => (nodeId === "n0" ? ended : []));
+  assert.equal(core.job.generation?.number, 2);
+  assert.deepEqual(core.job.generation?.rankNodes, ["n0", "n0", "n2", "n2"]);
+  core.form();
+  const { source } = core.lastCommand("restore").value;
+  assert.ok(source?.$case === "checkpoint" && source.value.uri.endsWith("checkpoint-8"), source?.$case);
+});
+
 test("a generation found half formed is formed anew", () => {
   const core = successor("forming");
   for (const [nodeId, ranks] of [

@@ -43,6 +43,16 @@ describe("stallLimits()", () => {
       { stepMs: 100, pauseMs: 20, pausesMs: [...steady(120, 20), 4_000, ...steady(100, 20), 3_000] },
       3_750,
     ],
+    [
+      "is twice what two of the last three steps showed: a machine has become slower",
+      { stepMs: 1_000, pauseMs: 1_000, pausesMs: [...steady(60, 1_000), 3_000, 1_000, 2_900] },
+      5_800,
+    ],
+    [
+      "does not follow the last step alone",
+      { stepMs: 1_000, pauseMs: 1_000, pausesMs: [...steady(60, 1_000), 3_000] },
+      3_500,
+    ],
     ["is a minute before three pauses are known", { stepMs: 100, pauseMs: 20, pausesMs: [20, 20] }, 60_000],
     [
       "is 12 floors then where these are more",
@@ -97,6 +107,25 @@ describe("stallLimits()", () => {
     assert.ok(mistaken <= 4, `${mistaken} times`);
     assert.ok(limits({ stepMs: 100, pauseMs: 20, pausesMs }).stillMs > returning);
   });
+
+  const parts: [name: string, given: Parameters<typeof limits>[0], partMs: number][] = [
+    [
+      "2 steps and the floor, though pauses of all together are short",
+      { stepMs: 5_000, pauseMs: 250 },
+      11_500,
+    ],
+    ["no less than all together", { stepMs: 100, pauseMs: 20, pausesMs: steady(256, 4_000) }, 8_000],
+    ["4 times as long while a generation settles", { stepMs: 5_000, pauseMs: 250, stepsTold: 3 }, 46_000],
+    [
+      "what is granted to all before three pauses are known",
+      { stepMs: 100, pauseMs: 20, pausesMs: [] },
+      60_000,
+    ],
+  ];
+  for (const [name, given, partMs] of parts) {
+    test(`grants ranks of which only a part is in sight ${name}`, () =>
+      assert.equal(limits(given).partMs, partMs));
+  }
 
   const waits: [name: string, given: Parameters<typeof limits>[0], waitingMs: number][] = [
     ["at least 30 s", { stepMs: 100, pauseMs: 20 }, 30_000],

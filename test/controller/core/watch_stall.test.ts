@@ -24,6 +24,8 @@ class Cluster {
   readonly silent = new Set<string>();
   /** Agents that have obeyed all that they were told. */
   readonly heard = new Set<string>();
+  /** The newest command that each has obeyed. */
+  readonly #obeyed = new Map<string, bigint>();
   #step = 0;
 
   constructor(options: { stepSeconds?: number; steps?: number } = {}) {
@@ -81,15 +83,17 @@ class Cluster {
       for (const nodeId of NODES) {
         if (this.silent.has(nodeId)) continue;
         const asked = core.commands().includes(`${nodeId} tellProgress`);
-        if (asked || core.nowMs % 1_000 === this.#beatMs[nodeId]) this.#beat(nodeId);
+        if (asked || core.nowMs % 1_000 === this.#beatMs[nodeId]) this.#beat(nodeId, asked);
       }
       core.effects = core.effects.filter((e) => e.kind !== "send" || e.message.$case !== "tellProgress");
     }
   }
 
-  #beat(nodeId: string): void {
+  /** Whoever answers a question has obeyed what it was told before. */
+  #beat(nodeId: string, asked: boolean): void {
     const { core } = this;
-    const heard = { term: 1n, commandId: this.heard.has(nodeId) ? BigInt(core.state.commandLast) : 1n };
+    if (asked || this.heard.has(nodeId)) this.#obeyed.set(nodeId, BigInt(core.state.commandLast));
+    const heard = { term: 1n, commandId: this.#obeyed.get(nodeId) ?? 1n };
     core.heartbeat(nodeId, 1, this.told(nodeId), null, heard);
   }
 
@@ -166,6 +170,34 @@ describe("nobody is judged", () => {
     for (let step = 0; step < 30; step++) cluster.train(1);
     assert.equal(cluster.core.job.incidents.length, 0);
     assert.equal(cluster.core.job.stage, "running", cluster.what);
+  });
+
+  test("where a machine has become three times slower, and the third slow step is the slowest", () => {
+    const cluster = new Cluster({ stepSeconds: 1.15, steps: 30 });
+    for (const stepSeconds of [3.15, 3.7, 4.3]) cluster.train(stepSeconds);
+    assert.equal(cluster.core.job.incidents.length, 0);
+    assert.equal(cluster.core.job.stage, "running", cluster.what);
+  });
+
+  test("where rank 0, which alone tells its pauses, is out of reach, and the others show something once a step", () => {
+    for (const phase of ["forward", "waits"]) {
+      const cluster = new Cluster({ steps: 0 });
+      for (let step = 1; step <= 10; step++) {
+        cluster.pass(5_000, () => {
+          for (const rank of [0, 1, 2, 3]) cluster.move(rank);
+        });
+        cluster.core.stepDone("n0", step, 5, 0, 1n, 0.25);
+      }
+      cluster.silent.add("n0");
+      let step = 10n;
+      const goOn = () => {
+        if (cluster.core.nowMs % 4_900 !== 0) return;
+        const collectiveEntered = 8n * ++step + (phase === "waits" ? 1n : 0n);
+        for (const rank of [2, 3]) cluster.move(rank, { collectiveEntered, collectiveCompleted: 8n * step });
+      };
+      assert.equal(cluster.verdictMs(25_000, goOn), null, cluster.what);
+      assert.ok(cluster.verdictMs(3 * 5_000 + 2_000) !== null);
+    }
   });
 
   test("when a pause ends after the last heartbeats told of it, before the verdict: agents are asked first", () => {
@@ -282,6 +314,24 @@ describe("all ranks wait in one collective, one of them for ever", () => {
     };
     namedMs(cluster, left);
     assert.deepEqual([...cluster.core.job.kills.keys()], [1]);
+  });
+
+  test("others that have left late, since all that their node was told came late and at once, are not taken for it", () => {
+    const cluster = new Cluster();
+    const { core } = cluster;
+    for (const rank of [0, 1, 2, 3]) cluster.move(rank, { collectiveEntered: 1_000n });
+    assert.ok(cluster.verdictMs(5_000) !== null);
+    cluster.silent.add("n1");
+    cluster.pass(100, () => {});
+    core.failed("n0", 0, "COMM_ABORTED");
+    cluster.pass(900, () => {});
+    cluster.silent.delete("n1");
+    const heard = { term: 1n, commandId: BigInt(core.state.commandLast) };
+    core.heartbeat("n1", 1, cluster.told("n1"), null, heard);
+    cluster.pass(10, () => {});
+    for (const rank of [2, 3]) core.failed("n1", rank, "COMM_ABORTED");
+    cluster.pass(1_000, () => {});
+    assert.deepEqual([...core.job.kills.keys()], [1]);
   });
 
   test("where nobody has answered yet, all are given their time", () => {

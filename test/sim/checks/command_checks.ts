@@ -7,17 +7,21 @@ import type { CommandFrame, SimController } from "../sim_controller.js";
 import type { SimGroup } from "../sim_group.js";
 import { ProgramGroup } from "../sim_program.js";
 import type { Truth } from "../sim_truth.js";
+import { TrainGroup } from "../train_group.js";
+import { HangChecks } from "./hang_checks.js";
 import type { RecordChecks } from "./record_checks.js";
 
 /** What controllers order and agents obey: in one term, of durable generations, and nothing that disturbs what goes on. */
 export class CommandChecks {
   readonly #truth: Truth;
   readonly #records: RecordChecks;
+  readonly #hangs: HangChecks;
   readonly #holders = new Map<number, Map<number, string>>();
 
   constructor(truth: Truth, records: RecordChecks) {
     this.#truth = truth;
     this.#records = records;
+    this.#hangs = new HangChecks(truth);
   }
 
   /** Two never believe to lead at the same time, unless one of them, or its clock, stood still beyond its lease. */
@@ -48,6 +52,12 @@ export class CommandChecks {
           group.worldSize,
           `generation ${group.generation} connects before all are ready`,
         );
+        return;
+      }
+      case "abort":
+      case "killRank": {
+        const group = this.#truth.groups.get(Number(message.value.generation));
+        if (group instanceof TrainGroup) this.#hangs.judged(controller.core!, group);
         return;
       }
       case "run":
@@ -124,7 +134,7 @@ export class CommandChecks {
       const hangs =
         rank === undefined || rank.stopped || isHeldUp || this.#truth.nowMs - rank.wentOnMs < 10_000;
       assert.ok(
-        hangs,
+        hangs || this.#hangs.seemedHung(rank),
         `${agent.node.nodeId} is told to kill rank ${rank?.rank}, which works (${message.value.reason})`,
       );
     } else if (message.$case === "release") {

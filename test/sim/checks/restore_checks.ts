@@ -1,5 +1,10 @@
 import assert from "node:assert/strict";
-import type { CheckpointEntry, CheckpointsRecord, StateName } from "../../../controller/core/contract.js";
+import type {
+  CheckpointEntry,
+  CheckpointsRecord,
+  FoundCheckpoint,
+  StateName,
+} from "../../../controller/core/contract.js";
 import type { CoreState } from "../../../controller/core/state.js";
 import { compareStates, sameState, stateKey, stateText } from "../../../controller/core/state_name.js";
 import type { Restore, SnapshotSource } from "../../../gen/goku/v1/agent.pb.js";
@@ -27,6 +32,8 @@ export class RestoreChecks {
   readonly #bad = new Set<string>();
   /** Times that one of those was chosen all the same, by term. */
   readonly #again = new Map<string, number>();
+  /** What storage told each generation. */
+  readonly #listed = new Map<number, readonly StateName[]>();
   /** Checkpoints that were ever in the register, by job. */
   readonly #registered = new Map<string, Map<string, StateName>>();
 
@@ -41,13 +48,19 @@ export class RestoreChecks {
     this.#bad.add(key);
   }
 
+  listed(generation: number, found: readonly FoundCheckpoint[]): void {
+    this.#listed.set(
+      generation,
+      found.map(({ state }) => state),
+    );
+  }
+
   sent(core: CoreState, { generation, source }: Restore, nodeId: string): void {
     const group = this.#truth.groups.get(Number(generation))!;
     const places = source?.$case === "snapshot" ? source.value.places : [];
     const what = source?.$case === "snapshot" ? { ...source.value, places: [] } : source?.value;
     this.#sameAsBefore(group, `${group.generation}/${nodeId}`, places);
-    if (!this.#sameAsBefore(group, group.generation, what))
-      this.#restoreChosen(core, group, sourceState(source));
+    if (!this.#sameAsBefore(group, group.generation, what)) this.#restoreChosen(core, group, source);
     if (source?.$case === "snapshot") {
       this.#canRestore(core, group, source.value, nodeId);
       this.#canMend(core, group, source.value, nodeId);
@@ -176,8 +189,10 @@ export class RestoreChecks {
   }
 
   /** No committed step is lost beyond what can still be had. */
-  #restoreChosen(core: CoreState, group: SimGroup, chosen: StateName): void {
+  #restoreChosen(core: CoreState, group: SimGroup, source: Restore["source"]): void {
     const { job } = group;
+    const chosen = sourceState(source);
+    const isFromMemory = source?.$case === "snapshot";
     const label = `generation ${group.generation} restores ${stateText(chosen)}`;
     const memories = new Set(group.members.map((m) => m!.agent.node.memory));
     const inMemory = newestWhole([...memories], (state) => this.#isBad(job.jobId, state));
@@ -187,14 +202,21 @@ export class RestoreChecks {
         `${label}, its nodes hold ${stateText(inMemory)} whole`,
       );
     }
-    for (const state of this.#registered.get(job.jobId)?.values() ?? []) {
+    const listed = this.#listed.get(group.generation) ?? [];
+    for (const state of [...(this.#registered.get(job.jobId)?.values() ?? []), ...listed]) {
       const stands = job.storage.find(state);
       if (stands === null || this.#bad.has(badCheckpoint(stands.uri, state))) continue;
       assert.ok(
         compareStates(chosen, state) >= 0,
-        `${label}, ${stands.uri} of ${stateText(state)} was registered, and is there`,
+        `${label}, ${stands.uri} of ${stateText(state)} was registered or found, and is there`,
       );
     }
+    // The first generation of a job finds nothing, and one that goes on from memory does not look.
+    const { restarts } = core.jobs.get(job.jobId)!;
+    assert.ok(
+      isFromMemory || job.program !== null || restarts === 0 || this.#listed.has(group.generation),
+      `${label}, and has not looked what is committed`,
+    );
     for (const floor of this.floors.of(this.#planOf(group.generation))) {
       // A machine that went down since then took its part with it.
       if (!floor.kept.every(isKept) || this.#isBad(job.jobId, floor.state)) continue;

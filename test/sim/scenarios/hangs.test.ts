@@ -48,3 +48,25 @@ test("rank: waits for data for 20 s and shows that it lives: nobody is judged; o
   assert.match(sim.incidents(JOB)[0]!.what, /^rank 2 on n01 has not moved for 3\d\.\d s \(step \d+, data/);
   await finishes(sim);
 });
+
+test("machine: becomes slower by and by, three times in all: nobody is judged, and a rank that then stops is", async () => {
+  for (const seed of [1, 2, 3]) {
+    const alone = { layout: { dp_replicate: 1, dp_shard: 1, sp: 1 }, stepMs: 1_500, steps: 50 };
+    const sim = await trained(20, { seed }, alone);
+    for (const slowness of [2, 3]) {
+      const from = sim.stepOf(JOB);
+      for (const node of sim.nodes) node.setSlowness(slowness, sim.nowMs);
+      await sim.until(() => sim.stepOf(JOB) >= from + 6);
+      assert.equal(sim.groups.size, 1, sim.status());
+    }
+    const victim = sim.rankOf(JOB, 0);
+    await sim.until(() => victim.phase === "forward");
+    victim.stopped = true;
+    sim.groupOf(JOB)!.disturbed = true;
+    const sinceMs = sim.nowMs;
+    await sim.until(() => !victim.alive);
+    const usualMs = 1.3 * 3 * 1_500;
+    assert.ok(sim.nowMs - sinceMs <= 3 * usualMs + 2_000, `${sim.nowMs - sinceMs} ms`);
+    await finishes(sim);
+  }
+});

@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { StateName } from "../../../controller/core/contract.js";
+import type { SimCluster } from "../sim_cluster.js";
 import { decisions, finishes, JOB, replicated, resumed, trained } from "./scenario.js";
 
 test("node: lost for good, no replicas: after the grace a spare takes over, from the newest checkpoint", async () => {
@@ -58,6 +60,66 @@ test("node: lost for good just after a rank's death, before anything new is repl
   await sim.until(() => sim.view(JOB)?.generation?.number === 2 && sim.groupOf(JOB)!.votes === 1);
   assert.equal(replicated(sim), null);
   sim.crashNode(sim.nodes[1]!, 10_000_000);
+  await finishes(sim);
+  assert.match(decisions(sim), /take over at once/);
+  assert.ok(resumed(sim) >= step, `${resumed(sim)} of ${step}`);
+});
+
+/** Ranks of n01 whose copy of the state has come to n00. */
+const copied = (sim: SimCluster, state: StateName) =>
+  [2, 3].filter((rank) => sim.nodes[0]!.memory.findReplica(`1x2x2/${rank}`, state) !== null);
+/** Of what generation 2 has restored. */
+const copiedAgain = (sim: SimCluster) => {
+  const state = sim.groupOf(JOB)!.generation < 2 ? undefined : [...sim.groupOf(JOB)!.restored.values()][0];
+  return state === undefined ? [] : copied(sim, state);
+};
+/** All ranks have this state whole in their own slots. */
+const isSealed = (sim: SimCluster, step: number) =>
+  sim.groupOf(JOB)!.members.every((member) => member!.rank.sealed!.step === step);
+
+test("node: lost for good while the first state after a rank's death is half copied, snapshots three steps apart: what was in two places serves", async () => {
+  const sim = await trained(30, {}, { saveEverySteps: 1_000, snapshotEverySteps: 3 });
+  // Found in two places by a vote that began no other copy.
+  await sim.until(() => isSealed(sim, replicated(sim).step + 3));
+  const { step } = replicated(sim);
+  sim.agentOf(JOB, 0).rankDies(sim.rankOf(JOB, 0), "SIGKILL");
+  await sim.until(() => copiedAgain(sim).length === 1);
+  sim.crashNode(sim.nodes[1]!, 10_000_000);
+  await finishes(sim);
+  assert.match(decisions(sim), /take over at once/);
+  assert.ok(resumed(sim) >= step, `${resumed(sim)} of ${step}`);
+});
+
+test("node: lost for good just after its agent was back, two states half copied: what was in two places before them serves", async () => {
+  const sim = await trained(30, { seed: 9 }, { saveEverySteps: 1_000 });
+  let ahead: number[] = [];
+  await sim.until(() => {
+    const { generation, step } = replicated(sim);
+    ahead = copied(sim, { generation, step: step + 1 });
+    return ahead.length === 1 && isSealed(sim, step + 2);
+  });
+  const { step } = replicated(sim);
+  sim.crashAgent(sim.nodes[1]!, 100);
+  await sim.until(() => copiedAgain(sim).length === 1);
+  assert.deepEqual(
+    copiedAgain(sim),
+    ahead,
+    "the keeper has had to choose which of its two copies to give up",
+  );
+  sim.crashNode(sim.nodes[1]!, 10_000_000);
+  await finishes(sim);
+  assert.match(decisions(sim), /take over at once/);
+  assert.ok(resumed(sim) >= step, `${resumed(sim)} of ${step}`);
+});
+
+test("node: lost for good steps after another one's agent was back, nothing copied meanwhile: what was in two places before serves", async () => {
+  const sim = await trained(30, {}, { saveEverySteps: 1_000 });
+  const { step } = replicated(sim);
+  sim.crashAgent(sim.nodes[1]!, 100);
+  await sim.until(() => sim.nodes[1]!.agent!.alive);
+  sim.nodes[1]!.agent!.replicator.send = () => {}; // as slow as that
+  await sim.until(() => sim.groupOf(JOB)!.generation === 2 && sim.groupOf(JOB)!.votes === 8);
+  sim.crashNode(sim.nodes[0]!, 10_000_000);
   await finishes(sim);
   assert.match(decisions(sim), /take over at once/);
   assert.ok(resumed(sim) >= step, `${resumed(sim)} of ${step}`);

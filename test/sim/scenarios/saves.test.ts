@@ -17,6 +17,18 @@ test("checkpoint: the newest is corrupt and memory is lost: the one before serve
   await finishes(sim);
 });
 
+test("checkpoint: the news of the only one is lost with its agent, and all memory with it: it is found in storage", async () => {
+  const sim = await trained(18, {}, { saveEverySteps: 20, keepLast: 1 });
+  sim.blockade("n00", "up", 10_000_000); // the agent of rank 0
+  const { storage } = sim.job(JOB);
+  await sim.until(() => storage.durable.length > 0);
+  for (const node of sim.nodes.slice(0, 2)) sim.crashNode(node, 10_000_000);
+  await finishes(sim);
+  const [incident] = sim.incidents(JOB);
+  assert.match(incident!.decisions.map(({ text }) => text).join("; "), /from checkpoint .*-20 /);
+  assert.ok(sim.logs.some((line) => /checkpoint-20, which no agent has told/.test(line)));
+});
+
 test("person: stops the job while a rank's death is being dealt with: it saves, then stops", async () => {
   const sim = await trained(20);
   sim.agentOf(JOB, 2).rankDies(sim.rankOf(JOB, 2), "SIGKILL");

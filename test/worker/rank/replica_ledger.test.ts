@@ -14,9 +14,12 @@ class TestRank {
   readonly book = new SlotBook(Array.from({ length: SLOT_COUNT_REPLICATED }, () => null));
   readonly ledger = new ReplicaLedger(this.book);
   step: number;
+  /** What its agent knows to be in two places. */
+  told: StateName | null;
 
   constructor(restored: number, prior: StateName | null = null) {
     this.step = restored;
+    this.told = prior;
     this.book.take();
     this.book.written(state(restored));
     this.restore(restored, prior);
@@ -38,11 +41,12 @@ class TestRank {
   /** The vote is counted, the step is made; the state that is to be copied from then on. */
   advance(vote: typeof good): number | null {
     this.book.voted(vote.snapshotWhole);
-    const chosen = this.ledger.voted(vote);
+    const { confirmed, copy } = this.ledger.voted(vote);
+    if (confirmed !== null) this.told = confirmed;
     this.book.take();
     this.step++;
     if (vote.slotFree) this.book.written(state(this.step));
-    return chosen?.step ?? null;
+    return copy?.step ?? null;
   }
 
   get held(): number[] {
@@ -90,9 +94,12 @@ test("ReplicaLedger begins nothing with a state that some rank lacks, without a 
   assert.equal(rank.advance(good), 1, "the newest that was sealed");
   rank.ledger.settled(state(1), true);
   rank.book.voted(true);
-  assert.equal(rank.ledger.voted(good)?.step, 3);
+  assert.equal(rank.ledger.voted(good).copy?.step, 3);
   rank.ledger.settled(state(3), true);
-  assert.equal(rank.ledger.voted(good), null, "no newer state is agreed");
+  const news = rank.ledger.voted(good);
+  assert.equal(news.copy, null, "no newer state is agreed");
+  assert.deepEqual(news.confirmed, state(3), "it is told all the same what is in two places");
+  assert.deepEqual(rank.ledger.voted(good), { confirmed: null, copy: null }, "once");
 });
 
 test("ReplicaLedger keeps in a new generation what an older one had twice, until this one has something there", () => {
@@ -111,7 +118,7 @@ test("ReplicaLedger keeps in a new generation what an older one had twice, until
   rank.restore(rank.step, state(99));
   assert.equal(rank.ledger.kept, null, "this rank's part of it is gone");
   rank.ledger.begin(false, state(2));
-  assert.equal(rank.ledger.voted(good), null);
+  assert.deepEqual(rank.ledger.voted(good), { confirmed: null, copy: null });
   assert.deepEqual(rank.ledger.flags, { replicated: true, replicaLost: false });
 });
 
@@ -133,7 +140,6 @@ test("ReplicaLedger: ranks that come, go, save and fail choose alike, and keep w
     const ranks = Array.from({ length: 3 }, () => new TestRank(0));
     const saves: { rank: TestRank; state: StateName }[] = [];
     const copies: { rank: TestRank; state: StateName }[] = [];
-    let told: StateName | null = null;
     for (let turn = 0; turn < 60; turn++) {
       if (random.below(8) === 0) {
         const one = copies.splice(random.below(copies.length || 1), 1)[0];
@@ -150,13 +156,12 @@ test("ReplicaLedger: ranks that come, go, save and fail choose alike, and keep w
         copies.length = 0;
         saves.length = 0;
         for (const [i, rank] of ranks.entries()) {
-          if (i === lost) ranks[i] = new TestRank(newest.step, random.below(2) === 0 ? told : null);
+          if (i === lost) ranks[i] = new TestRank(newest.step, random.below(2) === 0 ? rank.told : null);
           else {
             rank.book.setPins([]);
-            rank.restore(newest.step, told);
+            rank.restore(newest.step, rank.told);
           }
         }
-        told = null; // not of this generation
       }
       const vote = count(ranks);
       const kept = ranks[0]!.ledger.step;
@@ -164,7 +169,8 @@ test("ReplicaLedger: ranks that come, go, save and fail choose alike, and keep w
       assert.equal(new Set(chosen).size, 1, `seed ${seed}: ${chosen}`);
       const confirmed = ranks.map((rank) => rank.ledger.step);
       assert.equal(new Set(confirmed).size, 1, `seed ${seed}: confirmed ${confirmed}`);
-      if (confirmed[0]! > kept) told = state(confirmed[0]!);
+      if (confirmed[0]! > kept)
+        for (const { told } of ranks) assert.deepEqual(told, state(confirmed[0]!), `seed ${seed}`);
       if (chosen[0] !== null) copies.push(...ranks.map((rank) => ({ rank, state: state(chosen[0]!) })));
       const names = ranks.flatMap(({ ledger }) => (ledger.step > 0 ? [stateKey(ledger.kept!)] : []));
       assert.ok(new Set(names).size <= 1);

@@ -78,9 +78,10 @@ async function train(
       copied.going = answer.state.step;
       sending = { state: answer.state, ready: answer.state.step + copyTakes };
     }
+    if (answer.kind === "confirmed") copied.there = answer.state.step;
     if (answer.kind === "step") {
       const { step, replicatedStep } = answer.metrics;
-      if (replicatedStep > 0) copied.there = replicatedStep;
+      assert.equal(copied.there ?? 0, replicatedStep, "the agent knows what is in two places");
       look(set, step, copied);
       if (sending && step >= sending.ready)
         rank.tell({ kind: "replicated", state: sending.state, whole: true });
@@ -145,6 +146,12 @@ for (const precision of ["fp32", "bf16"] as const) {
         assert.ok(copies > 0, "a second copy followed the first");
       }
     }
+
+    let confirmed = 0;
+    await train({ precision, every: 3, held: [], copyTakes: 1 }, (_, __, { going, there }) => {
+      if (there !== null && there === going) confirmed += 1;
+    });
+    assert.ok(confirmed > 0, "also where no other copy begins with the vote that found it there");
 
     for (const every of [1, 2, 3, 5]) {
       for (const held of [[], [2], [2, 4], [2, 4, 6]]) {
