@@ -244,7 +244,7 @@ class CoreWorld {
         const from = this.#sessions.get(effect.nodeId)!;
         const { checkId, checks } = effect.message.value;
         const common = { ok: true, value: 100, unit: "GB/s", detail: "as it should be", seconds: 0.1 };
-        const results = checks.map((name) => ({ name, ...common }));
+        const results = checks.map((name) => ({ name, ...common, device: undefined }));
         const message: AgentMessage = { $case: "selfCheckReport", value: { checkId, results, busy: "" } };
         this.#feed({ kind: "agentMessage", from, message });
       }

@@ -1,42 +1,86 @@
+import type { CheckedDevice } from "../gen/goku/v1/agent.pb.js";
 import type { Diagnosis, JudgedCheck, NodeDiagnosis } from "../gen/goku/v1/controller.pb.js";
 import { table } from "./output.js";
 
 const SKIPPED = "skipped";
+/** Names of checks of a device begin with it. */
+const DEVICE = /^device_/;
+
+/** What is examined, a node or a device of one, with the results that are about it. */
+interface Subject {
+  nodeId: string;
+  /** The node's verdict, or the device's number and name. */
+  about: string;
+  /** Null: the node itself. */
+  device: CheckedDevice | null;
+  checks: JudgedCheck[];
+}
 
 /**
- * A table of nodes and checks with the fleet's medians, then a line for each thing that is wrong. Where that is wider than
- * the terminal, each check of a node has a line of its own.
+ * A table of nodes and checks with the fleet's medians, one of their devices if there are any, then a line for each thing
+ * that is wrong. Where one of them is wider than the terminal, each check has a line of its own.
  */
 export function diagnosisText(diagnosis: Diagnosis, columns: number): string {
-  const examined = diagnosis.nodes.filter(({ verdict }) => verdict !== SKIPPED);
-  const names = [
-    ...new Set(examined.flatMap(({ checks }) => checks.map((check) => check.result?.name ?? ""))),
-  ];
-  const wide = wideTable(diagnosis.nodes, names);
+  const subjects = diagnosis.nodes.flatMap(subjectsOf);
+  const devices = subjects.filter(({ device }) => device !== null);
+  const nodes = wideTable(
+    "VERDICT",
+    subjects.filter(({ device }) => device === null),
+  );
+  const wide = devices.length === 0 ? nodes : `${nodes}\n\n${wideTable("DEVICE", devices)}`;
   const fits = wide.split("\n").every((line) => line.length <= columns);
-  return [fits ? wide : longTable(diagnosis.nodes), ...notes(diagnosis)].join("\n");
+  return [fits ? wide : longTable(subjects), ...notes(diagnosis)].join("\n");
 }
 
-function wideTable(nodes: readonly NodeDiagnosis[], names: readonly string[]): string {
-  const all = nodes.flatMap(({ checks }) => checks);
+/** A node, then its devices. */
+function subjectsOf({ nodeId, verdict, checks }: NodeDiagnosis): Subject[] {
+  const node: Subject = { nodeId, about: verdict, device: null, checks: [] };
+  const devices = new Map<number, Subject>();
+  for (const check of verdict === SKIPPED ? [] : checks) {
+    const device = check.result?.device;
+    if (device === undefined) {
+      node.checks.push(check);
+      continue;
+    }
+    const { index, name } = device;
+    const subject = devices.get(index) ?? { nodeId, about: `${index}: ${name}`, device, checks: [] };
+    subject.checks.push(check);
+    devices.set(index, subject);
+  }
+  return [node, ...devices.values()];
+}
+
+function wideTable(about: string, subjects: readonly Subject[]): string {
+  const all = subjects.flatMap(({ checks }) => checks);
+  const names = [...new Set(all.map(({ result }) => result?.name ?? ""))];
   const heads = names.map((name) => {
     const unit = all.find(({ result }) => result?.name === name && result.unit !== "")?.result?.unit ?? "";
-    return `${name.toUpperCase().replace("_", "\n")}\n${unit}`;
+    return `${name.replace(DEVICE, "").toUpperCase().replace("_", "\n")}\n${unit}`;
   });
-  const rows = nodes.map((node) => [
-    node.nodeId,
-    node.verdict,
-    ...names.map((name) => cellText(node.checks.find(({ result }) => result?.name === name))),
+  const rows = subjects.map(({ nodeId, about: what, checks }) => [
+    nodeId,
+    what,
+    ...names.map((name) => cellText(checks.find(({ result }) => result?.name === name))),
   ]);
-  const medians = names.map((name) => all.find(({ result }) => result?.name === name)?.median);
-  if (medians.some((median) => median !== undefined))
-    rows.push(["median", "", ...medians.map((median) => (median === undefined ? "-" : rounded(median)))]);
-  return table(["NODE", "VERDICT", ...heads], rows);
+  return table(["NODE", about, ...heads], [...rows, ...medianRows(names, subjects)]);
 }
 
-function longTable(nodes: readonly NodeDiagnosis[]): string {
-  const rows = nodes.flatMap(({ nodeId, verdict, checks }) => [
-    [nodeId, verdict, "", "", ""],
+/** What nodes, or devices of one name, are compared with; none where nothing is. */
+function medianRows(names: readonly string[], subjects: readonly Subject[]): string[][] {
+  const kinds = [...new Set(subjects.map(({ device }) => device?.name ?? ""))];
+  return kinds.flatMap((kind) => {
+    const checks = subjects
+      .filter(({ device }) => (device?.name ?? "") === kind)
+      .flatMap((subject) => subject.checks);
+    const medians = names.map((name) => checks.find(({ result }) => result?.name === name)?.median);
+    if (medians.every((median) => median === undefined)) return [];
+    return [["median", kind, ...medians.map((median) => (median === undefined ? "-" : rounded(median)))]];
+  });
+}
+
+function longTable(subjects: readonly Subject[]): string {
+  const rows = subjects.flatMap(({ nodeId, about, device, checks }) => [
+    device === null ? [nodeId, about, "", "", ""] : ["", `device ${about}`, "", "", ""],
     ...checks.map((check) => [
       "",
       check.result?.name ?? "",

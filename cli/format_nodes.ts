@@ -82,7 +82,9 @@ function unwatchedTexts(nodes: readonly NodeStatus[]): string[] {
 
 /** Where its self-checks stand, and which of them are not ok. */
 function checkText({ selfCheck, checks }: NodeStatus): string {
-  const bad = checks.filter(({ verdict }) => verdict !== "ok").map(({ result }) => result?.name ?? "");
+  const bad = checks
+    .filter(({ verdict }) => verdict !== "ok")
+    .map(({ result }) => `${result?.name ?? ""}${result?.device ? ` of device ${result.device.index}` : ""}`);
   if (selfCheck === "") return "-";
   return bad.length === 0 ? selfCheck : `${selfCheck}: ${bad.join(", ")}`;
 }

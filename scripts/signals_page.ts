@@ -15,7 +15,7 @@ export function signalsPage(): string {
 A GPU that fell off the bus, memory that corrects a thousand errors an hour, a cable that comes loose: the machine says so long before
 a rank that waits for it is found to hang. Every agent reads what its ranks write, what the kernel logs and what the machine counts,
 and tells the controller what it knows as a sign of trouble. The controller shows it, lets it explain the faults that follow, and
-acts where waiting makes it worse ([why so](decisions/028-signs-of-broken-hardware.md), [GPUs](decisions/031-gpus-by-nvml.md)).
+acts where waiting makes it worse ([why so](decisions/028-signs-of-broken-hardware.md), [GPUs](decisions/032-gpus-by-nvml.md)).
 
 ## Where signs are read
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What the CPU backend is tested by, on the CUDA device of this machine: kernels; golden values and layouts (the whole parity suite, up to six
-# ranks on one device); memory of a step; a job of four ranks with a kill, and its checkpoints resumed on cuda and cpu. test_gpu.sh [NODE_TEST_OPTION...]
+# ranks on one device); memory of a step; self-checks of a device; a job of four ranks with a kill, and its checkpoints resumed on cuda and cpu. test_gpu.sh [NODE_TEST_OPTION...]
 # Works in the repository after `make build cuda`, and in what scripts/pack_gpu.sh has packed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +11,7 @@ if [ -x node/bin/node ]; then
 fi
 mapfile -t files < <(find dist/test/native -name '*.test.js' ! -name 'collectives_*' | sort)
 mapfile -t -O "${#files[@]}" files < <(find dist/test/parity -name '*.test.js' | sort)
-files+=(dist/test/cuda/step_memory.test.js)
+files+=(dist/test/cuda/step_memory.test.js dist/test/cuda/device_checks.test.js)
 job=dist/test/cuda/job.test.js
 if ! compgen -G '/dev/nvidia[0-9]*' >/dev/null; then
   echo "SKIP (no CUDA device): $((${#files[@]} + 1)) files of test/native, test/parity and test/cuda"

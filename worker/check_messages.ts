@@ -2,17 +2,22 @@ import type { CommEndpoint } from "./engine/native.js";
 
 /** The contract between an agent and the process in which it has its node examined. */
 
-/** Checks in the order in which they are run. The collective needs other nodes, and is run alone. */
-export const CHECK_NAMES = [
-  "memory",
-  "matrix",
-  "copy",
-  "disk",
-  "checkpoint_disk",
-  "loopback",
-  "collective",
+/** Checks that a node can do alone, in the order in which they are run. */
+export const LONE_CHECKS = ["memory", "matrix", "copy", "disk", "checkpoint_disk", "loopback"] as const;
+export type LoneCheck = (typeof LONE_CHECKS)[number];
+
+/** Checks of each CUDA device of a node, in order; its memory comes first, since the others use it. */
+export const DEVICE_CHECKS = [
+  "device_memory",
+  "device_matrix",
+  "device_upload",
+  "device_download",
+  "device_copy",
 ] as const;
-export type CheckName = (typeof CHECK_NAMES)[number];
+export type DeviceCheck = (typeof DEVICE_CHECKS)[number];
+
+/** The collective needs other nodes, and is run alone. */
+export type CheckName = LoneCheck | DeviceCheck | "collective";
 
 /** What one check found. */
 export interface CheckResult {
@@ -41,11 +46,9 @@ export interface CheckPlace {
   checkpointDir: string;
 }
 
-/** A check that one node can do alone. */
-export type LoneCheck = Exclude<CheckName, "collective">;
-
 export type ToChecker =
-  | { kind: "run"; name: LoneCheck; place: CheckPlace }
+  /** A process examines the node, or one device: the checks of the other are not asked of it. */
+  | { kind: "run"; name: LoneCheck | DeviceCheck; place: CheckPlace }
   /** Opens the port of a collective. */
   | { kind: "listen"; place: CheckPlace }
   | {

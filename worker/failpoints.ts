@@ -33,6 +33,12 @@ export const FAILPOINT_NAMES = [
   "selfcheck.disk", // self-check: bytes are written and synced, and not yet read
   "selfcheck.loopback", // self-check: before the node's own address is called
   "selfcheck.collective", // self-check: a sum over two nodes is there and not yet compared
+  "selfcheck.device.start", // self-check of a device: before the device is touched
+  "selfcheck.device.memory", // self-check of a device: a pattern is in its memory and not yet read back
+  "selfcheck.device.matrix", // self-check of a device: a product is there and not yet compared
+  "selfcheck.device.upload", // self-check of a device: before memory is copied to it, while that is timed
+  "selfcheck.device.download", // self-check of a device: before memory is copied from it, while that is timed
+  "selfcheck.device.copy", // self-check of a device: before its memory is copied within it, while that is timed
 ] as const;
 export type FailpointName = (typeof FAILPOINT_NAMES)[number];
 
@@ -81,6 +87,8 @@ const FLIP_NAMES: readonly FailpointName[] = [
   "selfcheck.matrix",
   "selfcheck.disk",
   "selfcheck.collective",
+  "selfcheck.device.memory",
+  "selfcheck.device.matrix",
 ];
 
 export interface Failpoint {

@@ -11,7 +11,7 @@ export function addDiagnoseCommand(program: Command): void {
   program
     .command("diagnose")
     .description(
-      "examine free nodes: memory, arithmetic, copies, disks, clock, network, then collectives in pairs",
+      "examine free nodes and their CUDA devices: memory, arithmetic, copies, disks, clock, network, then collectives in pairs",
     )
     .argument("[nodes...]", "their names in: gokuctl nodes (default: all)")
     .addHelpText(

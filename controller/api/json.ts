@@ -139,6 +139,7 @@ export function diagnosisJson(diagnosis: Diagnosis): z.infer<typeof diagnosisSch
 function judgedCheckJson({ result, median, verdict }: JudgedCheck): z.infer<typeof judgedCheckSchema> {
   return {
     name: result?.name ?? "",
+    device: result?.device ?? null,
     verdict: verdict as "ok",
     value: result?.value ?? 0,
     unit: result?.unit ?? "",

@@ -112,6 +112,10 @@ export const jobStatusSchema = z
 export const judgedCheckSchema = z
   .object({
     name: z.string(),
+    device: z
+      .object({ index: z.number().int(), name: z.string() })
+      .nullable()
+      .describe("CUDA device of the node that it is about; null: the node itself"),
     verdict: z.enum(["ok", "slow", "failed"]),
     value: z.number().describe("in `unit`; 0 when it failed"),
     unit: z.string(),

@@ -236,7 +236,8 @@ function isSlowPair(state: CoreState, nodeId: string, fleet: FleetMedians): bool
 
 function silence(): CheckReading {
   const detail = "it did not say what came of it";
-  return { name: PAIR_CHECK, ok: false, value: 0, unit: "GB/s", detail, seconds: 0, uncertainty: 0 };
+  const base = { name: PAIR_CHECK, ok: false, value: 0, unit: "GB/s", detail, seconds: 0 };
+  return { ...base, uncertainty: 0, device: null };
 }
 
 function finish(

@@ -20,6 +20,10 @@ export const COMPARISONS: ReadonlyMap<string, Comparison> = new Map([
   ["checkpoint_disk", pace(0.2, 200)],
   ["loopback", pace(0.3, 1)],
   ["collective", pace(0.3, 10)],
+  ["device_matrix", pace(0.6, 0)],
+  ["device_upload", pace(0.5, 0)],
+  ["device_download", pace(0.5, 0)],
+  ["device_copy", pace(0.6, 0)],
   ["clock", { fraction: null, floor: 0, limit: 500 }],
 ]);
 /** Fewer machines than this cannot say which of them is the odd one. */
@@ -43,13 +47,18 @@ export interface JudgedReading {
 
 /** What a fleet's nodes are compared with, worked out once for all of them. */
 export interface FleetMedians {
-  /** By device and name of the check; absent: too few machines. */
+  /** By what was examined and name of the check; absent: too few machines. */
   medians: ReadonlyMap<string, number>;
   /** Machines on which there are several nodes of one device. */
   shared: ReadonlySet<string>;
 }
 
-/** Medians over machines; of several nodes on one, the best counts. Pure. */
+/** What a reading is compared among: nodes of one kind, or devices of one name. */
+function medianKey(kind: string, { name, device }: CheckReading): string {
+  return `${device?.name ?? kind} ${name}`;
+}
+
+/** Medians over machines; of several nodes or devices on one, the best counts. Pure. */
 export function fleetMedians(fleet: readonly FleetNode[]): FleetMedians {
   const best = new Map<string, Map<string, number>>();
   const seen = new Set<string>();
@@ -58,9 +67,10 @@ export function fleetMedians(fleet: readonly FleetNode[]): FleetMedians {
     const place = `${device} ${machine}`;
     if (seen.has(place)) shared.add(place);
     seen.add(place);
-    for (const { name, ok, value } of readings) {
+    for (const reading of readings) {
+      const { name, ok, value } = reading;
       if (!ok || !COMPARISONS.has(name)) continue;
-      const key = `${device} ${name}`;
+      const key = medianKey(device, reading);
       const byMachine = best.get(key) ?? new Map<string, number>();
       best.set(key, byMachine.set(machine, Math.max(byMachine.get(machine) ?? value, value)));
     }
@@ -80,7 +90,7 @@ export function judgeChecks(node: FleetNode, { medians, shared }: FleetMedians):
   return node.readings.map((reading) => {
     if (!reading.ok) return { reading, median: null, verdict: "failed" };
     const comparison = COMPARISONS.get(reading.name);
-    const median = medians.get(`${device} ${reading.name}`) ?? null;
+    const median = medians.get(medianKey(device, reading)) ?? null;
     if (comparison === undefined || median === null) return { reading, median, verdict: "ok" };
     const slow = !shared.has(`${device} ${machine}`) && isSlow(reading, median, comparison);
     return { reading, median, verdict: slow ? "slow" : "ok" };
@@ -100,14 +110,20 @@ export function badText(judged: readonly JudgedReading[]): string | null {
 }
 
 function readingText({ reading, median, verdict }: JudgedReading): string {
-  const { name, value, unit, detail } = reading;
+  const { value, unit, detail } = reading;
+  const name = subject(reading);
   if (verdict === "failed") return `${name} failed: ${detail}`;
-  const comparison = COMPARISONS.get(name)!;
+  const comparison = COMPARISONS.get(reading.name)!;
   const against =
     comparison.fraction === null
       ? `more than ${comparison.limit} ${unit} from the fleet's median of ${rounded(median!)}`
       : `below ${comparison.fraction} of the fleet's median of ${rounded(median!)}`;
   return `${name} is ${rounded(value)} ${unit}, ${against}`;
+}
+
+/** For example "copy", or "device_copy of device 1 (NVIDIA H200)". */
+function subject({ name, device }: CheckReading): string {
+  return device === null ? name : `${name} of device ${device.index} (${device.name})`;
 }
 
 function rounded(value: number): string {

@@ -13,6 +13,8 @@ import type { NodeHello, Report } from "./wire.js";
 
 /** What a node can examine alone, in order. */
 const LONE_CHECKS = ["memory", "matrix", "copy", "disk", "checkpoint_disk", "loopback"];
+/** What it examines each of its CUDA devices with, in order. */
+const DEVICE_CHECKS = ["device_memory", "device_matrix", "device_upload", "device_download", "device_copy"];
 /** A node that was slow once is measured for so much longer before it is called slow. */
 const CONFIRM_FACTOR = 5;
 /** A node has come: what is known of it, and whether it is to be examined before it is used. */
@@ -83,7 +85,8 @@ export function startChecks(
   const { selfCheckMs, diagnoseMs } = turn.state.config.limits;
   const budgetMs = (isSecond ? CONFIRM_FACTOR : 1) * (purpose === "diagnosis" ? diagnoseMs : selfCheckMs);
   const checkpointUri = checkpointFolder(turn);
-  const checks = LONE_CHECKS.filter((name) => name !== "checkpoint_disk" || checkpointUri !== "");
+  const lone = LONE_CHECKS.filter((name) => name !== "checkpoint_disk" || checkpointUri !== "");
+  const checks = node.devices.length === 0 ? lone : [...lone, ...DEVICE_CHECKS];
   const checkId = BigInt(beginRun(turn, node, purpose, isSecond));
   send(turn, node, { $case: "selfCheck", value: { checkId, checks, budgetMs, checkpointUri } });
 }
@@ -250,8 +253,8 @@ export function armChecks(turn: Turn): void {
   if (times.length > 0) arm(turn, CHECKS_TIMER, Math.min(...times));
 }
 
-export function readingOf({ name, ok, value, unit, detail, seconds }: CheckResult): CheckReading {
-  return { name, ok, value, unit, detail, seconds, uncertainty: 0 };
+export function readingOf({ name, ok, value, unit, detail, seconds, device }: CheckResult): CheckReading {
+  return { name, ok, value, unit, detail, seconds, uncertainty: 0, device: device ?? null };
 }
 
 function clockReading({ skewMs, uncertaintyMs }: { skewMs: number; uncertaintyMs: number }): CheckReading {
@@ -263,5 +266,6 @@ function clockReading({ skewMs, uncertaintyMs }: { skewMs: number; uncertaintyMs
     detail: `ahead of the controller's, within ${uncertaintyMs.toFixed(1)} ms`,
     seconds: 0,
     uncertainty: uncertaintyMs,
+    device: null,
   };
 }

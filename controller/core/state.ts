@@ -133,6 +133,8 @@ export interface CheckReading {
   seconds: number;
   /** Of the value, either way; 0: none is known. */
   uncertainty: number;
+  /** CUDA device of the node that it is about; null: the node itself. */
+  device: { index: number; name: string } | null;
 }
 
 /** Where a node's self-checks stand. */

@@ -149,8 +149,9 @@ export function diagnosisMessage(view: DiagnosisView): Diagnosis {
 }
 
 function judgedCheck({ reading, median, verdict }: JudgedReading): JudgedCheck {
-  const { name, ok, value, unit, detail, seconds } = reading;
-  return { result: { name, ok, value, unit, detail, seconds }, median: median ?? undefined, verdict };
+  const { name, ok, value, unit, detail, seconds, device } = reading;
+  const result = { name, ok, value, unit, detail, seconds, device: device ?? undefined };
+  return { result, median: median ?? undefined, verdict };
 }
 
 function dateOf(ms: number | null): Date | undefined {

@@ -192,7 +192,15 @@ export function checked(
   { broken, busy }: { broken: boolean; busy: string },
 ): AgentMessage & { $case: "selfCheckReport" } {
   const detail = broken ? "word 7 holds 0x00000080, want 0x00000000" : "16 patterns";
-  const memory = { name: "memory", ok: !broken, value: broken ? 0 : 64, unit: "MiB", detail, seconds: 0.1 };
+  const memory = {
+    name: "memory",
+    ok: !broken,
+    value: broken ? 0 : 64,
+    unit: "MiB",
+    detail,
+    seconds: 0.1,
+    device: undefined,
+  };
   return { $case: "selfCheckReport", value: { checkId, results: busy === "" ? [memory] : [], busy } };
 }
 

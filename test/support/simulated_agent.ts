@@ -429,7 +429,14 @@ export class SimulatedAgent {
   /** It finds nothing wrong, at once. */
   #selfCheck({ checkId, checks }: Extract<Command, { $case: "selfCheck" }>["value"]): void {
     this.#send(messages.checkBegun(checkId, Date.now()));
-    const common = { ok: true, value: 100, unit: "GB/s", detail: "as it should be", seconds: 0.1 };
+    const common = {
+      ok: true,
+      value: 100,
+      unit: "GB/s",
+      detail: "as it should be",
+      seconds: 0.1,
+      device: undefined,
+    };
     const results = checks.map((name) => ({ name, ...common }));
     this.#checked = { checkId, results, busy: "" };
     this.#send({ $case: "selfCheckReport", value: this.#checked });

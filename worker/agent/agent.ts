@@ -364,6 +364,7 @@ export class Agent {
       records: this.records,
       log: this.log,
       peerPort: () => this.peerPort,
+      devices: () => this.gpus.devices,
       busy: () => this.supervisor.busy,
       begun: (value) => this.link.send({ $case: "selfCheckBegun", value }),
       report: (value) => {

@@ -2,9 +2,10 @@ import { type ChildProcess, fork } from "node:child_process";
 import { availableParallelism } from "node:os";
 import { entryPoint } from "../../job/entry_points.js";
 import type { FromChecker, ToChecker } from "../check_messages.js";
+import { visibleDevices } from "../device/visible_devices.js";
 import type { ProcessRecords } from "./process_records.js";
 
-/** How long it may take to start on a busy machine. */
+/** How long it may take to start on a busy machine, and a device's driver with it. */
 const BOOT_MS = 30_000;
 /** Of what it wrote last, for people. */
 const LAST_CHARS = 300;
@@ -12,7 +13,18 @@ const LAST_CHARS = 300;
 /** What came of a command; `ended`: the process has gone, or was ended since it took too long. */
 export type CheckerAnswer = FromChecker | { kind: "ended"; how: string };
 
-/** The process in which a node is examined, from fork to exit: one command at a time, each with a deadline. */
+export interface CheckerOptions {
+  records: ProcessRecords;
+  /** Number of the CUDA device that it examines; null: the node itself. */
+  device: number | null;
+  /** How long it may take to start, and a device to answer for the first time. */
+  bootMs?: number | undefined;
+}
+
+/**
+ * The process in which a node is examined, or one device of it, from fork to exit: one command at a time, each with a
+ * deadline.
+ */
 export class CheckerProcess {
   readonly pid: number;
   /** Resolves when it has ended and been reaped. */
@@ -23,11 +35,11 @@ export class CheckerProcess {
   private how: string | null = null;
   private last = "";
 
-  constructor(records: ProcessRecords) {
-    this.child = fork(entryPoint("checks"), [], {
+  constructor({ records, device, bootMs = BOOT_MS }: CheckerOptions) {
+    this.child = fork(entryPoint("checks"), device === null ? [] : [String(device)], {
       stdio: ["ignore", "ignore", "pipe", "ipc"],
       serialization: "advanced", // group numbers are bigints
-      env: checkerEnvironment(),
+      env: { ...checkerEnvironment(), ...(device === null ? {} : deviceEnvironment(device)) },
     });
     this.pid = this.child.pid ?? -1;
     if (this.pid > 0) records.add(this.pid);
@@ -45,7 +57,7 @@ export class CheckerProcess {
       });
       if (this.pid < 0) resolve();
     });
-    this.booted = this.expect(BOOT_MS);
+    this.booted = this.expect(bootMs);
   }
 
   /** Sends a command and waits for what comes of it, at most so long once the process has started. */
@@ -91,6 +103,12 @@ export class CheckerProcess {
     const line = this.last.trim().split("\n").at(-1) ?? "";
     return line === "" ? "" : `: ${line}`;
   }
+}
+
+function deviceEnvironment(index: number): NodeJS.ProcessEnv {
+  return {
+    CUDA_VISIBLE_DEVICES: visibleDevices({ inherited: process.env.CUDA_VISIBLE_DEVICES, index }),
+  };
 }
 
 /** A thread on every core that the agent may use, each bound to its own: a product then passes through all of them. */

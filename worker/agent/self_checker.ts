@@ -6,13 +6,16 @@ import type {
   SelfCheckReport,
 } from "../../gen/goku/v1/agent.pb.js";
 import {
-  CHECK_NAMES,
   type CheckName,
   type CheckPlace,
-  type CheckResult,
+  DEVICE_CHECKS,
+  type DeviceCheck,
+  LONE_CHECKS,
   type LoneCheck,
 } from "../check_messages.js";
+import type { FoundDevices } from "../device/find_devices.js";
 import { CheckerProcess } from "./checker_process.js";
+import { pause } from "./pause.js";
 import type { ProcessRecords } from "./process_records.js";
 
 export interface SelfCheckerOptions {
@@ -22,23 +25,34 @@ export interface SelfCheckerOptions {
   records: ProcessRecords;
   log: Logger;
   peerPort: () => number;
+  /** CUDA devices of the node, in CUDA's order. */
+  devices: () => FoundDevices["devices"];
   /** Why the node must not be examined now, for example because ranks run; null: it may be. */
   busy: () => string | null;
   begun: (begun: SelfCheckBegun) => void;
   report: (report: SelfCheckReport) => void;
   /** A check that takes so much longer than its budget has hung. */
   hangMs?: number;
+  /** So has a process that takes so long to start. */
+  bootMs?: number;
 }
 
 const FILE = "file://";
 const HANG_MS = 10_000;
 /** On a machine that does many other things a round may take long. */
 const HANG_BUDGETS = 20;
+/** A process that a device's driver does not let go cannot be waited for. */
+const REAP_MS = 5_000;
 
-/** One examination: what was asked, and the process at work. */
+/** What a report says of one check: the node's, or a device's. */
+type Result = SelfCheckReport["results"][number];
+
+/** One examination: what was asked, and the processes at work. */
 interface Run {
   command: SelfCheck;
   checker: CheckerProcess;
+  /** Of devices. */
+  others: CheckerProcess[];
   /** Its port is open, and it waits for the members of its collective. */
   listens: boolean;
   /** Ends it when nobody connects. */
@@ -46,8 +60,8 @@ interface Run {
 }
 
 /**
- * Examines the node when the controller asks, in a process of its own: a check that crashes or hangs is a verdict about
- * the node and no more. One examination at a time; a newer one, or a rank that gets a place, ends it.
+ * Examines the node when the controller asks, in a process of its own, and then each of its devices, in one process each: a
+ * check that crashes or hangs is a verdict about the node or that device and no more. One examination at a time; a newer one, or a rank that gets a place, ends it.
  */
 export class SelfChecker {
   private readonly options: SelfCheckerOptions;
@@ -74,18 +88,14 @@ export class SelfChecker {
       this.report(command, [], why);
       return;
     }
-    const run: Run = { command, checker: this.fork(), listens: false, limit: null };
+    const run: Run = { command, checker: this.fork(), others: [], listens: false, limit: null };
     this.run = run;
-    const names = command.checks.filter(isCheckName);
-    if (names.includes("collective")) {
+    if (command.checks.includes("collective")) {
       void this.listen(run);
       return;
     }
     begun({ checkId: command.checkId, clockMs: BigInt(Date.now()), port: 0, pid: 0 });
-    void this.examine(
-      run,
-      names.filter((name) => name !== "collective"),
-    );
+    void this.examine(run);
   }
 
   /** All members of a collective listen. */
@@ -106,9 +116,12 @@ export class SelfChecker {
 
   /** The agent ends: resolves when nothing of an examination is left that could write into the node's folder. */
   async close(): Promise<void> {
-    const checkers = [this.run?.checker, this.waiting].filter((checker) => checker != null);
+    const { run, waiting } = this;
+    const checkers = [run?.checker, ...(run?.others ?? []), waiting].filter((checker) => checker != null);
     this.cancel("the agent ends");
-    await Promise.all(checkers.map(({ gone }) => gone));
+    const reaped = new AbortController();
+    await Promise.race([Promise.all(checkers.map(({ gone }) => gone)), pause(REAP_MS, reaped.signal)]);
+    reaped.abort();
   }
 
   /** Ranks get a place here. */
@@ -121,9 +134,11 @@ export class SelfChecker {
   }
 
   private end(why: string): void {
-    if (this.run?.limit) clearTimeout(this.run.limit);
-    this.run?.checker.kill(why);
+    const { run } = this;
     this.run = null;
+    if (run === null) return;
+    if (run.limit !== null) clearTimeout(run.limit);
+    for (const checker of [run.checker, ...run.others]) checker.kill(why);
   }
 
   private async listen(run: Run): Promise<void> {
@@ -145,26 +160,58 @@ export class SelfChecker {
     });
   }
 
-  private async examine(run: Run, names: readonly LoneCheck[]): Promise<void> {
-    const results: CheckResult[] = [];
+  private async examine(run: Run): Promise<void> {
+    const { checks } = run.command;
+    const names = checks.filter((name) => isOneOf(LONE_CHECKS, name));
+    const devices = this.options.devices();
+    const ofDevices = devices.length === 0 ? [] : checks.filter((name) => isOneOf(DEVICE_CHECKS, name));
+    const place = this.place(run.command, names.length + ofDevices.length);
+    const found = await this.examineNode(run, names, place);
+    if (this.run !== run) return;
+    // All at the same time: a node with eight of them is not held up for longer than one with one.
+    const each = devices.map(({ name }, index) => this.examineDevice(run, { index, name }, ofDevices, place));
+    this.finish(run, [...found, ...(await Promise.all(each)).flat()]);
+  }
+
+  private async examineNode(run: Run, names: readonly LoneCheck[], place: CheckPlace): Promise<Result[]> {
+    const results: Result[] = [];
     for (const name of names) {
-      const place = this.place(run.command, names.length);
       if (name === "checkpoint_disk" && place.checkpointDir === "") continue;
       const answer = await run.checker.ask({ kind: "run", name, place }, this.limitMs(place));
-      if (this.run !== run) return;
+      if (this.run !== run) break;
       results.push(resultOf(name, answer));
       if (answer.kind === "ended") run.checker = this.fork(); // the others are still to be asked
     }
-    this.finish(run, results);
+    return results;
   }
 
-  private finish(run: Run, results: CheckResult[]): void {
+  /** A device whose process ended without an answer is asked nothing more: it would be waited for as long again. */
+  private async examineDevice(
+    run: Run,
+    device: NonNullable<Result["device"]>,
+    names: readonly DeviceCheck[],
+    place: CheckPlace,
+  ): Promise<Result[]> {
+    const results: Result[] = [];
+    if (names.length === 0) return results;
+    const { records, bootMs } = this.options;
+    const checker = new CheckerProcess({ records, device: device.index, bootMs });
+    run.others.push(checker);
+    for (const name of names) {
+      const answer = await checker.ask({ kind: "run", name, place }, this.limitMs(place));
+      results.push({ ...resultOf(name, answer), device });
+      if (answer.kind === "ended") break;
+    }
+    return results;
+  }
+
+  private finish(run: Run, results: Result[]): void {
     if (this.run !== run) return;
     this.end("its checks are done");
     this.report(run.command, results, "");
   }
 
-  private report({ checkId }: SelfCheck, results: CheckResult[], busy: string): void {
+  private report({ checkId }: SelfCheck, results: Result[], busy: string): void {
     const { log } = this.options;
     const report: SelfCheckReport = { checkId, results, busy };
     for (const result of results) log[result.ok ? "info" : "error"](result, "self-check");
@@ -176,7 +223,8 @@ export class SelfChecker {
   private fork(): CheckerProcess {
     const { waiting } = this;
     this.waiting = null;
-    return waiting ?? new CheckerProcess(this.options.records);
+    const { records, bootMs } = this.options;
+    return waiting ?? new CheckerProcess({ records, device: null, bootMs });
   }
 
   private place({ budgetMs, checkpointUri }: SelfCheck, shares: number): CheckPlace {
@@ -190,13 +238,14 @@ export class SelfChecker {
   }
 }
 
-function isCheckName(name: string): name is CheckName {
-  return (CHECK_NAMES as readonly string[]).includes(name);
+/** What a controller of another version asks for is left out. */
+function isOneOf<T extends string>(names: readonly T[], name: string): name is T {
+  return (names as readonly string[]).includes(name);
 }
 
 /** An end without an answer is a failure of the check. */
-function resultOf(name: CheckName, answer: Awaited<ReturnType<CheckerProcess["ask"]>>): CheckResult {
-  if (answer.kind === "result") return answer.result;
+function resultOf(name: CheckName, answer: Awaited<ReturnType<CheckerProcess["ask"]>>): Result {
+  if (answer.kind === "result") return { ...answer.result, device: undefined };
   const detail = answer.kind === "ended" ? `its process ${answer.how}` : `its process said ${answer.kind}`;
-  return { name, ok: false, value: 0, unit: "", detail, seconds: 0 };
+  return { name, ok: false, value: 0, unit: "", detail, seconds: 0, device: undefined };
 }

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import type { CheckPlace } from "../check_messages.js";
 import { DTYPE, type Native, type TensorId } from "../engine/native.js";
-import { failpoint } from "../failpoints.js";
+import { type FailpointName, failpoint } from "../failpoints.js";
 import type { Finding } from "./finding.js";
 
 /** y[rows, F] = x[rows, K] w[F, K]^T; a block of x is repeated, so that every thread computes the same numbers. */
@@ -58,7 +58,7 @@ export function checkMatrix(native: Native, { budgetMs }: Pick<CheckPlace, "budg
       const startMs = performance.now();
       native.linearForward(y, half ? xHalf : x, half ? wHalf : w, 0, rows, K, F, 0);
       productMs += performance.now() - startMs;
-      const wrong = wrongBlock(native, y, blocks);
+      const wrong = wrongBlock(native, y, blocks, "selfcheck.matrix");
       if (wrong !== null) {
         const detail = `round ${rounds + 1}, ${half ? "bf16" : "fp32"}: block ${wrong} of ${blocks} over ${threads} threads differs from the exact product`;
         return { ok: false, value: 0, unit: "GFLOPS", detail };
@@ -78,11 +78,11 @@ export function checkMatrix(native: Native, { budgetMs }: Pick<CheckPlace, "budg
 }
 
 /** The first block of rows whose bits are not those of the digest; null: all are. */
-function wrongBlock(native: Native, y: TensorId, blocks: number): number | null {
+export function wrongBlock(native: Native, y: TensorId, blocks: number, point: FailpointName): number | null {
   const { blockRows, F } = PRODUCT;
   const bytes = Buffer.alloc(blocks * blockRows * F * 4);
   native.tensorRead(y, 0, bytes);
-  if (failpoint("selfcheck.matrix") === "flip") bytes[bytes.length - 2]! ^= 1;
+  if (failpoint(point) === "flip") bytes[bytes.length - 2]! ^= 1;
   const size = bytes.length / blocks;
   const first = bytes.subarray(0, size);
   if (createHash("sha256").update(first).digest("hex") !== PRODUCT_DIGEST) return 0;

@@ -12,6 +12,7 @@ const result = (name: string, ok = true, value = 10): CheckResult => ({
   unit: "GB/s",
   detail: ok ? "" : "bits differ",
   seconds: 1,
+  device: undefined,
 });
 
 /**

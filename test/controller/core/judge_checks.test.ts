@@ -17,6 +17,7 @@ const reading = (name: string, value: number, more: Partial<CheckReading> = {}):
   detail: "",
   seconds: 0.1,
   uncertainty: 0,
+  device: null,
   ...more,
 });
 /** Nodes n0, n1, ... on machines of their own, each with one reading of that value. */
@@ -88,4 +89,30 @@ test("badText() names value, unit and what it was compared with; null for a good
   const slow = judge(fleet[3]!, fleet);
   assert.equal(badText(slow), "copy is 1.23 GB/s, below 0.5 of the fleet's median of 10");
   assert.equal(badText(judge(fleet[0]!, fleet)), null);
+});
+
+test("judgeChecks() compares devices of one name across machines, whatever else their nodes have, and names the slow one", () => {
+  const device = (index: number, name: string, value: number) =>
+    reading("device_copy", value, { device: { index, name } });
+  const node = (n: number, ...readings: CheckReading[]): FleetNode => ({
+    nodeId: `n${n}`,
+    machine: `10.0.0.${n}`,
+    device: "cuda",
+    readings,
+  });
+  const fleet = [
+    node(0, device(0, "H200", 1_000), device(1, "L4", 100)),
+    node(1, device(0, "H200", 1_100)),
+    node(2, device(0, "H200", 1_050), device(1, "H200", 400)),
+    node(3, device(0, "L4", 110)),
+  ];
+  const judged = fleet.map((one) => judge(one, fleet));
+  assert.deepEqual(
+    judged.map((readings) => readings.map(({ verdict, median }) => `${verdict} ${median}`)),
+    [["ok 1050", "ok null"], ["ok 1050"], ["ok 1050", "slow 1050"], ["ok null"]],
+  );
+  assert.equal(
+    badText(judged[2]!),
+    "device_copy of device 1 (H200) is 400 GB/s, below 0.6 of the fleet's median of 1050",
+  );
 });

@@ -13,6 +13,7 @@ const good = (name: string, value = 10, unit = "GB/s"): CheckResult => ({
   unit,
   detail: "",
   seconds: 0.1,
+  device: undefined,
 });
 const bad = (name: string): CheckResult => ({
   ...good(name, 0),
@@ -61,6 +62,24 @@ test("a node that joins is examined, and gets ranks once it has passed", () => {
   answer(core, "n0", [good("memory"), good("copy")]);
   assert.equal(core.job.stage, "forming");
   assert.deepEqual([stateOf(core, "n0"), viewOf(core, "n0").unusable], ["passed", null]);
+});
+
+test("a node with CUDA devices has each examined as well; a bad one is named where the node is quarantined", () => {
+  const core = examining();
+  core.hello("n0", { device: "cuda", devices: [{ name: "NVIDIA H200", memoryBytes: 141n << 30n }] });
+  const ofDevices = ["device_memory", "device_matrix", "device_upload", "device_download", "device_copy"];
+  assert.deepEqual(asked(core, "n0").checks, ["memory", "matrix", "copy", "disk", "loopback", ...ofDevices]);
+  assert.equal(asked(core, "n0").budgetMs, 300);
+  answer(core, "n0", [
+    good("memory"),
+    { ...bad("device_memory"), device: { index: 3, name: "NVIDIA H200" } },
+  ]);
+  assert.equal(
+    core.state.quarantine.get("n0")!.reason,
+    "self-check: device_memory of device 3 (NVIDIA H200) failed: bits 0x00000080 differ",
+  );
+  const told = viewOf(core, "n0").checks.map(({ reading }) => reading.device);
+  assert.deepEqual(told, [null, { index: 3, name: "NVIDIA H200" }]);
 });
 
 test("a node that fails is quarantined with its reason and an end, and gets no ranks; another one does", () => {

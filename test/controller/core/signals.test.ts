@@ -97,7 +97,15 @@ test("signals: a quarantine ends when the machine has booted anew and passes its
   core.hello("n0", { incarnation: "n0#3", bootId: "boot-2" });
   const { checkId } = core.lastCommand("selfCheck").value;
   assert.equal(core.state.quarantine.has("n0"), true, "not before it has passed");
-  const passed = { name: "memory", ok: true, value: 1, unit: "MiB", detail: "", seconds: 0.1 };
+  const passed = {
+    name: "memory",
+    ok: true,
+    value: 1,
+    unit: "MiB",
+    detail: "",
+    seconds: 0.1,
+    device: undefined,
+  };
   core.say("n0", { $case: "selfCheckReport", value: { checkId, results: [passed], busy: "" } });
   assert.equal(core.state.quarantine.has("n0"), false);
 
@@ -130,7 +138,15 @@ test("signals: where no node is free, one that wears out keeps its ranks", () =>
 test("signals: a network card that went down: the node is examined at once where it is free, else when it is", () => {
   const core = new CoreHarness({ selfCheckMs: 300 });
   core.lead();
-  const passed = { name: "memory", ok: true, value: 1, unit: "MiB", detail: "", seconds: 0.1 };
+  const passed = {
+    name: "memory",
+    ok: true,
+    value: 1,
+    unit: "MiB",
+    detail: "",
+    seconds: 0.1,
+    device: undefined,
+  };
   const pass = (nodeId: string) => {
     const { checkId } = core.lastCommand("selfCheck").value;
     core.say(nodeId, { $case: "selfCheckReport", value: { checkId, results: [passed], busy: "" } });

@@ -3,71 +3,14 @@ import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
-import { pino } from "pino";
-import type { SelfCheck, SelfCheckBegun, SelfCheckReport } from "../../../gen/goku/v1/agent.pb.js";
-import { ProcessRecords } from "../../../worker/agent/process_records.js";
-import { SelfChecker } from "../../../worker/agent/self_checker.js";
+import type { SelfCheckReport } from "../../../gen/goku/v1/agent.pb.js";
+import { CheckedNode, selfCheckCommand } from "../../support/checked_node.js";
 
 const scratch = mkdtempSync(path.join(tmpdir(), "goku-checker-"));
 after(() => rmSync(scratch, { recursive: true, force: true }));
-let checkLast = 0n;
-
-function command(checks: string[], more: Partial<SelfCheck> = {}): SelfCheck {
-  return { checkId: ++checkLast, checks, budgetMs: 40, checkpointUri: "", ...more };
-}
-
-/** Says something once; `next` waits for what has not been taken. */
-class Queue<T> {
-  readonly #items: T[] = [];
-  readonly #waiting: ((item: T) => void)[] = [];
-  push(item: T): void {
-    const waiter = this.#waiting.shift();
-    if (waiter) waiter(item);
-    else this.#items.push(item);
-  }
-  next(): Promise<T> {
-    const item = this.#items.shift();
-    return item === undefined ? new Promise((resolve) => this.#waiting.push(resolve)) : Promise.resolve(item);
-  }
-}
-
-/** A node's checker with its real processes, into which failpoints are set. */
-class Node {
-  readonly begun = new Queue<SelfCheckBegun>();
-  readonly reports = new Queue<SelfCheckReport>();
-  readonly folder: string;
-  readonly checker: SelfChecker;
-  busy: string | null = null;
-
-  constructor(name: string, hangMs = 30_000) {
-    this.folder = mkdtempSync(path.join(scratch, `${name}-`));
-    this.checker = new SelfChecker({
-      host: "127.0.0.1",
-      stateDir: this.folder,
-      records: new ProcessRecords(path.join(this.folder, "processes")),
-      log: pino({ level: "silent" }),
-      peerPort: () => 0,
-      busy: () => this.busy,
-      begun: (begun) => this.begun.push(begun),
-      report: (report) => this.reports.push(report),
-      hangMs,
-    });
-  }
-
-  /** Starts an examination whose process meets these failpoints. */
-  start(message: SelfCheck, failpoints = ""): void {
-    process.env.GOKU_FAILPOINTS = failpoints; // read when the process starts
-    try {
-      this.checker.start(message);
-    } finally {
-      delete process.env.GOKU_FAILPOINTS;
-    }
-  }
-}
-
 test("a good node passes, and its report is kept for the next controller", async () => {
-  const node = new Node("good");
-  const message = command(["memory", "matrix", "copy", "disk", "checkpoint_disk", "loopback"], {
+  const node = new CheckedNode(scratch);
+  const message = selfCheckCommand(["memory", "matrix", "copy", "disk", "checkpoint_disk", "loopback"], {
     checkpointUri: `file://${scratch}`,
   });
   node.start(message);
@@ -86,8 +29,8 @@ test("a good node passes, and its report is kept for the next controller", async
 });
 
 test("a check that kills its process fails with the signal, and the others are still run", async () => {
-  const node = new Node("killed");
-  node.start(command(["copy", "memory"]), "selfcheck.copy:kill");
+  const node = new CheckedNode(scratch);
+  node.start(selfCheckCommand(["copy", "memory"]), "selfcheck.copy:kill");
   const { results } = await node.reports.next();
   assert.deepEqual(
     results.map(({ name, ok }) => [name, ok]),
@@ -101,8 +44,8 @@ test("a check that kills its process fails with the signal, and the others are s
 
 test("a check that hangs fails at its deadline, also where its thread is blocked or its process stopped", async () => {
   for (const action of ["stall", "stop"]) {
-    const node = new Node(action, 300);
-    node.start(command(["copy"]), `selfcheck.copy:${action}`);
+    const node = new CheckedNode(scratch, { hangMs: 300 });
+    node.start(selfCheckCommand(["copy"]), `selfcheck.copy:${action}`);
     const { results } = await node.reports.next();
     assert.equal(results[0]!.ok, false);
     assert.match(results[0]!.detail, /^its process did not end in \d+ ms and was killed$/);
@@ -110,17 +53,17 @@ test("a check that hangs fails at its deadline, also where its thread is blocked
 });
 
 test("nothing is examined while ranks work", async () => {
-  const node = new Node("busy");
+  const node = new CheckedNode(scratch);
   node.busy = "2 of its ranks work";
-  node.start(command(["memory"]));
+  node.start(selfCheckCommand(["memory"]));
   const report = await node.reports.next();
   assert.deepEqual([report.busy, report.results], ["2 of its ranks work", []]);
   assert.equal(node.checker.last, undefined);
 });
 
 test("ranks that get a place end an examination, and a newer one replaces it", async () => {
-  const node = new Node("replaced");
-  const [first, second] = [command(["memory"], { budgetMs: 600_000 }), command(["memory"])];
+  const node = new CheckedNode(scratch);
+  const [first, second] = [selfCheckCommand(["memory"], { budgetMs: 600_000 }), selfCheckCommand(["memory"])];
   node.start(first);
   node.checker.cancel("ranks get a place here");
   assert.deepEqual(await node.reports.next(), {
@@ -128,15 +71,15 @@ test("ranks that get a place end an examination, and a newer one replaces it", a
     results: [],
     busy: "ranks get a place here",
   });
-  node.start(command(["memory"], { budgetMs: 600_000 }));
+  node.start(selfCheckCommand(["memory"], { budgetMs: 600_000 }));
   node.start(second);
   assert.equal((await node.reports.next()).checkId, second.checkId);
 });
 
 /** Two nodes sum numbers; returns what each found. With a large budget a round always follows the first. */
 async function pair(failpoints = "", budgetMs = 40, secrets = ["s", "s"]): Promise<SelfCheckReport[]> {
-  const nodes = [new Node("a"), new Node("b")];
-  const commands = nodes.map(() => command(["collective"], { budgetMs }));
+  const nodes = [new CheckedNode(scratch), new CheckedNode(scratch)];
+  const commands = nodes.map(() => selfCheckCommand(["collective"], { budgetMs }));
   nodes[0]!.start(commands[0]!, failpoints);
   nodes[1]!.start(commands[1]!);
   const members = await Promise.all(
