@@ -57,6 +57,18 @@ test("device_matrix: a product that comes out otherwise than the first time fail
   assert.deepEqual([ok, detail], [false, "round 2, bf16: a product has other bits than the first time"]);
 });
 
+test("device_matrix: a product that is not computed fails, though the one before was right", () => {
+  let products = 0;
+  const idle = Object.assign(Object.create(cpu) as Native, {
+    linearForward: (...operands: Parameters<Native["linearForward"]>) => {
+      products += 1;
+      if (products !== 3) cpu.linearForward(...operands); // the first round multiplies twice in fp32, then in bf16
+    },
+  });
+  const { ok, detail } = checkDeviceMatrix(idle, { budgetMs: 0 });
+  assert.deepEqual([ok, detail], [false, "round 1, bf16: block 0 of 1 differs from the exact product"]);
+});
+
 test("device_matrix: a product that is wrong from the first time on fails by its distance to the product in f64", () => {
   const { ok, detail } = checkDeviceMatrix(turningBit(1, 4 * 5 + 3), UNTIL_IT_FAILS);
   assert.equal(ok, false);
