@@ -105,7 +105,9 @@ class ExactProduct {
 export function roundingInput(count: number, seed: number): Float32Array {
   const whole = productInput(count, seed);
   const sizes = productInput(count, seed + 2);
-  return Float32Array.from(whole, (number, i) => number * 2 ** -(sizes[i]! & 15));
+  const numbers = new Float32Array(count);
+  for (let i = 0; i < count; i++) numbers[i] = whole[i]! / (1 << (sizes[i]! & 15));
+  return numbers;
 }
 
 class RoundingProduct {
@@ -131,7 +133,8 @@ class RoundingProduct {
   wrong(precision: Precision): string | null {
     const { native, x, w, y, twin, first } = this;
     const { blockRows, K } = PRODUCT;
-    const bytes = Buffer.alloc(blockRows * ROUNDING_F * 4);
+    const found = new Float32Array(blockRows * ROUNDING_F);
+    const bytes = Buffer.from(found.buffer);
     spoil(native, y, x.fp32, blockRows * ROUNDING_F);
     native.linearForward(y, x[precision], w[precision], 0, blockRows, K, ROUNDING_F, 0);
     native.tensorRead(y, 0, bytes);
@@ -139,11 +142,11 @@ class RoundingProduct {
     if (before !== undefined)
       return before.equals(bytes) ? null : "a product has other bits than the first time";
     first.set(precision, bytes);
-    for (const [i, sum] of twin.sums.entries()) {
-      const found = bytes.readFloatLE(4 * i);
+    for (let i = 0; i < found.length; i++) {
+      const sum = twin.sums[i]!;
       const tolerance = K * UNIT_F32 * twin.sizes[i]!;
-      if (!(Math.abs(found - sum) <= tolerance))
-        return `place ${i} of a product is ${found}, want ${sum} within ${tolerance}`;
+      if (!(Math.abs(found[i]! - sum) <= tolerance))
+        return `place ${i} of a product is ${found[i]}, want ${sum} within ${tolerance}`;
     }
     return null;
   }
@@ -186,17 +189,13 @@ function operand(
   times: number,
 ): Record<Precision, TensorId> {
   const bits = new Uint32Array(numbers.buffer);
+  const halves = new Uint16Array(bits.length);
+  for (let i = 0; i < bits.length; i++) halves[i] = bits[i]! >>> 16;
   const write = (dtype: "f32" | "bf16", values: Uint32Array | Uint16Array) => {
     const tensor = alloc(dtype, numbers.length * times);
     native.tensorWrite(tensor, 0, new Uint8Array(values.buffer));
     repeatFirst(native, tensor, { unit: numbers.length, times });
     return tensor;
   };
-  return {
-    fp32: write("f32", bits),
-    bf16: write(
-      "bf16",
-      Uint16Array.from(bits, (word) => word >>> 16),
-    ),
-  };
+  return { fp32: write("f32", bits), bf16: write("bf16", halves) };
 }
