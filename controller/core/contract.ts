@@ -354,6 +354,8 @@ export interface CoreLimits {
   prepareMs: number;
   connectMs: number;
   restoreMs: number;
+  /** How long the storage may take to tell what is committed, where that is known of a checkpoint; where of none, connectMs. */
+  storageMs: number;
   /** How long a rank that waits for no other may show no sign of life in CONNECT and RESTORE before it counts as hung. */
   stillMs: number;
   /** How long evidence of one fault is collected before it is judged. */
@@ -402,6 +404,7 @@ export const DEFAULT_LIMITS: CoreLimits = {
   prepareMs: 60_000,
   connectMs: 30_000,
   restoreMs: 900_000,
+  storageMs: 10_000,
   stillMs: 60_000,
   settleMs: 50,
   causeMs: 1_000,

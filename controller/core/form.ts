@@ -166,7 +166,8 @@ export function chooseSource(turn: Turn, job: JobState): void {
   const generation = job.generation!;
   const choice = planRestore(turn, job);
   if (choice.kind !== "snapshot" && askStorage(turn, job)) {
-    generation.deadlineMs = turn.nowMs + turn.state.config.limits.connectMs;
+    const { connectMs, storageMs } = turn.state.config.limits;
+    generation.deadlineMs = turn.nowMs + (choice.kind === "checkpoint" ? storageMs : connectMs);
     armCheck(turn, job);
     return;
   }

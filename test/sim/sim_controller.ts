@@ -71,6 +71,8 @@ export class SimController {
   #sessionLast = 0;
   /** Create revision of its leader key; null: it does not lead, as far as it knows. */
   #fence: bigint | null = null;
+  /** Generation whose last listing failed. */
+  #listFailed = 0;
   /** Counts processes; what was started by another one is void. */
   #process = 0;
   /** Stopped like a process by SIGSTOP until then: nothing runs, the world goes on. */
@@ -376,13 +378,15 @@ export class SimController {
     if (this.#fence === fence) this.#feed({ kind: "read", id, entries });
   }
 
-  /** Storage fails now and then. */
+  /** Storage fails now and then, and not for as long as it is waited for. */
   #find({ jobId, generation }: Extract<Effect, { kind: "findCheckpoints" }>): void {
     const fence = this.#fence;
     this.#scheduler.after(this.#random.between(5, 500), () =>
       this.#whenAwake(() => {
         if (this.#fence !== fence) return;
-        const found = this.#random.chance(0.1) ? null : this.#observer.listed(generation, jobId);
+        const fails = this.#random.chance(0.1) && this.#listFailed !== generation;
+        this.#listFailed = fails ? generation : 0;
+        const found = fails ? null : this.#observer.listed(generation, jobId);
         this.#feed({ kind: "checkpointsFound", jobId, generation, found, reason: "no answer" });
       }),
     );

@@ -98,14 +98,26 @@ test("a storage that cannot be listed is asked again, and the ranks wait", () =>
 test("a storage that does not answer in time is not waited for: what was told serves; its answer counts all the same", () => {
   const core = recovering("silent");
   connect(core);
-  core.beat(20_000);
+  core.beat(9_000);
   assert.equal(core.job.generation!.stage, "connect");
-  core.beat(15_000);
+  core.beat(3_000);
   assert.match(core.job.reason, /checkpoint-10 /);
   const found = [committed(1, 20)];
   core.feed({ kind: "checkpointsFound", jobId: "job-1", generation: 2, found, reason: "" });
   assert.match(core.job.reason, /checkpoint-10 /, "all ranks restore what they were told");
   assert.deepEqual(registered(core).at(-1), { generation: 1, step: 20 });
+});
+
+test("where no commit was ever told, the storage is waited for longer before the job begins anew", () => {
+  const core = CoreHarness.running(["n0", "n1"], jobOf({ layout: FOUR }));
+  core.committed = "silent";
+  core.exited("n0", 0);
+  core.pass(100);
+  connect(core);
+  core.beat(20_000);
+  assert.equal(core.job.generation!.stage, "connect");
+  core.beat(15_000);
+  assert.equal(core.job.generation!.stage, "restore");
 });
 
 test("an answer to an older generation does not move the present one", () => {
