@@ -1,11 +1,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { sameState } from "../../../controller/core/state_name.js";
 import { SimCluster } from "../sim_cluster.js";
 import { FOUR, finishes, JOB, trained } from "./scenario.js";
 
 test("checkpoint: the newest is corrupt and memory is lost: the one before serves", async () => {
   const sim = await trained(35, {}, { saveEverySteps: 10 });
   await sim.until(() => sim.job(JOB).storage.durable.length >= 3);
+  const { durable } = sim.job(JOB).storage;
+  // Told by agents: storage is listed only when a job goes back behind its memory.
+  await sim.until(() => {
+    const registered = sim.view(JOB)?.checkpoints ?? [];
+    return durable.every(({ content }) => registered.some(({ state }) => sameState(state, content.state)));
+  });
   sim.job(JOB).storage.durable.at(-1)!.corrupt = true;
   for (const node of sim.nodes.slice(0, 2)) sim.crashNode(node, 2_000);
   await sim.until(() => sim.incidents(JOB)[0]?.outcome === "recovered");
