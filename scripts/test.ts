@@ -143,6 +143,7 @@ const stages: Stage[] = [
   suite("parity", ["parity"], 1),
   suite("simulation", ["sim"], 1),
   suite("faults", ["faults"], 2),
+  suite("pace", ["pace"], 1), // compares times
   suite("end to end", ["e2e"], 2),
   suite("web page", ["web"], 2),
 ];

@@ -4,7 +4,7 @@ import { planSeed, planText } from "./plan_seed.js";
 import { runSeed } from "./run_seed.js";
 
 const NODES = { min: 4, max: 16 };
-const SEED_COUNT = 700;
+const SEED_COUNT = 500;
 const CHUNK = 100;
 
 for (let first = 1; first <= SEED_COUNT; first += CHUNK) {

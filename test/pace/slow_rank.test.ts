@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { TestCluster, testJob } from "./cluster.js";
+import { TestCluster, testJob } from "../faults/cluster.js";
+
+/** Paces are compared here: no other test runs beside this one. */
 
 /** Steps that nothing disturbs, then at most so many until the slow rank is named. */
 const SLOW_FROM = 80;
