@@ -141,7 +141,7 @@ const stages: Stage[] = [
     without: /collectives_/, // how bytes travel: the same code for both, and device memory is never lent
   }),
   suite("parity", ["parity"], 1),
-  suite("simulation", ["sim"], 1),
+  suite("simulation", ["sim"], 2),
   suite("faults", ["faults"], 2),
   suite("pace", ["pace"], 1), // compares times
   suite("end to end", ["e2e"], 2),
