@@ -24,6 +24,16 @@ const observed = (core: CoreHarness) =>
 const view = (core: CoreHarness, nodeId: string) =>
   nodeViews(core.state, core.nowMs).find((node) => node.nodeId === nodeId)!;
 
+const passed = {
+  name: "memory",
+  ok: true,
+  value: 1,
+  unit: "MiB",
+  detail: "",
+  seconds: 0.1,
+  device: undefined,
+};
+
 test("signals: a GPU that fell off the bus: the node is named and quarantined, the job goes on on a spare", () => {
   const core = CoreHarness.running();
   core.stepDone("n0", 1);
@@ -97,15 +107,6 @@ test("signals: a quarantine ends when the machine has booted anew and passes its
   core.hello("n0", { incarnation: "n0#3", bootId: "boot-2" });
   const { checkId } = core.lastCommand("selfCheck").value;
   assert.equal(core.state.quarantine.has("n0"), true, "not before it has passed");
-  const passed = {
-    name: "memory",
-    ok: true,
-    value: 1,
-    unit: "MiB",
-    detail: "",
-    seconds: 0.1,
-    device: undefined,
-  };
   core.say("n0", { $case: "selfCheckReport", value: { checkId, results: [passed], busy: "" } });
   assert.equal(core.state.quarantine.has("n0"), false);
 
@@ -138,15 +139,6 @@ test("signals: where no node is free, one that wears out keeps its ranks", () =>
 test("signals: a network card that went down: the node is examined at once where it is free, else when it is", () => {
   const core = new CoreHarness({ selfCheckMs: 300 });
   core.lead();
-  const passed = {
-    name: "memory",
-    ok: true,
-    value: 1,
-    unit: "MiB",
-    detail: "",
-    seconds: 0.1,
-    device: undefined,
-  };
   const pass = (nodeId: string) => {
     const { checkId } = core.lastCommand("selfCheck").value;
     core.say(nodeId, { $case: "selfCheckReport", value: { checkId, results: [passed], busy: "" } });
