@@ -2,6 +2,7 @@ import { type ChildProcess, fork } from "node:child_process";
 import { availableParallelism } from "node:os";
 import { entryPoint } from "../../job/entry_points.js";
 import type { FromChecker, ToChecker } from "../check_messages.js";
+import { cudaOrder } from "../device/cuda_order.js";
 import { visibleDevices } from "../device/visible_devices.js";
 import type { ProcessRecords } from "./process_records.js";
 
@@ -105,8 +106,10 @@ export class CheckerProcess {
   }
 }
 
+/** As that of a rank on it: the number says the same device everywhere. */
 function deviceEnvironment(index: number): NodeJS.ProcessEnv {
   return {
+    ...cudaOrder(),
     CUDA_VISIBLE_DEVICES: visibleDevices({ inherited: process.env.CUDA_VISIBLE_DEVICES, index }),
   };
 }
