@@ -1,8 +1,8 @@
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
 import type { Device } from "../../job/device.js";
+import { productFolder } from "../../job/entry_points.js";
 import { GokuError } from "../../job/errors.js";
 import { NATIVE_CONTRACT, type Native } from "./native.js";
 
@@ -24,18 +24,13 @@ const ADDONS = {
   },
 } as const;
 
-const HERE = path.dirname(fileURLToPath(import.meta.url));
-
-/** The addon's file: the one that its variable names, or the first on the way up from this module; null: there is none. */
+/** The addon's file: the one that its variable names, or the one that was built; null: there is none. */
 export function addonPath(device: Device): string | null {
   const { file, variable } = ADDONS[device];
   const named = process.env[variable];
   if (named !== undefined && named !== "") return path.resolve(named);
-  for (let folder = HERE; ; folder = path.dirname(folder)) {
-    const candidate = path.join(folder, file);
-    if (existsSync(candidate)) return candidate;
-    if (folder === path.dirname(folder)) return null;
-  }
+  const built = path.join(productFolder(), file);
+  return existsSync(built) ? built : null;
 }
 
 /**
@@ -45,7 +40,8 @@ export function addonPath(device: Device): string | null {
 export function loadNative(device: Device = "cpu"): Native {
   const { what, file: usual, code, advice } = ADDONS[device];
   const file = addonPath(device);
-  if (file === null) throw new GokuError(code, `Cannot load ${what}: no ${usual} above ${HERE}, ${advice}`);
+  if (file === null)
+    throw new GokuError(code, `Cannot load ${what}: no ${usual} in ${productFolder()}, ${advice}`);
   let native: Native;
   try {
     native = createRequire(import.meta.url)(file) as Native;
