@@ -211,6 +211,7 @@ class CoreWorld {
       collective: "all_gather",
       group: "shard.0",
       unchangedMs: 12n,
+      blockedMs: 0n,
       generation: BigInt(this.#generation),
       times: {
         steps: BigInt(this.#steps),

@@ -358,6 +358,8 @@ export interface CoreLimits {
   storageMs: number;
   /** How long a rank that waits for no other may show no sign of life in CONNECT and RESTORE before it counts as hung. */
   stillMs: number;
+  /** The same of one that is blocked: its thread gets no processor time, since it asks for none. */
+  blockedMs: number;
   /** How long evidence of one fault is collected before it is judged. */
   settleMs: number;
   /** How long it is collected where all of it is echoes, and whoever saw the cause can still be heard. */
@@ -406,6 +408,7 @@ export const DEFAULT_LIMITS: CoreLimits = {
   restoreMs: 900_000,
   storageMs: 10_000,
   stillMs: 60_000,
+  blockedMs: 5_000,
   settleMs: 50,
   causeMs: 1_000,
   answerMs: 3_000,

@@ -254,14 +254,20 @@ export function checkForming(turn: Turn, job: JobState): void {
     } else if (overdue) {
       late.push(...ranks.filter((rank) => generation.reached[rank] === 0));
     } else {
-      const { stillMs } = turn.state.config.limits;
-      const still = ranks.filter((rank) => isStill(turn, generation, rank, stillMs));
+      const still = ranks.filter((rank) => hangs(turn, generation, rank));
       faults.push(...still.map((rank) => stillFault(turn, generation, rank)));
     }
   }
   faults.push(...lateFaults(turn, generation, late));
   if (faults.length > 0) reportFaults(turn, job, faults);
   else if (!checkStorage(turn, job, overdue)) armCheck(turn, job);
+}
+
+/** One that computes without a beat is given longer than one whose thread is stopped, or sleeps. */
+function hangs(turn: Turn, generation: GenerationState, rank: number): boolean {
+  const { stillMs, blockedMs } = turn.state.config.limits;
+  const isBlocked = (generation.pages[rank]?.blockedMs ?? 0) >= blockedMs;
+  return isStill(turn, generation, rank, isBlocked ? blockedMs : stillMs);
 }
 
 /**
@@ -341,7 +347,7 @@ function enterPhase(
 }
 
 function armCheck(turn: Turn, job: JobState): void {
-  const soonMs = turn.nowMs + silenceMs(turn);
+  const soonMs = turn.nowMs + turn.state.config.limits.heartbeatMs;
   arm(turn, jobTimers.stage(job), Math.min(job.generation!.deadlineMs, soonMs));
 }
 

@@ -23,6 +23,10 @@ import {
 // the controller knows then is up to a heartbeat old, and older where it stood still itself or messages were late; so it asks
 // all agents to tell at once what their ranks do, and judges by their answers and their clocks alone.
 
+/** Phases in which a rank's thread works, or turns while it waits; in the second ones it may sleep where a GPU computes. */
+const OWN_WORK = ["idle", "data"];
+const HOST_WORK = ["forward", "backward", "optimizer"];
+
 export function armStall(turn: Turn, job: JobState): void {
   const generation = job.generation!;
   if (generation.finished !== null) return;
@@ -31,10 +35,12 @@ export function armStall(turn: Turn, job: JobState): void {
     armSooner(turn, timer, turn.nowMs + silenceMs(turn));
     return;
   }
-  const atMs = generation.changedLastMs + limitsOf(job).stillMs;
-  const armed = turn.state.timers.get(timer);
-  // Moved only to fire earlier: firing too early merely looks again.
-  if (armed === undefined || atMs < armed - silenceMs(turn)) arm(turn, timer, atMs);
+  armSooner(turn, timer, generation.changedLastMs + lookAfterMs(turn, job));
+}
+
+/** Before a job's pace is known the limit is long; a rank that is blocked is seen sooner. */
+function lookAfterMs(turn: Turn, job: JobState): number {
+  return Math.min(limitsOf(job).stillMs, turn.state.config.limits.blockedMs);
 }
 
 function limitsOf(job: JobState): StallLimits {
@@ -80,7 +86,7 @@ export function checkStall(turn: Turn, job: JobState): void {
     checkFinalSave(turn, job, Math.max(limits.stillMs, pageAgeMs(turn)));
     return;
   }
-  const untilMs = generation.changedLastMs + limits.stillMs;
+  const untilMs = generation.changedLastMs + lookAfterMs(turn, job);
   if (nowMs < untilMs) {
     generation.asked = null;
     arm(turn, timer, untilMs);
@@ -124,9 +130,16 @@ function judgeStall(turn: Turn, job: JobState, limits: StallLimits): void {
   // Known are the pauses of all ranks together.
   const limitMs = sightings.every(({ page }) => page !== null) ? limits.stillMs : limits.partMs;
   const waitsUntilMs = generation.changedLastMs + limits.waitingMs;
-  const stillMs = Math.min(...sightings.flatMap(({ page }) => page?.unchangedMs ?? []));
-  if (stillMs < limitMs && nowMs < waitsUntilMs) {
-    arm(turn, timer, Math.min(nowMs + limitMs - stillMs, waitsUntilMs));
+  const stillMs = sightings.reduce(
+    (least, { page }) => Math.min(least, page?.unchangedMs ?? least),
+    nowMs - generation.changedLastMs,
+  );
+  const { blockedMs, heartbeatMs } = turn.state.config.limits;
+  const held = verdict.kind === "ranks" ? leastBlockedMs(generation, verdict.ranks) : null;
+  const isHung = held !== null && Math.min(held, stillMs) >= blockedMs;
+  if (!isHung && stillMs < limitMs && nowMs < waitsUntilMs) {
+    const againMs = held === null ? limitMs - stillMs : Math.min(limitMs - stillMs, heartbeatMs);
+    arm(turn, timer, Math.min(nowMs + againMs, waitsUntilMs));
     return;
   }
   // Nodes that cannot be seen may be out of the controller's reach alone, and for a moment.
@@ -156,6 +169,16 @@ function judgeStall(turn: Turn, job: JobState, limits: StallLimits): void {
     job,
     verdict.ranks.map((rank): Fault => faultOf({ ...base, ...name(rank), remedy: "kill" })),
   );
+}
+
+/** For how long the threads of these ranks have been blocked where they must not be; null: one of them may well wait there. */
+function leastBlockedMs({ pages, device }: GenerationState, ranks: readonly number[]): number | null {
+  const never = device === "cpu" ? [...OWN_WORK, ...HOST_WORK] : OWN_WORK;
+  return ranks.reduce<number | null>((least, rank) => {
+    const page = pages[rank];
+    if (least === null || page == null || !never.includes(page.phase)) return null;
+    return Math.min(least, page.blockedMs);
+  }, Number.POSITIVE_INFINITY);
 }
 
 /** Silent is not dead: with nobody in sight training may well go on. Only the grace for lost nodes ends that. */

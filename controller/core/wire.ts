@@ -39,6 +39,8 @@ export interface RankPage {
   collective: string;
   group: string;
   unchangedMs: number;
+  /** For how long of that its main thread has been stopped or asleep without a break. */
+  blockedMs: number;
   /** Generation that the page is about. */
   generation: number;
   /** Null: the agent does not tell. */
@@ -466,6 +468,7 @@ function readPage(page: RankProgress, generation: bigint): RankPage {
     collective: page.collective,
     group: page.group,
     unchangedMs: count(page.unchangedMs),
+    blockedMs: count(page.blockedMs),
     generation: count(page.generation === 0n ? generation : page.generation),
     times: page.times === undefined ? null : readTimes(page.times),
   };

@@ -133,6 +133,7 @@ export function rankProgress(page: RankPage): RankProgress {
     collective: page.collective,
     group: page.group,
     unchangedMs: BigInt(page.unchangedMs),
+    blockedMs: BigInt(page.blockedMs),
     generation: 0n,
     times: page.times === null ? undefined : timesMessage(page.times),
   };

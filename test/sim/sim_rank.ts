@@ -172,6 +172,11 @@ export class SimRank {
     return this.#scheduler.nowMs < this.#livesUntilMs ? stillMs % 250 : stillMs;
   }
 
+  /** A stopped process gets no processor time; one that waits for its data wakes now and then. */
+  get #blockedMs(): number {
+    return this.stopped && this.#scheduler.nowMs >= this.#livesUntilMs ? this.#unchangedMs : 0;
+  }
+
   /** Same slots as before: its books go on. Else they are made from what the files hold. */
   takePlace(memory: SimMemory, replicate: boolean): RankPlace {
     const old = this.place;
@@ -239,6 +244,7 @@ export class SimRank {
       group: this.entered > 0 ? "world" : "",
       generation: BigInt(this.pageGeneration),
       unchangedMs: BigInt(this.#unchangedMs),
+      blockedMs: BigInt(this.#blockedMs),
       times: {
         steps: BigInt(this.timedSteps),
         work: BigInt(100 * this.timedSteps),

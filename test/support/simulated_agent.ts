@@ -352,6 +352,7 @@ export class SimulatedAgent {
       collective: isRunning ? "all_gather" : "",
       group: isRunning ? "shard.0" : "",
       unchangedMs: 12n,
+      blockedMs: 0n,
       generation: BigInt(this.generation),
       times: {
         steps: BigInt(this.#applied),

@@ -8,6 +8,7 @@ import {
   type PhaseName,
   PROGRESS,
 } from "../pages.js";
+import { mainThreadOf } from "../program/process_stat.js";
 import type { WaitKind } from "../progress.js";
 
 /** Up to the last word that is read. */
@@ -22,6 +23,10 @@ export const WATCH_MS = 100;
  * most likely its ranks were not run either: a frozen machine is nobody's hang, and on a starved one everything takes longer.
  */
 const WATCHED_MS_MAX = 250n;
+/** A page that moved so lately is nothing to look behind. */
+const LOOK_BEHIND_MS = 1_000n;
+/** As in ps: stopped, traced, or asleep until something happens. One that waits for a disk or for its turn is at work. */
+const BLOCKED_STATES = new Set(["S", "T", "t"]);
 
 /** A progress page in numbers and names. */
 export interface PageContent {
@@ -97,6 +102,8 @@ export class ProgressReader {
   private readonly before = new Uint8Array(MOVING_BYTES);
   private lookedMs: bigint | null = null;
   private unchangedMs = 0n;
+  /** The main thread behind a page that does not move: what it had run for, and since when in `unchangedMs`. */
+  private blocked: { ranTicks: number; sinceMs: bigint } | null = null;
   /** As of the last look; not sent with heartbeats, for the metrics alone. */
   waitUs: PageContent["waitUs"] | null = null;
 
@@ -121,7 +128,26 @@ export class ProgressReader {
     this.watch(nowMs);
     const { changedMs: _, times, waitUs, ...content } = decodePage(this.bytes);
     this.waitUs = waitUs;
-    return { ...place, ...content, times, unchangedMs: this.unchangedMs };
+    return {
+      ...place,
+      ...content,
+      times,
+      unchangedMs: this.unchangedMs,
+      blockedMs: this.blockedMs(place.pid),
+    };
+  }
+
+  /** For how long of the unchanged time the main thread has got no processor time, and asked for none. */
+  private blockedMs(pid: number): bigint {
+    const thread = this.unchangedMs < LOOK_BEHIND_MS ? null : mainThreadOf(pid);
+    if (thread === null || !BLOCKED_STATES.has(thread.state)) {
+      this.blocked = null;
+      return 0n;
+    }
+    const { ranTicks } = thread;
+    if (this.blocked?.ranTicks !== ranTicks || this.blocked.sinceMs > this.unchangedMs)
+      this.blocked = { ranTicks, sinceMs: this.unchangedMs };
+    return this.unchangedMs - this.blocked.sinceMs;
   }
 
   close(): void {

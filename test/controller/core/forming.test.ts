@@ -183,6 +183,25 @@ test("a rank that shows no sign of life while it restores is killed long before 
   assert.equal(core.job.generation?.number, 2);
 });
 
+test("a rank whose thread sleeps or is stopped while a generation forms is killed after 5 s, one that waits for others is not", () => {
+  const core = restoring();
+  const startedMs = core.nowMs;
+  const pages = (nodeId: string) => {
+    const blockedMs = BigInt(core.nowMs - startedMs);
+    return restorePages(core, nodeId, {
+      1: { microStep: 0, blockedMs, collectiveEntered: 8n },
+      2: { blockedMs },
+      3: { microStep: 0, blockedMs },
+    });
+  };
+  core.beat(5_000, pages);
+  assert.equal(core.job.stage, "forming");
+  core.beat(2_000, pages);
+  core.pass(100);
+  assert.deepEqual([...core.job.kills.keys()], [3]);
+  assert.match(core.job.incident!.what, /^rank 3 on n1 has shown no sign of life for [567] s/);
+});
+
 test("nobody is connected in time: of ranks that are late the one that has stopped beating is named, whatever its number", () => {
   const core = preparing();
   for (const [rank, nodeId] of core.job.generation!.rankNodes.entries())

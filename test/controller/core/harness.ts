@@ -412,6 +412,7 @@ export function page(rank: number, more: Partial<RankProgress> = {}): RankProgre
     collective: "all_gather",
     group: "shard.0",
     unchangedMs: 0n,
+    blockedMs: 0n,
     generation: 0n,
     times: undefined,
     ...more,

@@ -19,6 +19,7 @@ function sighting(
     collective: "",
     group: "",
     unchangedMs,
+    blockedMs: 0,
     generation: 1,
     times: null,
   };

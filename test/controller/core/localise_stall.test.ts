@@ -20,6 +20,7 @@ function seen(rank: number, page: Partial<RankPage>, unchangedMs = 6_000): RankS
     collective: "all_gather",
     group: "shard.0",
     unchangedMs,
+    blockedMs: 0,
     generation: 1,
     times: null,
     ...page,

@@ -154,6 +154,47 @@ describe("a running generation that stands still", () => {
   });
 });
 
+describe("before the pace of a generation is known, a rank is named after 5 s", () => {
+  /** Rank 3 stands still in a phase of the first step after a recovery, all others wait for it; how long until it is named. */
+  function namedMs(phase: string, device: "cpu" | "cuda", blocks: boolean): number {
+    const cluster = new Cluster();
+    const { core } = cluster;
+    core.exited("n1", 3);
+    core.pass(60);
+    core.form([{ generation: 1, step: 30 }]);
+    core.job.generation!.device = device;
+    const sinceMs = core.nowMs;
+    const pages = (nodeId: string) =>
+      (core.job.generation!.nodeRanks.get(nodeId) ?? []).map((rank) => {
+        const unchangedMs = BigInt(Math.max(1, core.nowMs - sinceMs));
+        const blockedMs = blocks && unchangedMs > 1_000n ? unchangedMs - 1_000n : 0n;
+        const place = rank === 3 ? { phase, blockedMs } : { collectiveEntered: 8n, blockedMs };
+        return page(rank, { step: 30n, generation: 2n, unchangedMs, ...place });
+      });
+    while (core.job.stage === "running" && core.nowMs - sinceMs < 100_000) core.beat(1_000, pages);
+    const tookMs = core.nowMs - sinceMs;
+    core.pass(100);
+    assert.deepEqual([...core.job.kills.keys()], [3]);
+    return tookMs;
+  }
+
+  for (const phase of ["idle", "data", "forward", "optimizer"])
+    test(`if its thread sleeps, or is stopped, in ${phase}`, () => {
+      const tookMs = namedMs(phase, "cpu", true);
+      assert.ok(tookMs <= 8_000, `${tookMs} ms`);
+    });
+
+  test("not if its thread works, nor where it may sleep: while it saves, and while a GPU computes", () => {
+    for (const [phase, device, blocks] of [
+      ["forward", "cpu", false],
+      ["snapshot", "cpu", true],
+      ["forward", "cuda", true],
+    ] as const)
+      assert.ok(namedMs(phase, device, blocks) >= 20_000, `${phase} on ${device}`);
+    assert.ok(namedMs("data", "cuda", true) <= 8_000);
+  });
+});
+
 describe("nobody is judged", () => {
   test("while one rank of many still moves", () => {
     const cluster = new Cluster();

@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -7,7 +9,9 @@ import { ERRORS } from "../../../job/errors.js";
 import { ControlPage } from "../../../worker/agent/control_page.js";
 import { type PageContent, ProgressReader } from "../../../worker/agent/progress_reader.js";
 import { COLLECTIVE, CONTROL, PAGE_BYTES, PROGRESS } from "../../../worker/pages.js";
+import { mainThreadOf } from "../../../worker/program/process_stat.js";
 import { Progress } from "../../../worker/progress.js";
+import { until } from "../../support/until.js";
 
 function withFolder(body: (folder: string) => void): void {
   const folder = mkdtempSync(path.join(tmpdir(), "goku-pages-"));
@@ -62,6 +66,7 @@ test("ProgressReader shows what Progress and the collectives write, and since wh
       group: "shard.0",
       times: { steps: 0n, work: 0n, forwardUs: 0n, backwardUs: 0n, optimizerUs: 0n, dataUs: 0n, waitUs: 0n },
       unchangedMs: 0n,
+      blockedMs: 0n,
     });
     assert.equal(read(1_300n).unchangedMs, 100n, "since it was first seen like this");
     view.setBigUint64(PROGRESS.collectiveCompleted, 9n, true);
@@ -92,6 +97,55 @@ test("ProgressReader counts only time in which it looked: an agent that was not 
     assert.equal(read(65_000n), 3_750n, "on a starved machine its own looks come late");
     reader.close();
   });
+});
+
+test("ProgressReader tells for how long the thread behind a page that stands still has been stopped or asleep", async () => {
+  const folder = mkdtempSync(path.join(tmpdir(), "goku-pages-"));
+  const file = path.join(folder, "progress");
+  writeFileSync(file, new Uint8Array(PAGE_BYTES).fill(1));
+  const reader = new ProgressReader(file);
+  const sleeper = spawn("cat", [], { stdio: ["pipe", "pipe", "inherit"] });
+  const worker = spawn(process.execPath, ["-e", "for (;;);"], { stdio: ["ignore", "ignore", "inherit"] });
+  const hasState = (pid: number, state: string) => until(() => mainThreadOf(pid)?.state === state);
+  let nowMs = 0n;
+  const after = (ms: bigint, pid: number) => {
+    for (const endMs = nowMs + ms; nowMs < endMs; nowMs += 100n) reader.watch(nowMs + 100n);
+    return reader.read({ rank: 0, pid }, nowMs).blockedMs;
+  };
+  try {
+    const asleep = sleeper.pid!;
+    sleeper.stdin.write("it has begun");
+    await once(sleeper.stdout, "data");
+    await hasState(asleep, "S");
+    assert.equal(after(900n, asleep), 0n, "too soon to look");
+    assert.equal(after(1_000n, asleep), 0n, "the first look");
+    assert.equal(after(2_000n, asleep), 2_000n);
+    writeFileSync(file, new Uint8Array(PAGE_BYTES).fill(2));
+    assert.equal(after(1_500n, asleep), 0n, "the page moved: what was before that is over");
+    assert.equal(after(500n, asleep), 500n);
+
+    const { pid } = worker as { pid: number };
+    const ranTicks = () => mainThreadOf(pid)!.ranTicks;
+    const stop = async () => {
+      worker.kill("SIGSTOP");
+      await hasState(pid, "T");
+    };
+    await until(() => ranTicks() > 0);
+    assert.equal(after(1_000n, pid), 0n, "it works");
+    await stop();
+    after(1_000n, pid);
+    assert.equal(after(3_000n, pid), 3_000n, "it is stopped");
+    const before = ranTicks();
+    worker.kill("SIGCONT");
+    await until(() => ranTicks() > before);
+    await stop();
+    assert.equal(after(1_000n, pid), 0n, "it worked between two looks");
+    assert.equal(after(1_000n, 2 ** 30), 0n, "a process that is gone");
+  } finally {
+    for (const child of [sleeper, worker]) child.kill("SIGKILL");
+    reader.close();
+    rmSync(folder, { recursive: true });
+  }
 });
 
 test("Progress knows the longest time between two signs of life, and forgets it once told", async () => {
