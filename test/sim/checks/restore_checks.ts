@@ -30,8 +30,8 @@ export class RestoreChecks {
   readonly #told = new Map<number | string, string>();
   /** Checkpoints and snapshots that turned out unreadable. */
   readonly #bad = new Set<string>();
-  /** Times that one of those was chosen all the same, by term. */
-  readonly #again = new Map<string, number>();
+  /** Generations that one of those was chosen for all the same, by term. */
+  readonly #again = new Map<string, Set<number>>();
   /** What storage told each generation. */
   readonly #listed = new Map<number, readonly StateName[]>();
   /** Checkpoints that were ever in the register, by job. */
@@ -167,9 +167,12 @@ export class RestoreChecks {
     const key = badCheckpoint(uri, state);
     if (!this.#bad.has(key)) return;
     const inTerm = `${core.leader!.term} ${key}`;
-    const times = (this.#again.get(inTerm) ?? 0) + 1;
-    this.#again.set(inTerm, times);
-    assert.ok(times <= AGAIN_COUNT_MAX, `${key} proved unreadable, and is chosen again and again`);
+    const generations = (this.#again.get(inTerm) ?? new Set()).add(group.generation);
+    this.#again.set(inTerm, generations);
+    assert.ok(
+      generations.size <= AGAIN_COUNT_MAX,
+      `${key} proved unreadable, and is chosen again and again`,
+    );
   }
 
   /** The newest checkpoint of the register is forgotten only where it proved unusable. */
