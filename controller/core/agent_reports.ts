@@ -146,8 +146,11 @@ function onGenerationReport(turn: Turn, node: NodeState, report: GenerationRepor
     refused(turn, "stale_generation");
     return;
   }
-  if (report.kind === "failed" && isEcho(job, node.nodeId, report)) return;
-  if (report.kind === "exited" || report.kind === "failed" || report.kind === "refusedPrepare") {
+  if (report.kind === "failed") {
+    onFailed(turn, job, node, report);
+    return;
+  }
+  if (report.kind === "exited" || report.kind === "refusedPrepare") {
     reportFaults(turn, job, [faultFrom(turn, job, node, report)]);
     return;
   }
@@ -181,6 +184,18 @@ function onGenerationReport(turn: Turn, node: NodeState, report: GenerationRepor
   }
   onRankRestored(turn, job, report);
   return;
+}
+
+/** The others of the node that failed alike count as if each had said so itself. */
+function onFailed(turn: Turn, job: JobState, node: NodeState, report: Report & { kind: "failed" }): void {
+  for (const rank of [report.rank, ...report.others]) {
+    const generation = job.generation!;
+    // With the last answer to an abort the next one forms.
+    if (generation.number !== report.generation || isOver(job)) return;
+    if (generation.rankNodes[rank] !== node.nodeId) continue;
+    const own = { ...report, rank };
+    if (!isEcho(job, node.nodeId, own)) reportFaults(turn, job, [faultFrom(turn, job, node, own)]);
+  }
 }
 
 /** Nothing but pictures depends on them. */

@@ -97,7 +97,15 @@ export type Report =
       lastLines: string[];
       page: RankPage | null;
     }
-  | { kind: "failed"; generation: number; rank: number; error: ErrorDetail; lastLines: string[] }
+  | {
+      kind: "failed";
+      generation: number;
+      rank: number;
+      error: ErrorDetail;
+      lastLines: string[];
+      /** Ranks of the node that failed alike. */
+      others: number[];
+    }
   | { kind: "inspected"; generation: number; rank: number; lines: string[] }
   | {
       kind: "saved";
@@ -311,8 +319,8 @@ function convertEnding(message: EndingMessage): Report {
       return { kind: "exited", generation, rank, exitCode, signal, lastLines, page };
     }
     case "rankFailed": {
-      const { rank, error, lastLines } = message.value;
-      return { kind: "failed", generation, rank, error: present(error), lastLines };
+      const { rank, error, lastLines, others } = message.value;
+      return { kind: "failed", generation, rank, error: present(error), lastLines, others };
     }
     case "rankInspected": {
       const { rank, lines } = message.value;

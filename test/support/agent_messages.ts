@@ -142,7 +142,10 @@ export function failed(
   lastLines: string[] = [],
 ): AgentMessage {
   const error = { code, message: "Cannot go on with the collective", peer, operation };
-  return { $case: "rankFailed", value: { generation: BigInt(generation), rank, error, lastLines } };
+  return {
+    $case: "rankFailed",
+    value: { generation: BigInt(generation), rank, error, lastLines, others: [] },
+  };
 }
 
 export function exited(sender: Sender & { pid: number; signal: string }): AgentMessage {

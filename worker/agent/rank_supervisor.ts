@@ -200,6 +200,7 @@ export class RankSupervisor {
             rank: process.rank!,
             error: wireError(toGokuError(error)),
             lastLines: process.lastLines,
+            others: [],
           },
         });
       }

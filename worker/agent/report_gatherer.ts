@@ -34,18 +34,48 @@ export class ReportGatherer {
     return [];
   }
 
-  /** All that is held. */
+  /** All that is held; what several ranks say alike of the same peer, as one. */
   take(): Report[] {
     const held = this.#held;
     this.#held = [];
     this.#dueMs = null;
-    return held;
+    return joinEchoes(held);
   }
+}
+
+function joinEchoes(reports: readonly Report[]): Report[] {
+  const joined: Report[] = [];
+  for (const report of reports) {
+    const before = joined.at(-1);
+    const isSame = isEcho(report) && before !== undefined && isEcho(before) && saysTheSame(before, report);
+    if (!isSame) joined.push(report);
+    else {
+      const others = [...before.value.others, report.value.rank];
+      joined[joined.length - 1] = { $case: "rankFailed", value: { ...before.value, others } };
+    }
+  }
+  return joined;
+}
+
+function saysTheSame({ value: a }: Echo, { value: b }: Echo): boolean {
+  return (
+    a.rank !== b.rank &&
+    !a.others.includes(b.rank) &&
+    a.generation === b.generation &&
+    a.error?.code === b.error?.code &&
+    a.error?.peer === b.error?.peer &&
+    a.error?.operation === b.error?.operation
+  );
+}
+
+type Echo = Extract<Report, { $case: "rankFailed" }>;
+
+function isEcho(report: Report): report is Echo {
+  return report.$case === "rankFailed" && ECHOES.has(report.value.error?.code ?? "");
 }
 
 /** Null: it waits for nobody. */
 function waitOf(report: Report): number | null {
   if (PHASES.has(report.$case)) return PHASE_MS;
-  if (report.$case === "rankFailed" && ECHOES.has(report.value.error?.code ?? "")) return ECHO_MS;
-  return null;
+  return isEcho(report) ? ECHO_MS : null;
 }

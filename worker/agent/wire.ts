@@ -144,5 +144,5 @@ export function failureReport(
     return { $case: "prepareRefused", value: { generation, error } };
   }
   const { lastLines } = context;
-  return { $case: "rankFailed", value: { generation, rank: failed.rank, error, lastLines } };
+  return { $case: "rankFailed", value: { generation, rank: failed.rank, error, lastLines, others: [] } };
 }

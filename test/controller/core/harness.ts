@@ -385,7 +385,14 @@ export class CoreHarness {
     for (const [rank, nodeId] of rankNodes.entries()) this.finished(nodeId, rank, step, reason);
   }
 
-  failed(nodeId: string, rank: number, code: string, peer?: number, operation = "all_reduce"): void {
+  failed(
+    nodeId: string,
+    rank: number,
+    code: string,
+    peer?: number,
+    operation = "all_reduce",
+    others: number[] = [],
+  ): void {
     this.say(nodeId, {
       $case: "rankFailed",
       value: {
@@ -393,6 +400,7 @@ export class CoreHarness {
         rank,
         error: { code, message: "Cannot go on", peer, operation },
         lastLines: [],
+        others,
       },
     });
   }

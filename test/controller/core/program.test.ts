@@ -39,6 +39,7 @@ function crashes(core: CoreHarness, nodeId: string, rank: number): void {
         operation: "program",
       },
       lastLines: ["bad luck"],
+      others: [],
     },
   });
 }

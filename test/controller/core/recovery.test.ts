@@ -412,3 +412,45 @@ test("survivors by the thousand that miss the same peer: evidence of the first, 
   core.pass(5_000);
   assert.equal(core.job.incidents[0]!.what, `rank 2 on ${lost} was lost by 48 peers in all_reduce`);
 });
+
+test("ranks of a node that failed alike count one by one, told together or each by itself", () => {
+  const told = [true, false].map((together) => {
+    const core = settled();
+    const ranks = [...core.job.generation!.nodeRanks.get("n0")!];
+    const [first, ...others] = ranks;
+    if (together) core.failed("n0", first!, "COMM_PEER_DIED", 2, "all_reduce", others);
+    else for (const rank of ranks) core.failed("n0", rank, "COMM_PEER_DIED", 2);
+    core.exited("n1", 2);
+    const { answered } = core.job.generation!;
+    const { faults, incident } = core.job;
+    return structuredClone({ answered, faults, evidence: incident!.evidence });
+  });
+  assert.deepEqual([...told[0]!.answered].sort(), [0, 1, 2]);
+  assert.deepEqual(told[0], told[1]);
+});
+
+test("of ranks that failed alike those of another node are passed over", () => {
+  const core = settled();
+  core.failed("n0", 0, "COMM_PEER_DIED", 2, "all_reduce", [1, 3]);
+  assert.deepEqual([...core.job.generation!.answered], [0, 1]);
+});
+
+test("what ranks that failed alike have said is no fault of the generation that forms with the last answer", () => {
+  const core = settled();
+  const waits = { collectiveEntered: 8n, unchangedMs: 60_000n };
+  core.beat(4_000, (nodeId) =>
+    [...(core.job.generation!.nodeRanks.get(nodeId) ?? [])].map((rank) => page(rank, waits)),
+  );
+  core.pass(100);
+  assert.equal(core.job.stage, "answering");
+  for (const [nodeId, rank] of [
+    ["n0", 0],
+    ["n0", 1],
+    ["n1", 3],
+  ] as const)
+    core.failed(nodeId, rank, "COMM_ABORTED");
+  core.failed("n1", 2, "COMM_ABORTED", undefined, "all_reduce", [3]);
+  assert.equal(core.job.generation!.number, 2);
+  assert.equal(core.job.stage, "forming");
+  assert.deepEqual([...core.job.generation!.answered], []);
+});

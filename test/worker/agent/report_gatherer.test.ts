@@ -6,8 +6,8 @@ import * as messages from "../../support/agent_messages.js";
 
 const generation = 1;
 const connected = (rank: number): Report => messages.connected({ generation, rank });
-const failed = (rank: number, code = "COMM_PEER_DIED"): Report =>
-  messages.failed({ generation, rank }, { code, peer: 9, operation: "all_gather" });
+const failed = (rank: number, code = "COMM_PEER_DIED", peer = 9): Report =>
+  messages.failed({ generation, rank }, { code, peer, operation: "all_gather" });
 const exited = (rank: number): Report => messages.exited({ generation, rank, pid: 5, signal: "SIGKILL" });
 
 test("ReportGatherer sends what all ranks of a node say with the last of them", () => {
@@ -49,4 +49,24 @@ test("ReportGatherer gives up what it holds in order", () => {
   assert.equal(gatherer.dueMs, 21);
   assert.deepEqual(gatherer.take(), [connected(1), failed(0)]);
   assert.deepEqual([gatherer.take(), gatherer.dueMs], [[], null]);
+});
+
+test("ReportGatherer joins what ranks say alike of the same peer, and nothing else", () => {
+  const gatherer = new ReportGatherer();
+  const now = { nowMs: 100, ranks: 8 };
+  const said = [
+    failed(3),
+    failed(0),
+    failed(4),
+    failed(4),
+    failed(5, "COMM_PEER_DIED", 8),
+    failed(6, "COMM_ABORTED"),
+  ];
+  for (const report of said) gatherer.add(report, now);
+  const [first, ...rest] = gatherer.take();
+  assert.ok(first?.$case === "rankFailed");
+  assert.deepEqual([first.value.rank, first.value.others], [3, [0, 4]]);
+  assert.deepEqual(rest, said.slice(3), "a repeat, another peer, another error");
+  gatherer.add(failed(1, "LOSS_NOT_FINITE"), now);
+  assert.deepEqual(gatherer.add(failed(2, "LOSS_NOT_FINITE"), now), [failed(2, "LOSS_NOT_FINITE")]);
 });
