@@ -1,4 +1,5 @@
 import type { z } from "zod";
+import type { AS_OF_HEADER, STORE_SILENT_HEADER } from "../api/as_of.js";
 import type {
   checkpointSchema,
   eventSchema,
@@ -26,3 +27,20 @@ export type Rank = z.infer<typeof rankSchema>;
 export type Me = z.infer<typeof meSchema>;
 export type Preview = z.infer<typeof previewSchema>;
 export type Problem = z.infer<typeof problemSchema>;
+
+/** Answers from memory: as of when, and since when the store has been silent; null: it is not, and nobody leads just now. */
+export interface AsOf {
+  at: string;
+  storeSilentSince: string | null;
+}
+
+const HEADERS: { asOf: typeof AS_OF_HEADER; silent: typeof STORE_SILENT_HEADER } = {
+  asOf: "goku-as-of",
+  silent: "goku-store-silent-since",
+};
+
+/** Null: the answer is of now. */
+export function readAsOf(headers: Headers): AsOf | null {
+  const at = headers.get(HEADERS.asOf);
+  return at === null ? null : { at, storeSilentSince: headers.get(HEADERS.silent) };
+}

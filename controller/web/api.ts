@@ -1,15 +1,17 @@
-import type {
-  Checkpoint,
-  Curves,
-  Incident,
-  Job,
-  LogLine,
-  Me,
-  Node,
-  Preview,
-  Problem,
-  Rank,
-  Ranks,
+import {
+  type AsOf,
+  type Checkpoint,
+  type Curves,
+  type Incident,
+  type Job,
+  type LogLine,
+  type Me,
+  type Node,
+  type Preview,
+  type Problem,
+  type Rank,
+  type Ranks,
+  readAsOf,
 } from "./answers.js";
 
 export type * from "./answers.js";
@@ -69,7 +71,12 @@ const of = (job: string) => `/v1/jobs/${encodeURIComponent(job)}`;
 /** Each takes a job's id. */
 export const api = {
   me: () => get<Me>("/v1/me"),
-  jobs: async () => (await get<{ jobs: Job[] }>("/v1/jobs")).jobs,
+  /** With whether they, and so all else that is asked for now, are answered from memory. */
+  jobs: async (): Promise<{ jobs: Job[]; asOf: AsOf | null }> => {
+    const response = await ask("/v1/jobs");
+    const { jobs } = (await response.json()) as { jobs: Job[] };
+    return { jobs, asOf: readAsOf(response.headers) };
+  },
   nodes: async () => (await get<{ nodes: Node[] }>("/v1/nodes")).nodes,
   curves: (job: string) => get<Curves>(`${of(job)}/curves`),
   ranks: (job: string) => get<Ranks>(`${of(job)}/ranks`),

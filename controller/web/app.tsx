@@ -33,7 +33,7 @@ export function App() {
           <Mark />
           Goku Cluster
         </a>
-        <ConnectionBar connection={known.connection} me={known.me} />
+        <ConnectionBar connection={known.connection} asOf={known.asOf} me={known.me} />
         <ThemeButton />
       </header>
       <div class="body">

@@ -1,5 +1,6 @@
 import {
   ApiError,
+  type AsOf,
   api,
   type Checkpoint,
   type ClusterEvent,
@@ -30,6 +31,8 @@ export type Connection =
 /** What the page knows. Replaced, never changed, so that a view sees by identity what is new. */
 export interface Known {
   connection: Connection;
+  /** Null: what is answered is of now. */
+  asOf: AsOf | null;
   me: Me | null;
   /** Null: not told yet. */
   jobs: Job[] | null;
@@ -49,6 +52,7 @@ export type Shown = { kind: "job"; name: string } | { kind: "nodes" } | null;
 export class Live {
   known: Known = {
     connection: { kind: "connecting" },
+    asOf: null,
     me: null,
     jobs: null,
     nodes: null,
@@ -149,8 +153,7 @@ export class Live {
 
   async #fetch(): Promise<void> {
     const shown = this.#shown;
-    const jobs = await api.jobs();
-    this.#change({ jobs });
+    this.#change(await api.jobs());
     if (shown?.kind === "nodes") this.#change({ nodes: await api.nodes() });
     if (shown?.kind !== "job") return;
     const runs = this.runs(shown.name);

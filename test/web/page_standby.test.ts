@@ -58,3 +58,21 @@ test("the leader is killed: who opens the page at the other one sees the curves 
     .waitFor();
   assert.deepEqual(laterFaults, []);
 });
+
+test("etcd does not answer: the page goes on from memory, says so, and is live again with it", {
+  skip,
+}, async () => {
+  const rests = [0, 1].map((controller) => cluster.local.addressOf(controller).rest);
+  let rest = "";
+  await until(async () => {
+    for (const each of rests) if ((await fetch(`${each}/readyz`).catch(() => null))?.ok) rest = each;
+    return rest !== "";
+  });
+  const { page } = await openPage(browser, rest);
+  const says = page.getByRole("banner").getByRole("status");
+  await until(async () => (await says.innerText()) === "Live");
+  const known = await stepShown(page);
+  process.kill(servers.pid(0), "SIGSTOP");
+  try {
+    await until(async () => /^(Live|This controller stands by; another one leads)$/.test(await says.innerText()));
+});

@@ -1,13 +1,22 @@
-import { type Me, setToken, token } from "../api.js";
+import { type AsOf, type Me, setToken, token } from "../api.js";
 import { clock } from "../format.js";
 import type { Connection } from "../live.js";
 
 /** Whether what is on the screen is of now, and who looks. */
-export function ConnectionBar({ connection, me }: { connection: Connection; me: Me | null }) {
+export function ConnectionBar({
+  connection,
+  asOf,
+  me,
+}: {
+  connection: Connection;
+  asOf: AsOf | null;
+  me: Me | null;
+}) {
+  const isOld = connection.kind === "live" && asOf !== null;
   return (
     <div class="connection">
-      <span class={`pulse ${connection.kind}`} aria-hidden="true" />
-      <span role="status">{textOf(connection)}</span>
+      <span class={`pulse ${isOld ? "memory" : connection.kind}`} aria-hidden="true" />
+      <span role="status">{isOld ? memoryText(asOf) : textOf(connection)}</span>
       {connection.kind === "standby" && (
         <button type="button" class="quiet" onClick={() => location.assign("/")}>
           Go to the leader
@@ -30,6 +39,15 @@ export function ConnectionBar({ connection, me }: { connection: Connection; me: 
 function signOut(): void {
   setToken(null);
   location.reload();
+}
+
+/** As `gokuctl` says it. */
+function memoryText({ at, storeSilentSince }: AsOf): string {
+  const why =
+    storeSilentSince === null
+      ? "the controller does not lead at present"
+      : `the controller has not reached its store since ${clock(storeSilentSince)}`;
+  return `From memory, as of ${clock(at)}: ${why}; training goes on, changes wait`;
 }
 
 function textOf(connection: Connection): string {
