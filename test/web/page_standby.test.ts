@@ -74,5 +74,13 @@ test("etcd does not answer: the page goes on from memory, says so, and is live a
   const known = await stepShown(page);
   process.kill(servers.pid(0), "SIGSTOP");
   try {
-    await until(async () => /^(Live|This controller stands by; another one leads)$/.test(await says.innerText()));
+    const remembers = /^From memory, as of [\d:]+: .* store since [\d:]+; training/;
+    await until(async () => remembers.test(await says.innerText()));
+    assert.ok((await stepShown(page)) >= known);
+  } finally {
+    process.kill(servers.pid(0), "SIGCONT");
+  }
+  await until(async () =>
+    /^(Live|This controller stands by; another one leads)$/.test(await says.innerText()),
+  );
 });
