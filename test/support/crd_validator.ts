@@ -40,7 +40,7 @@ function typeProblem(schema: StructuralSchema, value: unknown): string | null {
   const found = value === null ? "null" : Array.isArray(value) ? "array" : typeof value;
   const fits =
     type === "integer"
-      ? Number.isSafeInteger(value)
+      ? Number.isInteger(value) && Math.abs(value as number) < 2 ** 63
       : type === found && (type !== "number" || Number.isFinite(value));
   return fits ? null : `must be of type ${type}: "${found}"`;
 }
@@ -54,10 +54,14 @@ function childProblems(schema: StructuralSchema, value: unknown, path: string): 
   if (typeof value === "string" && value.length > (schema.maxLength ?? Number.POSITIVE_INFINITY))
     return [{ path, text: "too long" }];
   if (typeof value !== "object" || value === null || schema.properties === undefined) return [];
-  const missing = (schema.required ?? []).filter((key) => !Object.hasOwn(value, key));
+  // A null that no one may say is left out before anything is looked at.
+  const isLeftOut = (key: string, child: unknown) =>
+    child === null && schema.properties![key] !== undefined && !schema.properties![key].nullable;
+  const said = Object.entries(value).filter(([key, child]) => !isLeftOut(key, child));
+  const missing = (schema.required ?? []).filter((key) => !said.some(([other]) => other === key));
   return [
     ...missing.map((key) => ({ path: at(key), text: "Required value" })),
-    ...Object.entries(value).flatMap(([key, child]) => {
+    ...said.flatMap(([key, child]) => {
       const known = schema.properties![key];
       return known === undefined
         ? [{ path: at(key), text: "unknown field" }]
