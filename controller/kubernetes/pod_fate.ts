@@ -45,9 +45,11 @@ export function podFate(pod: Pod): PodFate | null {
       down: true,
     });
   const ended = endOf(agent);
-  if (ended !== null && !(ended.terminated.exitCode === 0))
+  // The status keeps the end of a process before for as long as the pod lives: once the pod is to go, that is the news.
+  const isLeaving = metadata.deletionTimestamp !== undefined && !ended?.down;
+  if (ended !== null && ended.terminated.exitCode !== 0 && !isLeaving)
     return of("ended", { ...terminatedFate(pod, ended.terminated), endsAtMs: null, down: ended.down });
-  if (metadata.deletionTimestamp === undefined || ended?.down) return null;
+  if (!isLeaving) return null;
   const target = status?.conditions?.find(
     ({ type, status: s }) => type === "DisruptionTarget" && s === "True",
   );
@@ -56,7 +58,7 @@ export function podFate(pod: Pod): PodFate | null {
   return of(`deleted-${target?.reason ?? ""}`, {
     code: target?.reason === "DeletionByPodGC" ? "NODE_LOST" : "NODE_PREEMPTED",
     text: `${why}${more}`,
-    endsAtMs: Date.parse(metadata.deletionTimestamp),
+    endsAtMs: Date.parse(metadata.deletionTimestamp!),
     down: false,
   });
 }

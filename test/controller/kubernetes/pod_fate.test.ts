@@ -41,6 +41,14 @@ const CASES: [name: string, pod: Pod, want: [code: string, text: RegExp, down: b
     ["NODE_OUT_OF_MEMORY", /OOMKilled/, false],
   ],
   [
+    "was killed for its memory, runs again, and is deleted",
+    pod(
+      agent({ state: { running: {} }, lastState: { terminated: { exitCode: 137, reason: "OOMKilled" } } }),
+      DELETED,
+    ),
+    ["NODE_PREEMPTED", /^pod w-1 is deleted$/, false],
+  ],
+  [
     "crashes again and again",
     pod(agent({ state: { waiting: {} }, lastState: { terminated: { exitCode: 2, reason: "Error" } } })),
     ["NODE_LOST", /ended with exit code 2 \(Error\)/, true],
