@@ -66,7 +66,9 @@ export function podFate(pod: Pod): PodFate | null {
 /** Of a pod that is not there any more: one that was forced away may still run on a node that nobody reaches. */
 export function goneFate(pod: Pod): PodFate {
   const agent = pod.status?.containerStatuses?.find(({ name }) => name === AGENT_CONTAINER);
-  const isForced = pod.metadata.deletionGracePeriodSeconds === 0 && agent?.state?.terminated === undefined;
+  // A pod that has failed is removed without grace as well, and nothing of it runs.
+  const isSeenDown = agent?.state?.terminated !== undefined || pod.status?.phase === "Failed";
+  const isForced = pod.metadata.deletionGracePeriodSeconds === 0 && !isSeenDown;
   const last = podFate(pod)?.fate;
   return {
     key: `${pod.metadata.uid}/gone`,

@@ -105,6 +105,8 @@ test("goneFate(): a pod that was forced away may still run, one whose end was se
     [goneFate(pod(killed, forced)).fate.down, goneFate(pod(killed, forced)).fate.code],
     [true, "NODE_OUT_OF_MEMORY"],
   );
+  const evicted = goneFate(pod({ phase: "Failed", reason: "Evicted" }, forced)).fate;
+  assert.deepEqual([evicted.down, evicted.code], [true, "NODE_PREEMPTED"]);
 });
 
 test("each end of each process is another thing to tell, the same end is not", () => {
