@@ -16,10 +16,11 @@ const cel = new Environment({ unlistedVariablesAreDyn: true });
  */
 export function crdProblems(
   schema: StructuralSchema,
-  value: unknown,
+  whole: unknown,
   options: { path?: string; old?: unknown } = {},
 ): CrdProblem[] {
   const path = options.path ?? "";
+  const value = withoutNulls(schema, whole);
   if (value === null && schema.nullable) return [];
   const typed = typeProblem(schema, value);
   if (typed !== null) return [{ path, text: typed }];
@@ -32,6 +33,16 @@ export function crdProblems(
       return cel.evaluate(rule, context) !== true;
     })
     .map(({ message }) => ({ path, text: message }));
+}
+
+/** A null that may not be one is left out of its object before anything is looked at; so does the API server since 1.20. */
+function withoutNulls({ properties }: StructuralSchema, value: unknown): unknown {
+  const isObject = typeof value === "object" && value !== null && !Array.isArray(value);
+  if (!isObject || properties === undefined) return value;
+  const said = Object.entries(value).filter(
+    ([key, child]) => child !== null || properties[key] === undefined || properties[key].nullable,
+  );
+  return Object.fromEntries(said.map(([key, child]) => [key, withoutNulls(properties[key] ?? {}, child)]));
 }
 
 function typeProblem(schema: StructuralSchema, value: unknown): string | null {
@@ -54,14 +65,10 @@ function childProblems(schema: StructuralSchema, value: unknown, path: string): 
   if (typeof value === "string" && value.length > (schema.maxLength ?? Number.POSITIVE_INFINITY))
     return [{ path, text: "too long" }];
   if (typeof value !== "object" || value === null || schema.properties === undefined) return [];
-  // A null that no one may say is left out before anything is looked at.
-  const isLeftOut = (key: string, child: unknown) =>
-    child === null && schema.properties![key] !== undefined && !schema.properties![key].nullable;
-  const said = Object.entries(value).filter(([key, child]) => !isLeftOut(key, child));
-  const missing = (schema.required ?? []).filter((key) => !said.some(([other]) => other === key));
+  const missing = (schema.required ?? []).filter((key) => !Object.hasOwn(value, key));
   return [
     ...missing.map((key) => ({ path: at(key), text: "Required value" })),
-    ...said.flatMap(([key, child]) => {
+    ...Object.entries(value).flatMap(([key, child]) => {
       const known = schema.properties![key];
       return known === undefined
         ? [{ path: at(key), text: "unknown field" }]

@@ -167,5 +167,5 @@ test("a status whose fields are of another type is refused", { skip }, async () 
   const asked = plane.ask("PATCH", `${JOBS}/shapes/status`, {
     ...{ type: "application/merge-patch+json", body: { status: { step: "seven" } } },
   });
-  await assert.rejects(asked, /status\.step in body must be of type integer/);
+  await assert.rejects(asked, /status\.step: .*must be of type integer/);
 });
