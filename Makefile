@@ -3,10 +3,10 @@
 SHELL := /bin/bash
 NODE := node --enable-source-maps
 
-.PHONY: help setup build cuda run test test-gpu sim faults bench bench-checkpoint bench-controller metrics-page signals-page dashboards crd images format clean
+.PHONY: help setup build cuda run test test-gpu test-kubernetes sim faults bench bench-checkpoint bench-controller metrics-page signals-page dashboards crd images format clean
 
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: ## Install what is missing: apt packages (named first) and npm packages
 	@bash scripts/setup.sh
@@ -25,6 +25,10 @@ cuda: setup ## Build the CUDA backend, goku_cuda.node: docs/cuda.md
 
 test-gpu: build cuda ## Kernels, parity and a whole job on this machine's CUDA device
 	@bash scripts/test_gpu.sh $(ARGS)
+
+test-kubernetes: build ## Our side of Kubernetes on a real control plane, built once from Debian's sources: docs/kubernetes.md
+	@bash scripts/kubernetes_control_plane.sh
+	@GOKU_TEST_KUBERNETES=build/kubernetes $(NODE) --test --test-concurrency=1 $(ARGS) dist/test/e2e/kubernetes/*.test.js
 
 sim: build ## Simulate clusters under faults: make sim SEED=7, SEEDS=1000, NODES=4..16
 	@$(NODE) dist/scripts/sim.js $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(NODES),--nodes $(NODES))

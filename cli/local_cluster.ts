@@ -34,6 +34,8 @@ export interface LocalClusterOptions {
   stateDir?: string;
   /** Extra environment of controller and agents, for example failpoints, or credentials. */
   env?: Record<string, string>;
+  /** More arguments of controllers. */
+  controllerArgs?: readonly string[];
   /** Ports of the controller; 0: any free one. */
   port?: number;
   restPort?: number;
@@ -138,6 +140,7 @@ export class LocalCluster {
       restPort!,
       "--store",
       this.#options.store ?? path.join(this.#options.folder, "store"),
+      ...(this.#options.controllerArgs ?? []),
     ]);
     const listening = new Promise<{ grpc: string; rest: string }>((resolve, reject) => {
       member.child.on("message", (message: ListeningMessage | FailedMessage) => {

@@ -45,9 +45,11 @@ export function podFate(pod: Pod): PodFate | null {
       down: true,
     });
   const ended = endOf(agent);
-  if (ended !== null && !(ended.terminated.exitCode === 0))
+  // The status keeps the end of a process before for as long as the pod lives: once the pod is to go, that is the news.
+  const isLeaving = metadata.deletionTimestamp !== undefined && !ended?.down;
+  if (ended !== null && ended.terminated.exitCode !== 0 && !isLeaving)
     return of("ended", { ...terminatedFate(pod, ended.terminated), endsAtMs: null, down: ended.down });
-  if (metadata.deletionTimestamp === undefined || ended?.down) return null;
+  if (!isLeaving) return null;
   const target = status?.conditions?.find(
     ({ type, status: s }) => type === "DisruptionTarget" && s === "True",
   );
@@ -56,7 +58,7 @@ export function podFate(pod: Pod): PodFate | null {
   return of(`deleted-${target?.reason ?? ""}`, {
     code: target?.reason === "DeletionByPodGC" ? "NODE_LOST" : "NODE_PREEMPTED",
     text: `${why}${more}`,
-    endsAtMs: Date.parse(metadata.deletionTimestamp),
+    endsAtMs: Date.parse(metadata.deletionTimestamp!),
     down: false,
   });
 }
@@ -64,7 +66,9 @@ export function podFate(pod: Pod): PodFate | null {
 /** Of a pod that is not there any more: one that was forced away may still run on a node that nobody reaches. */
 export function goneFate(pod: Pod): PodFate {
   const agent = pod.status?.containerStatuses?.find(({ name }) => name === AGENT_CONTAINER);
-  const isForced = pod.metadata.deletionGracePeriodSeconds === 0 && agent?.state?.terminated === undefined;
+  // A pod that has failed is removed without grace as well, and nothing of it runs.
+  const isSeenDown = agent?.state?.terminated !== undefined || pod.status?.phase === "Failed";
+  const isForced = pod.metadata.deletionGracePeriodSeconds === 0 && !isSeenDown;
   const last = podFate(pod)?.fate;
   return {
     key: `${pod.metadata.uid}/gone`,

@@ -32,6 +32,8 @@ export interface TestClusterOptions {
   restart?: boolean;
   /** Instead of the embedded store. */
   store?: string;
+  /** More arguments of controllers. */
+  controllerArgs?: readonly string[];
   /** Controllers beside the first. */
   standbys?: number;
   /** How far the loss of a step may be off, relatively, when another layout computes it again; 0: same bits. */
@@ -159,6 +161,7 @@ export class TestCluster {
       env,
       restart: options.restart ?? true,
       standbys: options.standbys ?? 0,
+      controllerArgs: options.controllerArgs ?? [],
       ...(options.store === undefined ? {} : { store: options.store }),
       ...(options.placeOf ? { placeOf: options.placeOf } : {}),
     });

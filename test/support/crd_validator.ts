@@ -16,10 +16,11 @@ const cel = new Environment({ unlistedVariablesAreDyn: true });
  */
 export function crdProblems(
   schema: StructuralSchema,
-  value: unknown,
+  whole: unknown,
   options: { path?: string; old?: unknown } = {},
 ): CrdProblem[] {
   const path = options.path ?? "";
+  const value = withoutNulls(schema, whole);
   if (value === null && schema.nullable) return [];
   const typed = typeProblem(schema, value);
   if (typed !== null) return [{ path, text: typed }];
@@ -34,13 +35,23 @@ export function crdProblems(
     .map(({ message }) => ({ path, text: message }));
 }
 
+/** A null that may not be one is left out of its object before anything is looked at; so does the API server since 1.20. */
+function withoutNulls({ properties }: StructuralSchema, value: unknown): unknown {
+  const isObject = typeof value === "object" && value !== null && !Array.isArray(value);
+  if (!isObject || properties === undefined) return value;
+  const said = Object.entries(value).filter(
+    ([key, child]) => child !== null || properties[key] === undefined || properties[key].nullable,
+  );
+  return Object.fromEntries(said.map(([key, child]) => [key, withoutNulls(properties[key] ?? {}, child)]));
+}
+
 function typeProblem(schema: StructuralSchema, value: unknown): string | null {
   const { type } = schema;
   if (type === undefined) return schema["x-kubernetes-preserve-unknown-fields"] ? null : "has no type";
   const found = value === null ? "null" : Array.isArray(value) ? "array" : typeof value;
   const fits =
     type === "integer"
-      ? Number.isSafeInteger(value)
+      ? Number.isInteger(value) && Math.abs(value as number) < 2 ** 63
       : type === found && (type !== "number" || Number.isFinite(value));
   return fits ? null : `must be of type ${type}: "${found}"`;
 }

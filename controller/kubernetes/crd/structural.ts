@@ -173,14 +173,15 @@ function numberOf(schema: z.core.$ZodType): StructuralSchema {
   const literal = (value: number) =>
     bounds.isWhole ? `${value}` : Number.isInteger(value) ? value.toFixed(1) : `${value}`;
   const rules: CelRule[] = [];
-  const { least, most } = bounds;
+  const { least } = bounds;
+  // The API server takes any of 64 bits; what no number of ours can hold would come here as another.
+  const most = bounds.most ?? (bounds.isWhole ? { value: Number.MAX_SAFE_INTEGER, inclusive: true } : null);
   if (least !== null) {
     const bad = least.inclusive ? least.value - 1 : least.value;
     const rule = `self ${least.inclusive ? ">=" : ">"} ${literal(least.value)}`;
     rules.push({ rule, message: `want ${wanted(schema, bad)}` });
   }
-  // Greater whole numbers are no numbers of JSON any more.
-  if (most !== null && most.value < Number.MAX_SAFE_INTEGER) {
+  if (most !== null) {
     const bad = most.inclusive ? most.value + 1 : most.value;
     const rule = `self ${most.inclusive ? "<=" : "<"} ${literal(most.value)}`;
     rules.push({ rule, message: `want ${wanted(schema, bad)}` });

@@ -41,6 +41,14 @@ const CASES: [name: string, pod: Pod, want: [code: string, text: RegExp, down: b
     ["NODE_OUT_OF_MEMORY", /OOMKilled/, false],
   ],
   [
+    "was killed for its memory, runs again, and is deleted",
+    pod(
+      agent({ state: { running: {} }, lastState: { terminated: { exitCode: 137, reason: "OOMKilled" } } }),
+      DELETED,
+    ),
+    ["NODE_PREEMPTED", /^pod w-1 is deleted$/, false],
+  ],
+  [
     "crashes again and again",
     pod(agent({ state: { waiting: {} }, lastState: { terminated: { exitCode: 2, reason: "Error" } } })),
     ["NODE_LOST", /ended with exit code 2 \(Error\)/, true],
@@ -97,6 +105,8 @@ test("goneFate(): a pod that was forced away may still run, one whose end was se
     [goneFate(pod(killed, forced)).fate.down, goneFate(pod(killed, forced)).fate.code],
     [true, "NODE_OUT_OF_MEMORY"],
   );
+  const evicted = goneFate(pod({ phase: "Failed", reason: "Evicted" }, forced)).fate;
+  assert.deepEqual([evicted.down, evicted.code], [true, "NODE_PREEMPTED"]);
 });
 
 test("each end of each process is another thing to tell, the same end is not", () => {
