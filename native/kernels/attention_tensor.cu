@@ -89,42 +89,44 @@ __device__ inline void finish(const ForwardProblem& p, const Running<D>& run, co
 template <int D>
 constexpr int kForwardElements = 4 * kTileElements<D, kKeys>;
 
+/// Blocks a processor that registers are to have room for. For d up to 64 the compiler would save for a
+/// fourth by spilling; 0: as it likes.
 template <int D>
-__global__ void __launch_bounds__(kThreads, kBlocks<D>) forwardKernel(ForwardProblem p) {
+constexpr int kBlocksMin = D == 64 ? 3 : 0;
+
+template <int D>
+__global__ void __launch_bounds__(kThreads, kBlocksMin<D>) forwardKernel(ForwardProblem p) {
   GOKU_DYNAMIC_SHARED(bf16, shared);
   constexpr int kTile = kTileElements<D, kKeys>;
-  const int64_t head = blockIdx.x % p.heads.count;
+  const int64_t head = blockIdx.x % p.heads.count, offset = head * p.heads.width;
   const RowBlock queries = p.queries.at(blockIdx.x / p.heads.count);
-  const int64_t keyStart = p.keyOffsets[queries.sample], keyEnd = p.keyOffsets[queries.sample + 1];
-  const auto keysFrom = [&](int64_t first) {
-    return static_cast<int>(keyEnd - first < kKeys ? keyEnd - first : kKeys);
-  };
-  const auto copyStage = [&](int stage, int64_t first) {
+  const Walk keys(p.keyOffsets, queries.sample);
+  const auto copyStage = [&](int stage, int left) {
     bf16* tiles = shared + 2 * stage * kTile;
-    copyTile<D, kKeys>(tiles, p.k_MHd, first, keysFrom(first), head, p.heads);
-    copyTile<D, kKeys>(tiles + kTile, p.v_MHd, first, keysFrom(first), head, p.heads);
+    copyTile<D, kKeys>(tiles, p.k_MHd + offset, keys.first(left), left, p.heads);
+    copyTile<D, kKeys>(tiles + kTile, p.v_MHd + offset, keys.first(left), left, p.heads);
     commitCopies();
   };
-  copyTile<D, kOwnRows>(shared + 2 * kTile, p.q_NHd, queries.first, static_cast<int>(queries.count), head,
+  copyTile<D, kOwnRows>(shared + 2 * kTile, p.q_NHd + offset, queries.first, static_cast<int>(queries.count),
                         p.heads);
-  copyStage(0, keyStart);
+  copyStage(0, keys.count);
   waitCopies<0>();
   __syncthreads();
   const HeldRows<D> q(shared + 2 * kTile);
   Running<D> run;
   int stage = 0;
-  for (int64_t first = keyStart; first < keyEnd; first += kKeys) {
+  for (int left = keys.count; left > 0; left -= kKeys) {
     waitCopies<0>();
     __syncthreads();
-    if (first + kKeys < keyEnd) copyStage(1 - stage, first + kKeys);
+    if (left > kKeys) copyStage(1 - stage, left - kKeys);
     const bf16* tiles = shared + 2 * stage * kTile;
     float scores[kKeyTiles][4];
     multiplyTransposed<D>(scores, q, tiles);
-    softmaxTile<D>(scores, run, keysFrom(first), p.heads.scaleLog2);
+    softmaxTile<D>(scores, run, left, p.heads.scaleLog2);
     addProduct<D>(run.out, scores, tiles + kTile);
     stage = 1 - stage;
   }
-  finish<D>(p, run, queries, head, keyStart == keyEnd);
+  finish<D>(p, run, queries, head, keys.count == 0);
 }
 
 }  // namespace

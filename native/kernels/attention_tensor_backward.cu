@@ -4,15 +4,10 @@
 // FlashAttention 2, arXiv:2307.08691. N query tokens, M key tokens, H heads, d channels a head; tiles and
 // products: attention_tensor_tiles.h. p and ds are rounded to bf16 as factors; all sums are f32.
 //
-// Two kernels. One owns keys, walks over queries and sums dk and dv (s^T, dp^T, dv, dk: four products); the
-// other owns queries, walks over keys and sums dq (s, dp, dq: three). Seven products, where one kernel that
-// also adds to dq needs five. What the two that are done twice buy: every gradient is summed by one warp, in
-// one order, in registers. dq from the kernel that owns keys would have to go through memory: for a pair of
-// tiles of 64 rows, 2 * 64 * d * 4 bytes read and written in f32, twice what the pair reads of q and dout (2
-// * 64 * d * 2), 4 N H d bytes of scratch and a kernel to round it, and each block would wait for the one
-// before it at every tile so that the order of the sum is fixed (with atomics it is not). Two products of a
-// pair are 2 * 2 * 64 * 64 * d operations: at 2,000 a clock and processor, and 32 bytes of the second-level
-// cache, both cost about the same, without the waiting.
+// Two kernels. One owns queries, walks over keys and sums dq (s, dp, dq: three products); the other owns keys,
+// walks over queries and sums dk and dv (four). Seven, where one kernel that also adds to dq has five: the two
+// that are done twice cost less than dq's way through memory, and every gradient is summed by one warp, in one
+// order, without scratch and without blocks that wait for each other (docs/cuda.md has the numbers).
 //
 // The kernel that owns keys computes transposed scores, so that p^T and ds^T lie where dv and dk want them.
 #include "native/kernels/attention_tensor.h"
@@ -35,19 +30,7 @@ struct BackwardProblem {
   Heads heads;
 };
 
-/// Rows that a block's walk goes over, and how many there are at once.
-template <int kRows>
-struct Walk {
-  int64_t start, end;
-
-  __device__ Walk(const BackwardProblem& p, int64_t sample)
-      : start(p.others[sample]), end(p.others[sample + 1]) {}
-  __device__ int rowsFrom(int64_t first) const {
-    return static_cast<int>(end - first < kRows ? end - first : kRows);
-  }
-};
-
-/// Scores become p: exp(score / sqrt(d) - lse), lse of the column for kColumns, else of the row.
+/// exp(score / sqrt(d) - lse).
 __device__ inline float probability(float score, float lse, float scaleLog2) {
   return exp2f(fmaf(score, scaleLog2, -kLog2E * lse));
 }
@@ -63,24 +46,24 @@ template <int D>
 constexpr int kQueryGradientElements = 4 * kTileElements<D, kKeys>;
 
 template <int D>
-__global__ void __launch_bounds__(kThreads, kBlocks<D>) queryGradientKernel(BackwardProblem p) {
+__global__ void __launch_bounds__(kThreads) queryGradientKernel(BackwardProblem p) {
   GOKU_DYNAMIC_SHARED(bf16, shared);
   static_assert(kKeys == kOwnRows, "q and dout are loaded where keys and values will lie");
   constexpr int kTile = kTileElements<D, kKeys>, kParts = kKeysAtOnce / 8;
-  const int64_t head = blockIdx.x % p.heads.count;
+  const int64_t head = blockIdx.x % p.heads.count, offset = head * p.heads.width;
   const RowBlock queries = p.own.at(blockIdx.x / p.heads.count);
-  const Walk<kKeys> keys(p, queries.sample);
-  const auto copyStage = [&](int stage, int64_t first) {
+  const Walk keys(p.others, queries.sample);
+  const auto copyStage = [&](int stage, int left) {
     bf16* tiles = shared + 2 * stage * kTile;
-    copyTile<D, kKeys>(tiles, p.k_MHd, first, keys.rowsFrom(first), head, p.heads);
-    copyTile<D, kKeys>(tiles + kTile, p.v_MHd, first, keys.rowsFrom(first), head, p.heads);
+    copyTile<D, kKeys>(tiles, p.k_MHd + offset, keys.first(left), left, p.heads);
+    copyTile<D, kKeys>(tiles + kTile, p.v_MHd + offset, keys.first(left), left, p.heads);
     commitCopies();
   };
   bf16* const qTile = shared + 2 * kTile;
   const int own = static_cast<int>(queries.count);
-  copyTile<D, kOwnRows>(qTile, p.q_NHd, queries.first, own, head, p.heads);
-  copyTile<D, kOwnRows>(qTile + kTile, p.dout_NHd, queries.first, own, head, p.heads);
-  copyStage(0, keys.start);
+  copyTile<D, kOwnRows>(qTile, p.q_NHd + offset, queries.first, own, p.heads);
+  copyTile<D, kOwnRows>(qTile + kTile, p.dout_NHd + offset, queries.first, own, p.heads);
+  copyStage(0, keys.count);
   float lse[2] = {}, delta[2] = {};
   for (int half = 0; half < 2; half++)
     if (ownRow(half) < own) {
@@ -93,16 +76,16 @@ __global__ void __launch_bounds__(kThreads, kBlocks<D>) queryGradientKernel(Back
   const HeldRows<D> q(qTile), dout(qTile + kTile);
   float dq[D / 8][4] = {};
   int stage = 0;
-  for (int64_t first = keys.start; first < keys.end; first += kKeys) {
+  for (int left = keys.count; left > 0; left -= kKeys) {
     waitCopies<0>();
     __syncthreads();
-    if (first + kKeys < keys.end) copyStage(1 - stage, first + kKeys);
+    if (left > kKeys) copyStage(1 - stage, left - kKeys);
 #pragma unroll 1
-    for (int part = 0; part < kKeys && first + part < keys.end; part += kKeysAtOnce) {
+    for (int part = 0; part < kKeys && part < left; part += kKeysAtOnce) {
       const bf16* kPart = shared + 2 * stage * kTile + part * kStride<D>;
       float scores[kParts][4], ds[kParts][4];
       multiplyTransposed<D>(scores, q, kPart);
-      maskColumns(scores, keys.rowsFrom(first) - part);
+      maskColumns(scores, left - part);
       multiplyTransposed<D>(ds, dout, kPart + kTile);
 #pragma unroll
       for (int j = 0; j < kParts; j++)
@@ -138,42 +121,41 @@ struct KeyGradientShared {
 };
 
 template <int D>
-__global__ void __launch_bounds__(kThreads, kBlocks<D>) keyGradientKernel(BackwardProblem p) {
+__global__ void __launch_bounds__(kThreads) keyGradientKernel(BackwardProblem p) {
   GOKU_DYNAMIC_SHARED(bf16, start);
   constexpr int kParts = kQueries / 8;
   const KeyGradientShared<D> shared(start);
-  const int64_t head = blockIdx.x % p.heads.count;
+  const int64_t head = blockIdx.x % p.heads.count, offset = head * p.heads.width;
   const RowBlock keys = p.own.at(blockIdx.x / p.heads.count);
-  const Walk<kQueries> queries(p, keys.sample);
-  const auto copyStage = [&](int stage, int64_t first) {
-    const int rows = queries.rowsFrom(first);
-    copyTile<D, kQueries>(shared.q(stage), p.q_NHd, first, rows, head, p.heads);
-    copyTile<D, kQueries>(shared.dout(stage), p.dout_NHd, first, rows, head, p.heads);
+  const Walk queries(p.others, keys.sample);
+  const auto copyStage = [&](int stage, int left) {
+    copyTile<D, kQueries>(shared.q(stage), p.q_NHd + offset, queries.first(left), left, p.heads);
+    copyTile<D, kQueries>(shared.dout(stage), p.dout_NHd + offset, queries.first(left), left, p.heads);
     // Behind the last query lse is infinity: p is 0 there, and so is ds.
     if (const int i = static_cast<int>(threadIdx.x); i < kQueries) {
-      const int64_t at = i < rows ? (first + i) * p.heads.count + head : 0;
-      if (i < rows) {
+      const int64_t at = i < left ? int64_t{queries.first(left) + i} * p.heads.count + head : 0;
+      if (i < left) {
         copyAsync<4>(shared.lse(stage) + i, p.lse_NH + at, true);
       } else {
         shared.lse(stage)[i] = INFINITY;
       }
-      copyAsync<4>(shared.delta(stage) + i, p.delta_NH + at, i < rows);
+      copyAsync<4>(shared.delta(stage) + i, p.delta_NH + at, i < left);
     }
     commitCopies();
   };
   const int own = static_cast<int>(keys.count);
-  if (queries.start < queries.end) {
-    copyTile<D, kOwnRows>(shared.k, p.k_MHd, keys.first, own, head, p.heads);
-    copyTile<D, kOwnRows>(shared.v, p.v_MHd, keys.first, own, head, p.heads);
-    copyStage(0, queries.start);
+  if (queries.count > 0) {
+    copyTile<D, kOwnRows>(shared.k, p.k_MHd + offset, keys.first, own, p.heads);
+    copyTile<D, kOwnRows>(shared.v, p.v_MHd + offset, keys.first, own, p.heads);
+    copyStage(0, queries.count);
   }
   const SharedRows<D> k(shared.k), v(shared.v);
   float dk[D / 8][4] = {}, dv[D / 8][4] = {};
   int stage = 0;
-  for (int64_t first = queries.start; first < queries.end; first += kQueries) {
+  for (int left = queries.count; left > 0; left -= kQueries) {
     waitCopies<0>();
     __syncthreads();
-    if (first + kQueries < queries.end) copyStage(1 - stage, first + kQueries);
+    if (left > kQueries) copyStage(1 - stage, left - kQueries);
     const float* lse = shared.lse(stage) + 2 * laneInGroup();
     const float* delta = shared.delta(stage) + 2 * laneInGroup();
     float weights[kParts][4], ds[kParts][4];

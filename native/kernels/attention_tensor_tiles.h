@@ -26,20 +26,17 @@ inline constexpr int kThreads = 32 * kWarps;
 inline constexpr int kOwnRows = 16 * kWarps;
 inline constexpr float kLog2E = 1.44269504f;
 
-/// Blocks that a processor is to hold at once: registers are limited to what leaves room for so many, and
-/// tiles are cut so that their shared memory does too where there are 164 KiB of it (sm_80).
-template <int D>
-constexpr int kBlocks = D == 128 ? 2 : 3;
-
 struct Heads {
   int64_t count;
-  int width;        // d
-  float scale;      // 1 / sqrt(d)
-  float scaleLog2;  // log2(e) / sqrt(d)
+  int width;            // d
+  int64_t rowElements;  // of a token: all heads
+  float scale;          // 1 / sqrt(d)
+  float scaleLog2;      // log2(e) / sqrt(d)
 
   Heads(int64_t heads, int64_t d)
       : count(heads),
         width(static_cast<int>(d)),
+        rowElements(heads * d),
         scale(static_cast<float>(1.0 / std::sqrt(static_cast<double>(d)))),
         scaleLog2(static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(d)))) {}
 };
@@ -52,18 +49,25 @@ constexpr int kStride = D + 8;
 template <int D, int kRows>
 constexpr int kTileElements = kRows* kStride<D>;
 
-/// Begins to copy rows [first, first + rows) of one head to a tile of kRows; others and columns from d on are
-/// 0. All threads.
+/// The other side's rows of a sample, which a block walks over: `left` of them from row `first(left)` on.
+struct Walk {
+  int end, count;
+
+  __device__ Walk(const int32_t* offsets, int64_t sample)
+      : end(offsets[sample + 1]), count(end - offsets[sample]) {}
+  __device__ int first(int left) const { return end - left; }
+};
+
+/// Begins to copy rows [first, first + rows) of one head, which begins at x, to a tile; those of its kRows
+/// that are not among them and columns from d on are 0. All threads.
 template <int D, int kRows>
-__device__ inline void copyTile(bf16* tile, const bf16* x, int64_t first, int rows, int64_t head,
-                                const Heads& heads) {
+__device__ inline void copyTile(bf16* tile, const bf16* x, int64_t first, int rows, const Heads& heads) {
   constexpr int kChunks = D / kEight;
 #pragma unroll
   for (int i = static_cast<int>(threadIdx.x); i < kRows * kChunks; i += kThreads) {
     const int row = i / kChunks, c = i % kChunks * kEight;
     const bool real = row < rows && c < heads.width;
-    const bf16* from = real ? x + ((first + row) * heads.count + head) * heads.width + c : x;
-    copyAsync<16>(tile + row * kStride<D> + c, from, real);
+    copyAsync<16>(tile + row * kStride<D> + c, real ? x + (first + row) * heads.rowElements + c : x, real);
   }
 }
 
@@ -161,7 +165,7 @@ __device__ inline void storeRows(Out to, const float (&sums)[D / 8][4], const fl
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     if (ownRow(half) >= rows.count) continue;
-    const int64_t start = ((rows.first + ownRow(half)) * heads.count + head) * heads.width;
+    const int64_t start = (rows.first + ownRow(half)) * heads.rowElements + head * heads.width;
 #pragma unroll
     for (int n = 0; n < D / 8; n++)
       for (int i = 0; i < 2; i++)
