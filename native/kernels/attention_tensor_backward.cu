@@ -4,10 +4,11 @@
 // FlashAttention 2, arXiv:2307.08691. N query tokens, M key tokens, H heads, d channels a head; tiles and
 // products: attention_tensor_tiles.h. p and ds are rounded to bf16 as factors; all sums are f32.
 //
-// Two kernels. One owns queries, walks over keys and sums dq (s, dp, dq: three products); the other owns keys,
-// walks over queries and sums dk and dv (four). Seven, where one kernel that also adds to dq has five: the two
-// that are done twice cost less than dq's way through memory, and every gradient is summed by one warp, in one
-// order, without scratch and without blocks that wait for each other (docs/cuda.md has the numbers).
+// Two kernels. One owns queries, walks over keys and sums dq (s, dp, dq: three products); the other owns
+// keys, walks over queries and sums dk and dv (four). Seven, where one kernel that also adds to dq has five:
+// the two that are done twice cost less than dq's way through memory, and every gradient is summed by one
+// warp, in one order, without scratch and without blocks that wait for each other (docs/cuda.md has the
+// numbers).
 //
 // The kernel that owns keys computes transposed scores, so that p^T and ds^T lie where dv and dk want them.
 #include "native/kernels/attention_tensor.h"
