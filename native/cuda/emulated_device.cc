@@ -48,10 +48,19 @@ constexpr int kThreadsMax = 1024;
 
 enum class State { kReady, kAtBlock, kAtWarp, kDone };
 
+struct Copy {
+  void* to;
+  const void* from;  // null: zeros
+  size_t bytes;
+  unsigned group;
+};
+
 struct Fiber {
   void* stack = nullptr;
   State state = State::kDone;
   unsigned exchanges = 0;
+  unsigned groups = 0;       // of copies that it has closed
+  std::vector<Copy> copies;  // not waited for, in the order of their groups
 };
 
 /// One host thread's emulated multiprocessor.
@@ -73,20 +82,18 @@ class Processor {
     body_ = &body;
     threads_ = threads;
     for (int i = 0; i < threads; i++) start(i);
+    const int warps = threads / kLanesPerWarp;
     while (true) {
-      for (int n = 0; n < threads; n++) {
-        const int i = backwards ? threads - 1 - n : n;
-        if (fibers_[i].state == State::kReady) resume(i);
-      }
-      const auto done = [](const Fiber& fiber) { return fiber.state == State::kDone; };
-      if (std::all_of(fibers_.begin(), fibers_.begin() + threads, done)) return;
-      if (!release()) {
+      for (int n = 0; n < warps; n++) runWarp((backwards ? warps - 1 - n : n) * kLanesPerWarp, backwards);
+      if (all(0, threads, State::kDone)) return;
+      if (!all(0, threads, State::kAtBlock)) {
         throw NativeError(
             ErrorCode::kDevice,
             concat(
                 "Cannot go on with block ", blockIdx.x,
                 " of a kernel: some of its threads wait at a barrier, others have ended or wait at another"));
       }
+      release(0, threads);
     }
   }
 
@@ -104,6 +111,27 @@ class Processor {
     std::copy(words.begin(), words.end(), table[current_ % kLanesPerWarp]);
     wait(State::kAtWarp);
     return table;
+  }
+
+  void beginCopy(void* to, const void* from, size_t bytes) {
+    Fiber& fiber = fibers_[current_];
+    std::memset(to, 0xff, bytes);
+    fiber.copies.push_back({to, from, bytes, fiber.groups});
+  }
+
+  void commitCopies() { fibers_[current_].groups++; }
+
+  void waitCopies(unsigned groups) {
+    Fiber& fiber = fibers_[current_];
+    auto done = fiber.copies.begin();
+    for (; done != fiber.copies.end() && done->group + groups < fiber.groups; ++done) {
+      if (done->from == nullptr) {
+        std::memset(done->to, 0, done->bytes);
+      } else {
+        std::memcpy(done->to, done->from, done->bytes);
+      }
+    }
+    fiber.copies.erase(fiber.copies.begin(), done);
   }
 
   void runBody() {
@@ -127,26 +155,26 @@ class Processor {
     gokuSwitchStack(&scheduler_, fibers_[i].stack);
   }
 
-  /// Lets those go on who all wait for each other; false: nobody can.
-  bool release() {
-    const auto all = [&](int begin, int end, State state) {
-      return std::all_of(fibers_.begin() + begin, fibers_.begin() + end,
-                         [&](const Fiber& fiber) { return fiber.state == state; });
-    };
-    const auto ready = [&](int begin, int end) {
-      for (int i = begin; i < end; i++) fibers_[i].state = State::kReady;
-    };
-    if (all(0, threads_, State::kAtBlock)) {
-      ready(0, threads_);
-      return true;
+  /// Until its threads cannot go on without others of the block.
+  void runWarp(int begin, bool backwards) {
+    const int end = begin + kLanesPerWarp;
+    while (true) {
+      for (int n = 0; n < kLanesPerWarp; n++) {
+        const int i = backwards ? end - 1 - n : begin + n;
+        if (fibers_[i].state == State::kReady) resume(i);
+      }
+      if (!all(begin, end, State::kAtWarp)) return;
+      release(begin, end);
     }
-    bool released = false;
-    for (int begin = 0; begin < threads_; begin += kLanesPerWarp) {
-      if (!all(begin, begin + kLanesPerWarp, State::kAtWarp)) continue;
-      ready(begin, begin + kLanesPerWarp);
-      released = true;
-    }
-    return released;
+  }
+
+  bool all(int begin, int end, State state) const {
+    return std::all_of(fibers_.begin() + begin, fibers_.begin() + end,
+                       [&](const Fiber& fiber) { return fiber.state == state; });
+  }
+
+  void release(int begin, int end) {
+    for (int i = begin; i < end; i++) fibers_[i].state = State::kReady;
   }
 
   std::byte* stacks_;
@@ -172,7 +200,7 @@ void Processor::start(int i) {
   *--top = nullptr;
   *--top = reinterpret_cast<void*>(&enter);
   for (int n = 0; n < 6; n++) *--top = nullptr;
-  fibers_[i] = {top, State::kReady, 0};
+  fibers_[i] = {.stack = top, .state = State::kReady};
 }
 
 /// A number from the environment, which stands in for a machine's.
@@ -291,6 +319,9 @@ void run(int64_t blocks, int threads, size_t sharedBytes, const std::function<vo
 std::byte* dynamicShared() { return processor().shared(); }
 void syncBlock() { processor().wait(State::kAtBlock); }
 const WarpWords& exchange(std::span<const uint32_t> words) { return processor().exchange(words); }
+void beginCopy(void* shared, const void* from, size_t bytes) { processor().beginCopy(shared, from, bytes); }
+void commitCopies() { processor().commitCopies(); }
+void waitCopies(unsigned groups) { processor().waitCopies(groups); }
 
 }  // namespace emulated
 

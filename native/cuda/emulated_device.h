@@ -2,10 +2,13 @@
 // barriers and exchanges between lanes are tested where there is no GPU. It shows what a kernel computes, not
 // how fast, nor what a compiler for the device makes of it.
 //
-// Every thread of a block is a fiber. One runs until it comes to a barrier; then the next does, forwards in
-// even blocks and backwards in odd ones, so that a missing barrier shows in one of the two orders. A barrier
-// that not all threads reach is an error. Shared memory starts as NaN in every block. Device memory cannot be
-// touched outside kernels and copies: a host that reads it crashes here as it would there.
+// Every thread of a block is a fiber. A warp's run one after the other from exchange to exchange, until all
+// of them are at a barrier of the block; only then does the next warp begin: forwards in even blocks,
+// backwards in odd ones, so that a missing barrier shows in one of the two orders. A barrier that not all
+// threads reach is an error. Shared memory starts as NaN in every block. What an asynchronous copy goes to is
+// NaN from the moment the copy begins until its thread has waited for it: who reads too early, or begins a
+// copy to what others still read, gets NaN. Device memory cannot be touched outside kernels and copies: a
+// host that reads it crashes here as it would there.
 //
 // GOKU_EMULATED_DEVICES says how many devices there are (1), of which CUDA_VISIBLE_DEVICES shows a process
 // some, by number; GOKU_EMULATED_MIB how much memory each has (8192).
@@ -51,6 +54,11 @@ std::byte* dynamicShared();
 void syncBlock();
 /// What every lane of the warp gave; valid until the lane's second exchange from here. A barrier of the warp.
 const WarpWords& exchange(std::span<const uint32_t> words);
+
+// Asynchronous copies of a thread (native/cuda/async_copy.h). `from` null: zeros.
+void beginCopy(void* shared, const void* from, size_t bytes);
+void commitCopies();
+void waitCopies(unsigned groups);
 
 }  // namespace emulated
 

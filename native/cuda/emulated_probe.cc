@@ -1,6 +1,6 @@
 // Kernels with known faults, for the test of the emulated device: it must show them.
 #include "native/binding/call.h"
-#include "native/cuda/device.h"
+#include "native/cuda/async_copy.h"
 
 namespace goku {
 namespace {
@@ -17,6 +17,23 @@ void neighbourKernel(float* out, bool barrier) {
   shared[t] = static_cast<float>(t);
   if (barrier) __syncthreads();
   out[blockIdx.x * kThreads + t] = shared[(t + kThreads - 1) % kThreads] + 1;
+}
+
+/// out[t] = what thread t - 1 has copied, and one more; -1 where a second copy is there without a wait for
+/// it.
+void copyKernel(float* out, const float* from, bool wait, bool barrier) {
+  __shared__ float shared[2][kThreads];
+  const unsigned t = threadIdx.x, neighbour = (t + kThreads - 1) % kThreads;
+  copyAsync<4>(&shared[0][t], from + t, true);
+  commitCopies();
+  copyAsync<4>(&shared[1][t], from + t, true);
+  commitCopies();
+  if (wait) waitCopies<1>();
+  if (barrier) __syncthreads();
+  // Lanes meet between the wait and the read, as before a product.
+  __syncwarp();
+  const bool early = shared[1][t] == shared[1][t];  // not NaN: not waited for, and yet there
+  out[blockIdx.x * kThreads + t] = early ? -1 : shared[0][neighbour] + 1;
 }
 
 void divergentKernel() {
@@ -41,6 +58,13 @@ double wrong(const Kernel& kernel, const Wanted& wanted) {
   return count;
 }
 
+double wrongCopies(bool wait, bool barrier) {
+  const DeviceScratch from(kThreads * sizeof(float));
+  emulated::run(1, kThreads, 0, [&] { from.as<float>()[threadIdx.x] = static_cast<float>(threadIdx.x); });
+  return wrong([&](float* out) { copyKernel(out, from.as<float>(), wait, barrier); },
+               [](int t) { return static_cast<float>((t + kThreads - 1) % kThreads + 1); });
+}
+
 void probe(Call& call) {
   const std::string kind = call.string(0);
   const auto neighbour = [](int t) { return static_cast<float>((t + kThreads - 1) % kThreads + 1); };
@@ -48,6 +72,12 @@ void probe(Call& call) {
     call.returns(wrong([](float* out) { neighbourKernel(out, true); }, neighbour));
   } else if (kind == "missing barrier") {
     call.returns(wrong([](float* out) { neighbourKernel(out, false); }, neighbour));
+  } else if (kind == "copy") {
+    call.returns(wrongCopies(true, true));
+  } else if (kind == "copy without wait") {
+    call.returns(wrongCopies(false, true));
+  } else if (kind == "copy without barrier") {
+    call.returns(wrongCopies(true, false));
   } else if (kind == "lanes") {
     call.returns(wrong(laneSumKernel, [](int t) { return t < 32 ? 496.0f : 1520.0f; }));
   } else if (kind == "divergent barrier") {

@@ -2,9 +2,11 @@
 //
 // Fragments, for lane = 4 g + t (PTX ISA, "Matrix fragments for mma.m16n8k16"): a word holds two bf16, the
 // first lower.
-//   A [16 rows, 16]: a[0] row g, columns 2t, 2t+1; a[1] row g+8; a[2] row g, columns 2t+8, 2t+9; a[3] row
-//   g+8, those B [16, 8 columns]: b[0] rows 2t, 2t+1 of column g; b[1] rows 2t+8, 2t+9 C [16 rows, 8]: c[0],
-//   c[1] row g, columns 2t, 2t+1; c[2], c[3] row g+8
+//
+//   A [16 rows, 16]: a[0] row g, columns 2t, 2t+1; a[1] row g+8; a[2], a[3]: the same of columns 2t+8, 2t+9
+//   B [16, 8 columns]: b[0] rows 2t, 2t+1 of column g; b[1] rows 2t+8, 2t+9
+//   C [16 rows, 8]: c[0], c[1] row g, columns 2t, 2t+1; c[2], c[3] row g+8
+//
 // Every lane of the warp calls these together. The emulated device computes them from the same table of
 // places.
 #pragma once
@@ -24,16 +26,23 @@ __device__ inline void multiplyAdd(float (&c)[4], const uint32_t (&a)[4], uint32
   const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b0, b1};
   const emulated::WarpWords& words = emulated::exchange(mine);
   const int g = laneGroup(), t = laneInGroup();
-  // Of the word of another lane, which holds elements `low` and low + 1 of its run.
-  const auto half = [](uint32_t word, int element) {
-    return __builtin_bit_cast(float, element % 2 == 0 ? word << 16 : word & 0xffff0000u);
+  // Elements 2i, 2i + 1, 2i + 8 and 2i + 9 of a row or column, of the two words that lane i of its group has.
+  const auto unpack = [&](float(&to)[16], int group, int low, int high) {
+    for (int i = 0; i < 4; i++) {
+      const uint32_t* lane = words[4 * group + i];
+      to[2 * i] = __builtin_bit_cast(float, lane[low] << 16);
+      to[2 * i + 1] = __builtin_bit_cast(float, lane[low] & 0xffff0000u);
+      to[2 * i + 8] = __builtin_bit_cast(float, lane[high] << 16);
+      to[2 * i + 9] = __builtin_bit_cast(float, lane[high] & 0xffff0000u);
+    }
   };
-  const auto aAt = [&](int row, int k) {
-    return half(words[4 * (row % 8) + k % 8 / 2][row / 8 + 2 * (k / 8)], k);
-  };
-  const auto bAt = [&](int k, int column) { return half(words[4 * column + k % 8 / 2][4 + k / 8], k); };
+  float rows[2][16], columns[2][16];
+  for (int half = 0; half < 2; half++) {
+    unpack(rows[half], g, half, half + 2);
+    unpack(columns[half], 2 * t + half, 4, 5);
+  }
   for (int i = 0; i < 4; i++)
-    for (int k = 0; k < 16; k++) c[i] += aAt(g + 8 * (i / 2), k) * bAt(k, 2 * t + i % 2);
+    for (int k = 0; k < 16; k++) c[i] += rows[i / 2][k] * columns[i % 2][k];
 #else
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
@@ -44,8 +53,7 @@ __device__ inline void multiplyAdd(float (&c)[4], const uint32_t (&a)[4], uint32
 }
 
 /// Four 8 x 8 matrices of bf16 from shared memory: `row` is 16 bytes, row lane % 8 of matrix lane / 8, at a
-/// multiple of
-/// 16. to[m]: row g, columns 2t and 2t+1 of matrix m.
+/// multiple of 16. to[m]: row g, columns 2t and 2t+1 of matrix m.
 __device__ inline void loadMatrices(uint32_t (&to)[4], const bf16* row) {
 #if defined(GOKU_EMULATED_DEVICE)
   const uint64_t address = reinterpret_cast<uint64_t>(row);

@@ -258,7 +258,7 @@ void attentionForward(const Tensor& out, const Tensor& lse, const Tensor& q, con
   const checks::AttentionShape shape(name, qOffsets, kOffsets, heads, width, kAttentionWidthMax);
   shape.forward(name, out, lse, q, k, v);
   if (heads == 0) return;
-  if (suitsTensorCores(q, k, v, width))
+  if (suitsTensorCores({&q, &k, &v}, width))
     return attentionForwardTensor(out, lse, q, k, v, qOffsets, kOffsets, heads, width);
   const UploadedRows queries(qOffsets);
   const Uploaded<int32_t> keys(kOffsets);
@@ -275,12 +275,15 @@ void attentionBackward(const Tensor& dq, const Tensor& dk, const Tensor& dv, con
   const checks::AttentionShape shape(name, qOffsets, kOffsets, heads, width, kAttentionWidthMax);
   shape.backward(name, dq, dk, dv, dout, out, lse, q, k, v);
   if (heads == 0) return;
-  const UploadedRows queries(qOffsets), keys(kOffsets);
   const Heads each = headsOf(shape);
   const int64_t rows = qOffsets.back() * heads;
   const DeviceScratch delta(static_cast<size_t>(rows) * sizeof(float));
   launch(deltaKernel, name, {ceilDivide(rows, kThreads / 32), kThreads}, delta.as<float>(), In(dout), In(out),
          rows, each.width);
+  if (suitsTensorCores({&dout, &q, &k, &v}, width))
+    return attentionBackwardTensor(dq, dk, dv, dout, lse, delta.as<float>(), q, k, v, qOffsets, kOffsets,
+                                   heads, width);
+  const UploadedRows queries(qOffsets), keys(kOffsets);
   const Outcome outcome{In(dout), lse.as<float>(), delta.as<float>()};
   launch(queryGradientKernel, name, {queries.blocks() * heads, kThreads, sharedBytes(each, 4, 1)}, Out(dq),
          outcome, In(q), In(k), In(v), Packs{queries.view(), keys.view().offsets}, each);

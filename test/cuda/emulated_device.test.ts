@@ -21,3 +21,9 @@ test("a barrier that not all threads reach is an error", () => {
 test("lanes of a warp exchange numbers, and warps do not mix", () => {
   assert.equal(emulatedProbe("lanes"), 0);
 });
+
+test("a copy is there for its thread after a wait, for others after a barrier, and for nobody before", () => {
+  assert.equal(emulatedProbe("copy"), 0);
+  assert.ok(emulatedProbe("copy without wait") > 0);
+  assert.ok(emulatedProbe("copy without barrier") > 0);
+});

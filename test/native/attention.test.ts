@@ -110,6 +110,38 @@ for (const dtype of ["f32", "bf16"] as const) {
   }
 }
 
+/** A device's blocks own 64 rows and walk over 64 or 32 at a time: around each edge on either side, and one token alone. */
+const EDGES: Lengths = {
+  queries: [1, 1, 63, 64, 65, 33, 127, 2, 129],
+  keys: [1, 65, 64, 63, 31, 128, 1, 127, 32],
+};
+
+for (const width of [16, 40, 48, 56, 80, 88, 96, 104, 112, 120]) {
+  test(`attention in bf16 matches its twin for heads of ${width}`, () => {
+    const lengths = { queries: [3, 0, 66], keys: [35, 2, 9] };
+    assertMatchesTwin("bf16", makeCase("bf16", 1, width, lengths, width), 9, `d ${width}`);
+  });
+}
+
+for (const width of [64, 72, 128]) {
+  test(`attention in bf16 matches its twin at the edges of tiles: heads of ${width}`, () => {
+    assertMatchesTwin("bf16", makeCase("bf16", 1, width, EDGES, width), 7, `edges, d ${width}`);
+  });
+}
+
+test("attention in bf16 matches its twin for a pack of many short samples", () => {
+  const lengths = { queries: Array.from({ length: 40 }, (_, i) => 1 + (i % 3)), keys: new Array(40).fill(2) };
+  assertMatchesTwin("bf16", makeCase("bf16", 2, 8, lengths, 6), 3, "many samples");
+});
+
+test("attention in bf16 writes every gradient where a sample has no keys, or no queries", () => {
+  const c = makeCase("bf16", 1, 64, { queries: [5, 0, 70], keys: [0, 70, 0] }, 2);
+  const tensors = new Tensors();
+  const { out, dq, dk, dv } = run(tensors, "bf16", c, randomArray(3, "bf16", c.q.length));
+  for (const id of [out, dq, dk, dv]) assert.ok(tensors.read(id).every((x) => x === 0));
+  tensors.release();
+});
+
 test("attention matches its twin when many chunks of keys meet many tiles of queries", () => {
   assertMatchesTwin("f32", makeCase("f32", 1, 64, { queries: [200, 64], keys: [600, 64] }, 4), 5, "long");
 });
@@ -139,29 +171,37 @@ test("attention backward's slow twin agrees with finite differences", () => {
 });
 
 test("attention survives scores far apart: the softmax is exact for one dominating key", () => {
-  const c = makeCase("f32", 1, 16, { queries: [3], keys: [300] }, 3);
-  for (let i = 0; i < 16; i++) {
-    for (let row = 0; row < 3; row++) c.q[row * 16 + i] = 100;
-    c.k[250 * 16 + i] = 100;
+  for (const dtype of ["f32", "bf16"] as const) {
+    const c = makeCase(dtype, 1, 16, { queries: [3], keys: [300] }, 3);
+    for (let i = 0; i < 16; i++) {
+      for (let row = 0; row < 3; row++) c.q[row * 16 + i] = 100;
+      c.k[250 * 16 + i] = 100;
+    }
+    const tensors = new Tensors();
+    const { out, dv } = run(tensors, dtype, c, new Float64Array(c.q.length).fill(1));
+    for (let row = 0; row < 3; row++) {
+      assert.deepEqual(tensors.read(out).slice(row * 16, row * 16 + 16), c.v.slice(250 * 16, 251 * 16));
+    }
+    for (const [i, x] of tensors.read(dv).entries()) {
+      assert.equal(x, Math.floor(i / 16) === 250 ? 3 : 0, `${dtype} dv[${i}]`);
+    }
+    tensors.release();
   }
-  const tensors = new Tensors();
-  const { out } = run(tensors, "f32", c, randomArray(1, "f32", c.q.length));
-  for (let row = 0; row < 3; row++) {
-    assert.deepEqual(tensors.read(out).slice(row * 16, row * 16 + 16), c.v.slice(250 * 16, 251 * 16));
-  }
-  tensors.release();
 });
 
 test("attention lets a NaN through to its own query only", () => {
-  const c = makeCase("f32", 1, 8, { queries: [40], keys: [40] }, 3);
-  c.q[5 * 8] = NaN;
-  const tensors = new Tensors();
-  const { out } = run(tensors, "f32", c, randomArray(1, "f32", c.q.length));
-  const rows = tensors.read(out);
-  for (let row = 0; row < 40; row++) {
-    assert.equal(Number.isNaN(rows[row * 8]), row === 5, `row ${row}`);
+  for (const dtype of ["f32", "bf16"] as const) {
+    const c = makeCase(dtype, 1, 8, { queries: [40], keys: [40] }, 3);
+    c.q[5 * 8] = NaN;
+    const tensors = new Tensors();
+    const { out, dq } = run(tensors, dtype, c, randomArray(1, dtype, c.q.length));
+    for (const rows of [tensors.read(out), tensors.read(dq)]) {
+      for (let row = 0; row < 40; row++) {
+        assert.equal(Number.isNaN(rows[row * 8]), row === 5, `${dtype} row ${row}`);
+      }
+    }
+    tensors.release();
   }
-  tensors.release();
 });
 
 test("attention has the same bits with 1, 2 and 4 threads", () => {
@@ -172,26 +212,28 @@ test("attention has the same bits with 1, 2 and 4 threads", () => {
   }
 });
 
-test("attention has the same bits for a sample alone and within a pack", () => {
-  const pack = makeCase("f32", 2, 24, { queries: [33, 100], keys: [33, 100] }, 8);
-  const from = 33 * 2 * 24;
-  const alone: AttentionCase = {
-    ...pack,
-    qOffsets: offsets(100),
-    kOffsets: offsets(100),
-    q: pack.q.slice(from),
-    k: pack.k.slice(from),
-    v: pack.v.slice(from),
-  };
-  const dout = randomArray(9, "f32", pack.q.length);
-  const tensors = new Tensors();
-  const together = run(tensors, "f32", pack, dout);
-  const single = run(tensors, "f32", alone, dout.slice(from));
-  for (const name of ["out", "dq", "dk", "dv"] as const) {
-    assert.deepEqual(tensors.read(single[name]), tensors.read(together[name]).slice(from), name);
-  }
-  tensors.release();
-});
+for (const dtype of ["f32", "bf16"] as const) {
+  test(`attention has the same bits for a sample alone and within a pack: ${dtype}`, () => {
+    const pack = makeCase(dtype, 2, 24, { queries: [33, 100], keys: [33, 100] }, 8);
+    const from = 33 * 2 * 24;
+    const alone: AttentionCase = {
+      ...pack,
+      qOffsets: offsets(100),
+      kOffsets: offsets(100),
+      q: pack.q.slice(from),
+      k: pack.k.slice(from),
+      v: pack.v.slice(from),
+    };
+    const dout = randomArray(9, dtype, pack.q.length);
+    const tensors = new Tensors();
+    const together = run(tensors, dtype, pack, dout);
+    const single = run(tensors, dtype, alone, dout.slice(from));
+    for (const name of ["out", "dq", "dk", "dv"] as const) {
+      assert.deepEqual(tensors.read(single[name]), tensors.read(together[name]).slice(from), name);
+    }
+    tensors.release();
+  });
+}
 
 test("attention does nothing for a rank without heads or tokens", () => {
   const tensors = new Tensors();
