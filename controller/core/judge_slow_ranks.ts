@@ -9,6 +9,8 @@ const CALM_ROUNDS_MIN = 6;
 const EXCESS_MIN = 0.1;
 /** Nor is what chance does: this many standard deviations. */
 const SPREADS = 3;
+/** A spread that few differences tell may be far too small: it is taken to be larger by this over their number. */
+const FEW = 3;
 
 export interface SlowVerdict {
   /** A rank is slow in a round in which its slowness is above this. */
@@ -25,7 +27,8 @@ export interface SlowVerdict {
  * Which ranks are slower than the others by more than chance:
  *
  *   limit              = 1 + max(0.1, 3 * spread over rounds, 3 * spread over ranks)
- *   spread over rounds = upper median over ranks of 1.4826 / sqrt(2) * median |slowness - that of the round before|
+ *   spread over rounds = (1 + 3 / n) * upper median over ranks of 1.4826 / sqrt(2) * median |slowness - that of the round before|,
+ *                        n: (ranks - 1) * (rounds - 1)
  *   spread over ranks  = 1.4826 * lower median |typical - lower median of typical|; typical: a rank's median over the rounds
  *
  * So noisy machines are judged less finely, and no rank is named for belonging to a wide field. Differences from round to
@@ -47,7 +50,8 @@ export function judgeSlowRanks(rounds: readonly RoundScores[], before: ReadonlyS
   const known = [...typical].filter((score) => !Number.isNaN(score));
   const middle = median(known, "lower");
   const away = known.map((score) => Math.abs(score - middle));
-  const overRounds = noises.length === 0 ? 0 : median(noises, "upper");
+  const differences = (noises.length - 1) * (rounds.length - 1);
+  const overRounds = differences <= 0 ? 0 : (1 + FEW / differences) * median(noises, "upper");
   const overRanks = known.length === 0 ? 0 : DEVIATION_OF_MAD * median(away, "lower");
   const limit = 1 + Math.max(EXCESS_MIN, SPREADS * overRounds, SPREADS * overRanks);
   const slowRounds = new Uint8Array(ranks);

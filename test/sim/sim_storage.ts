@@ -19,8 +19,8 @@ export class SimStorage {
   readonly keepLast: number;
   /** Oldest state first. */
   durable: DurableTruth[] = [];
-  /** Keys of the states that somebody removed by hand. */
-  readonly lost = new Set<string>();
+  /** States that somebody removed by hand, by their keys. */
+  readonly lost = new Map<string, StateName>();
   /** Ranks whose part is written, by generation that saves and state. */
   readonly #parts = new Map<string, Set<number>>();
 
@@ -40,6 +40,12 @@ export class SimStorage {
 
   find(state: StateName): DurableTruth | null {
     return this.durable.find(({ content }) => sameState(content.state, state)) ?? null;
+  }
+
+  /** Whether the state of that step is there, or would be if nobody had removed it. */
+  hasSaved(step: number): boolean {
+    const states = [...this.durable.map(({ content }) => content.state), ...this.lost.values()];
+    return states.some((state) => state.step === step);
   }
 
   /** The folder of that step. */
@@ -68,7 +74,7 @@ export class SimStorage {
 
   /** By somebody's hand. */
   lose({ content }: DurableTruth): void {
-    this.lost.add(stateKey(content.state));
+    this.lost.set(stateKey(content.state), content.state);
     this.durable = this.durable.filter((each) => each.content !== content);
   }
 

@@ -60,7 +60,7 @@ export class RecordChecks {
       this.#programsEnded(record.jobId, record);
       return;
     }
-    const saved = job.storage.durable.some((d) => d.content.state.step === outcome.step);
+    const saved = job.storage.hasSaved(outcome.step);
     if (outcome.phase === "COMPLETED") {
       assert.ok(
         outcome.step === job.steps && saved,

@@ -169,10 +169,7 @@ export class RestoreChecks {
     const inTerm = `${core.leader!.term} ${key}`;
     const generations = (this.#again.get(inTerm) ?? new Set()).add(group.generation);
     this.#again.set(inTerm, generations);
-    assert.ok(
-      generations.size <= AGAIN_COUNT_MAX,
-      `${key} proved unreadable, and is chosen again and again`,
-    );
+    assert.ok(generations.size <= AGAIN_COUNT_MAX, `${key} proved unreadable, and is chosen again and again`);
   }
 
   /** The newest checkpoint of the register is forgotten only where it proved unusable. */
