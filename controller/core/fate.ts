@@ -58,7 +58,7 @@ export function recallFate(turn: Turn, node: NodeState): void {
 export function explainByFate(turn: Turn, job: JobState): void {
   const node = turn.state.nodes.get(job.incident?.nodeId ?? "");
   const told = node === undefined ? null : recent(turn, node);
-  if (told !== null && !told.spent) told.spent = explain(turn, job, node!.nodeId, told.fate);
+  if (told !== null && !told.spent) told.spent = explain(turn, job, node!, told.fate);
 }
 
 function recent(turn: Turn, { fate }: NodeState): NodeState["fate"] {
@@ -79,7 +79,7 @@ function apply(turn: Turn, node: NodeState, fate: NodeFate): void {
       });
       if (MAY_BE_TOLD.has(job.stage)) reportFaults(turn, job, [fault]);
     }
-    if (explain(turn, job, node.nodeId, fate) && node.fate !== null) node.fate.spent = true;
+    if (explain(turn, job, node, fate) && node.fate !== null) node.fate.spent = true;
   }
   if (isDown) reconsider(turn);
 }
@@ -89,9 +89,14 @@ function isMember(job: JobState, { nodeId }: NodeState): boolean {
 }
 
 /** The newest incident that is laid to the node, if any: its headline is the cause, what was seen of it becomes evidence. */
-function explain(turn: Turn, job: JobState, nodeId: string, fate: NodeFate): boolean {
+function explain(turn: Turn, job: JobState, node: NodeState, fate: NodeFate): boolean {
+  // The end of the present process, there or to come, has nothing to do with what befell an earlier one, or told of it.
+  const isOfPresent = fate.down || fate.endsAtMs !== null;
   const incident = job.incidents.findLast(
-    (one) => one.nodeId === nodeId && turn.nowMs - one.openedAtMs <= EXPLAINED_MS,
+    ({ nodeId, openedAtMs }) =>
+      nodeId === node.nodeId &&
+      turn.nowMs - openedAtMs <= EXPLAINED_MS &&
+      !(isOfPresent && openedAtMs <= node.joinedMs),
   );
   if (incident === undefined) return false;
   if (incident.what === fate.text || incident.evidence.some(({ text }) => text === fate.text)) return true;

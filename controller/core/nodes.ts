@@ -45,8 +45,10 @@ export function onHello(turn: Turn, from: Session, hello: NodeHello): void {
   const node = nodeFrom(turn, from, hello);
   node.fate = known?.fate ?? null;
   node.signs = known?.signs ?? [];
-  if (known?.incarnation === node.incarnation) node.leaving = known.leaving;
-  else startedAnew(turn, node.nodeId);
+  if (known?.incarnation === node.incarnation) {
+    node.leaving = known.leaving;
+    node.joinedMs = known.joinedMs;
+  } else startedAnew(turn, node.nodeId);
   state.nodes.set(hello.nodeId, node);
   forgetNodes(turn);
   state.nodesChangedMs = nowMs;
@@ -79,6 +81,7 @@ function nodeFrom(turn: Turn, from: Session, hello: NodeHello): NodeState {
   return {
     nodeId: hello.nodeId,
     incarnation: hello.incarnation,
+    joinedMs: turn.nowMs,
     session: from.session,
     ended: false,
     heardMs: turn.nowMs,

@@ -77,6 +77,8 @@ export interface Leader {
 export interface NodeState {
   nodeId: string;
   incarnation: string;
+  /** When this agent process was first heard of. */
+  joinedMs: number;
   /** Null: not connected. */
   session: number | null;
   /** Its stream was closed while it was heard: its agent ended, and its memory may be there when it starts again. */

@@ -133,3 +133,18 @@ test("a pod that was asked to leave and is gone then keeps the cause as its name
   assert.match(incident(core)!.what, /preempted by the scheduler/);
   assert.equal(incident(core)!.code, "NODE_PREEMPTED");
 });
+
+test("what is said of the present process explains no incident of an earlier one, but the one that follows", () => {
+  const core = running();
+  core.hello("n1", { incarnation: "n1#2" });
+  core.beat(2_000);
+  core.form();
+  core.stepDone("n0", 6);
+  const before = structuredClone(incident(core)!);
+  assert.equal(before.code, "NODE_LOST");
+  fate(core, OOM); // before its stream ends
+  assert.deepEqual(core.job.incidents, [before]);
+  core.disconnect("n1");
+  assert.equal(core.job.incidents.length, 2);
+  assert.deepEqual([incident(core)!.code, incident(core)!.what], [OOM.code, OOM.text]);
+});
