@@ -6,7 +6,7 @@ import { partBytesFor } from "../../../checkpoint/storage/s3_upload.js";
 import { openStorage } from "../../../checkpoint/storage/storage.js";
 import { gokuctl } from "../../support/gokuctl.js";
 import { MemoryS3, type S3Failure, type S3Operation } from "../../support/memory_s3.js";
-import { testSettings } from "../../support/s3_servers.js";
+import { testSettings } from "../../support/s3_settings.js";
 import { Random, refuses } from "../fixtures.js";
 
 /** What S3 storage makes of a server that fails, before or after it did what was asked. */
