@@ -3,10 +3,10 @@
 SHELL := /bin/bash
 NODE := node --enable-source-maps
 
-.PHONY: help setup build cuda run test test-gpu sim faults bench bench-checkpoint bench-controller metrics-page signals-page dashboards crd images format clean
+.PHONY: help setup build cuda run test test-gpu test-s3 sim faults bench bench-checkpoint bench-controller metrics-page signals-page dashboards crd images format clean
 
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: ## Install what is missing: apt packages (named first) and npm packages
 	@bash scripts/setup.sh
@@ -25,6 +25,9 @@ cuda: setup ## Build the CUDA backend, goku_cuda.node: docs/cuda.md
 
 test-gpu: build cuda ## Kernels, parity and a whole job on this machine's CUDA device
 	@bash scripts/test_gpu.sh $(ARGS)
+
+test-s3: build ## Everything through S3 on Ceph's radosgw as well; installs it, 260 MB
+	@bash scripts/test_s3.sh $(ARGS)
 
 sim: build ## Simulate clusters under faults: make sim SEED=7, SEEDS=1000, NODES=4..16
 	@$(NODE) dist/scripts/sim.js $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(NODES),--nodes $(NODES))

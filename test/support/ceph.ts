@@ -103,13 +103,8 @@ export class CephCluster {
   async slowOsd(seconds: number): Promise<void> {
     const set = (option: string, value: number) =>
       this.#tool(
-        "ceph",
-        "tell",
-        "osd.0",
-        "config",
-        "set",
-        `osd_debug_inject_dispatch_delay_${option}`,
-        `${value}`,
+        ...(["ceph", "daemon", path.join(this.#folder, "osd.sock"), "config", "set"] as const),
+        ...[`osd_debug_inject_dispatch_delay_${option}`, `${value}`],
       );
     await set("duration", seconds);
     await set("probability", seconds > 0 ? 1 : 0);
@@ -197,6 +192,7 @@ err to stderr = true
 mon data = ${folder}/mon
 [osd]
 osd data = ${folder}/osd
+admin socket = ${folder}/osd.sock
 osd objectstore = bluestore
 # A sparse file.
 bluestore block size = 4294967296

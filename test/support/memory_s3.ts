@@ -194,7 +194,13 @@ export class MemoryS3 {
         return this.#delete(tags(body.toString(), "Key"));
       case "begin": {
         const id = `upload-${String(++this.#uploadCount).padStart(6, "0")}`;
-        this.uploads.set(id, { key, bytes: body, metadata: metadataOf(headers), parts: new Map(), made: null });
+        this.uploads.set(id, {
+          key,
+          bytes: body,
+          metadata: metadataOf(headers),
+          parts: new Map(),
+          made: null,
+        });
         return xml(
           `<InitiateMultipartUploadResult><UploadId>${id}</UploadId></InitiateMultipartUploadResult>`,
         );
