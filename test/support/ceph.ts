@@ -2,8 +2,10 @@ import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { text } from "node:stream/consumers";
 import { promisify } from "node:util";
 import { connectS3 } from "../../checkpoint/storage/s3_client.js";
 import { freePorts } from "./etcd_servers.js";
@@ -72,6 +74,9 @@ export class CephCluster {
   /** Starts a daemon, again on what it had; the gateway is waited for until it serves. */
   async run(name: CephDaemon): Promise<void> {
     const daemon = this.#daemons[name];
+    // What other OSDs would report; without it the new one waits until the read lease of the old one is over.
+    if (name === "osd" && daemon.child !== null)
+      await this.#tool("ceph", "osd", "down", "0", "--definitely-dead");
     const args = [...TIED, ...daemon.command, "-c", this.#config];
     const child = spawn("setpriv", args, { stdio: ["ignore", "ignore", "pipe"], env: cleanEnv() });
     daemon.child = child;
@@ -101,13 +106,8 @@ export class CephCluster {
 
   /** From now on each message to the OSD waits so long before it is looked at; 0: none does. */
   async slowOsd(seconds: number): Promise<void> {
-    const set = (option: string, value: number) =>
-      this.#tool(
-        ...(["ceph", "daemon", path.join(this.#folder, "osd.sock"), "config", "set"] as const),
-        ...[`osd_debug_inject_dispatch_delay_${option}`, `${value}`],
-      );
-    await set("duration", seconds);
-    await set("probability", seconds > 0 ? 1 : 0);
+    await this.#setOsd("osd_debug_inject_dispatch_delay_duration", seconds);
+    await this.#setOsd("osd_debug_inject_dispatch_delay_probability", seconds > 0 ? 1 : 0);
   }
 
   /** What the gateway does by itself two hours after data was deleted: gives its space back. */
@@ -150,6 +150,14 @@ export class CephCluster {
     await call(command, [...args, "-c", this.#config], { env: cleanEnv() });
   }
 
+  /** By the OSD's own socket, as `ceph daemon` does, without Python's start. */
+  async #setOsd(option: string, value: number): Promise<void> {
+    const socket = connect(path.join(this.#folder, "osd.sock"));
+    socket.write(`${JSON.stringify({ prefix: "config set", var: option, val: [`${value}`] })}\0`);
+    const answer = await text(socket);
+    if (!answer.includes("success")) throw new Error(`The OSD did not set ${option}: ${answer}`);
+  }
+
   async #serves(): Promise<boolean> {
     const { child, log } = this.#daemons.gateway;
     if (child!.exitCode !== null) throw new Error(`radosgw ended: ${log}`);
@@ -179,6 +187,9 @@ osd pool default pgp num = 1
 osd pool default pg autoscale mode = off
 osd crush chooseleaf type = 0
 mon allow pool size one = true
+# A read lease of 600 s. An OSD without others that is stopped for longer than its lease, by default 16 s, may leave requests
+# unanswered until it is started again.
+osd pool default read lease ratio = 30
 # A pool is agreed upon at once, not after a second each.
 paxos propose interval = 0.05
 paxos min wait = 0.01
