@@ -3,10 +3,10 @@
 SHELL := /bin/bash
 NODE := node --enable-source-maps
 
-.PHONY: help setup build cuda run test test-gpu test-kubernetes sim faults bench bench-checkpoint bench-controller metrics-page signals-page dashboards crd images format clean
+.PHONY: help setup build cuda run test test-gpu test-kubernetes test-s3 sim faults bench bench-checkpoint bench-controller metrics-page signals-page dashboards crd images format clean
 
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 18
 
 setup: ## Install what is missing: apt packages (named first) and npm packages
 	@bash scripts/setup.sh
@@ -29,6 +29,9 @@ test-gpu: build cuda ## Kernels, parity and a whole job on this machine's CUDA d
 test-kubernetes: build ## Our side of Kubernetes on a real control plane, built once from Debian's sources: docs/kubernetes.md
 	@bash scripts/kubernetes_control_plane.sh
 	@GOKU_TEST_KUBERNETES=build/kubernetes $(NODE) --test --test-concurrency=1 $(ARGS) dist/test/e2e/kubernetes/*.test.js
+
+test-s3: build ## Everything through S3 on Ceph's radosgw as well; installs it, 260 MB
+	@bash scripts/test_s3.sh $(ARGS)
 
 sim: build ## Simulate clusters under faults: make sim SEED=7, SEEDS=1000, NODES=4..16
 	@$(NODE) dist/scripts/sim.js $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(NODES),--nodes $(NODES))

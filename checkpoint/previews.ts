@@ -180,8 +180,8 @@ export async function prunePreviews(storage: Storage, keepLast: number): Promise
   for (const step of surplus) {
     const folder = folderOf(step);
     await storage.delete([`${folder}${MANIFEST}`]);
-    await storage.removeUnfinished(folder, () => true);
     await storage.delete((await storage.list(folder)).map(({ key }) => key));
+    await storage.removeUnfinished(folder, () => true);
     await storage.removeFolder(folder);
   }
   return surplus;

@@ -4,7 +4,7 @@ import type { S3Place } from "../../job/checkpoint_uri.js";
 import { GokuError } from "../../job/errors.js";
 import { drainBody, pauseBefore } from "./s3_body.js";
 import { connectS3, endpointName, type S3Settings, s3Settings } from "./s3_client.js";
-import { isAmbiguous, isMissing, isUnsupported, s3Error, s3Fault } from "./s3_error.js";
+import { isAmbiguous, isMissing, isUnsupported, isUnsure, s3Error, s3Fault } from "./s3_error.js";
 import { partBytesFor, type UploadRequests, upload } from "./s3_upload.js";
 import { isKeySegment, keySegments, type Storage, type StorageEntry } from "./storage.js";
 
@@ -69,7 +69,7 @@ export class S3Storage implements Storage {
           return true;
         } catch (error) {
           const fault = s3Fault(error);
-          unsure ||= isAmbiguous(fault) || fault.attempts > 1;
+          unsure ||= isUnsure(fault);
           if (fault.status !== 412 && fault.status !== 409 && !isAmbiguous(fault)) throw error;
           const found = unsure ? await this.#compare(key, bytes) : null;
           if (found === "same") return true;
@@ -172,6 +172,10 @@ export class S3Storage implements Storage {
   /** Nothing to do: a folder is there as long as a key is. */
   async removeFolder(_prefix: string): Promise<void> {}
 
+  /**
+   * An upload whose key is there is left alone. A server that died while it made the key may list the upload for ever, and
+   * Ceph's then takes the key's bytes with the parts. Once the key is deleted the upload can go.
+   */
   async removeUnfinished(prefix: string, choose: (target: string) => boolean): Promise<number> {
     const within = this.#prefix(prefix);
     return this.#guard("delete", prefix, async (s3) => {
@@ -179,6 +183,7 @@ export class S3Storage implements Storage {
       for (const { Key, UploadId } of await this.#uploads(s3, within)) {
         const name = Key.slice(within.length);
         if (!isKeySegment(name) || !choose(prefix + name)) continue;
+        if ((await this.stat(prefix + name)) !== null) continue;
         if (await this.#abort(s3, { Bucket: this.#bucket, Key }, UploadId)) count++;
       }
       return count;
@@ -195,6 +200,7 @@ export class S3Storage implements Storage {
 
   #uploadRequests(s3: S3, target: { Bucket: string; Key: string }): UploadRequests<CompletedPart> {
     const mark = randomUUID();
+    let mayBeMade = false;
     return {
       put: async (Body) => {
         await s3.putObject({ ...target, Body });
@@ -206,9 +212,17 @@ export class S3Storage implements Storage {
         const { ETag, ChecksumCRC32 } = part;
         return { PartNumber, ETag, ChecksumCRC32 };
       },
-      complete: (UploadId, Parts) => this.#complete(s3, { ...target, UploadId }, Parts, mark),
+      complete: async (UploadId, Parts) => {
+        try {
+          await this.#complete(s3, { ...target, UploadId }, Parts, mark);
+        } catch (error) {
+          mayBeMade = isUnsure(s3Fault(error));
+          throw error;
+        }
+      },
+      // A server that still makes the key, or has, may lose its bytes with the parts: see removeUnfinished().
       abort: async (UploadId) => {
-        await this.#abort(s3, target, UploadId);
+        if (!mayBeMade) await this.#abort(s3, target, UploadId);
       },
     };
   }
@@ -224,7 +238,7 @@ export class S3Storage implements Storage {
       await s3.completeMultipartUpload({ ...upload, MultipartUpload: { Parts } });
     } catch (error) {
       const fault = s3Fault(error);
-      if (!isAmbiguous(fault) && fault.code !== "NoSuchUpload") throw error;
+      if (!isUnsure(fault) && fault.code !== "NoSuchUpload") throw error;
       const found = await s3.headObject({ Bucket: upload.Bucket, Key: upload.Key }).catch(() => null);
       if (found?.Metadata?.[UPLOAD_MARK] !== mark) throw error;
     }

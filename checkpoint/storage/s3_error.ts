@@ -43,6 +43,11 @@ export function isAmbiguous({ status, code }: S3Fault): boolean {
   return code === "TimeoutError" || UNREACHED.test(code);
 }
 
+/** Whether one of the times that the request was sent may have been carried out, though it failed in the end. */
+export function isUnsure(fault: S3Fault): boolean {
+  return isAmbiguous(fault) || fault.attempts > 1;
+}
+
 export function isMissing({ status, code }: S3Fault): boolean {
   return MISSING.test(code) || (status === 404 && code === "HTTP 404");
 }

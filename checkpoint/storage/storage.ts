@@ -49,7 +49,10 @@ export interface Storage {
   delete(keys: readonly string[]): Promise<void>;
   /** Removes a folder ("checkpoint-40/") if nothing is left in it. */
   removeFolder(prefix: string): Promise<void>;
-  /** Removes the unfinished writes directly in a folder whose target key is chosen, and returns how many. */
+  /**
+   * Removes the unfinished writes directly in a folder whose target key is chosen, and returns how many. Those to a key that
+   * is there may stay until it is deleted.
+   */
   removeUnfinished(prefix: string, choose: (target: string) => boolean): Promise<number>;
 }
 

@@ -6,7 +6,7 @@ import { stateKey } from "../../checkpoint/state.js";
 import { S3Storage } from "../../checkpoint/storage/s3.js";
 import { GokuError } from "../../job/errors.js";
 import { MemoryS3 } from "../support/memory_s3.js";
-import { testSettings } from "../support/s3_servers.js";
+import { testSettings } from "../support/s3_settings.js";
 import {
   layoutOf,
   metaOf,

@@ -10,7 +10,8 @@ import { verifyCheckpoint } from "../../checkpoint/verify.js";
 import { Layout } from "../../job/layout.js";
 import { shardRange } from "../../job/sharding.js";
 import { gokuctl } from "../support/gokuctl.js";
-import { S3_SERVERS, type S3Server, testSettings } from "../support/s3_servers.js";
+import { S3_SERVERS, type S3Server } from "../support/s3_servers.js";
+import { testSettings } from "../support/s3_settings.js";
 import {
   commitOf,
   elementBits,

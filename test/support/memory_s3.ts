@@ -38,6 +38,7 @@ interface Stored {
 interface Upload extends Stored {
   key: string;
   parts: Map<number, Buffer>;
+  made: Stored | null;
 }
 interface Request {
   operation: S3Operation;
@@ -62,6 +63,8 @@ export class MemoryS3 {
   readonly log: string[] = [];
   /** Whether `If-None-Match: *` of a PUT is honoured, ignored, or refused as not implemented. */
   conditionalWrites: "honoured" | "ignored" | "refused" = "honoured";
+  /** As at Ceph's gateway that died while it completed: uploads stay listed, and to abort one takes the bytes of its key. */
+  uploadsOutlive = false;
   /** Keys that the server will not delete. */
   readonly locked = new Set<string>();
   /** Keys in one page of a listing. */
@@ -191,7 +194,13 @@ export class MemoryS3 {
         return this.#delete(tags(body.toString(), "Key"));
       case "begin": {
         const id = `upload-${String(++this.#uploadCount).padStart(6, "0")}`;
-        this.uploads.set(id, { key, bytes: body, metadata: metadataOf(headers), parts: new Map() });
+        this.uploads.set(id, {
+          key,
+          bytes: body,
+          metadata: metadataOf(headers),
+          parts: new Map(),
+          made: null,
+        });
         return xml(
           `<InitiateMultipartUploadResult><UploadId>${id}</UploadId></InitiateMultipartUploadResult>`,
         );
@@ -277,8 +286,11 @@ export class MemoryS3 {
       upload.parts.set(Number(query.get("partNumber")), body);
       return { status: 200, headers: { etag: etag(body) } };
     }
-    this.uploads.delete(id);
-    if (operation === "abort") return { status: 204 };
+    if (operation === "abort" || !this.uploadsOutlive) this.uploads.delete(id);
+    if (operation === "abort") {
+      if (this.objects.get(upload.key) === upload.made) this.objects.delete(upload.key);
+      return { status: 204 };
+    }
     const numbers = tags(body.toString(), "PartNumber").map(Number);
     const parts = numbers.map((number) => upload.parts.get(number));
     const etags = tags(body.toString(), "ETag").map((tag) => tag.replaceAll("&quot;", '"'));
@@ -287,7 +299,8 @@ export class MemoryS3 {
     if (numbers.some((number, i) => number !== i + 1)) return errorAnswer(400, "InvalidPartOrder");
     if (parts.slice(0, -1).some((part) => part!.byteLength < PART_BYTES_MIN))
       return errorAnswer(400, "EntityTooSmall");
-    this.objects.set(upload.key, { bytes: Buffer.concat(parts as Buffer[]), metadata: upload.metadata });
+    upload.made = { bytes: Buffer.concat(parts as Buffer[]), metadata: upload.metadata };
+    this.objects.set(upload.key, upload.made);
     return xml("<CompleteMultipartUploadResult/>");
   }
 }

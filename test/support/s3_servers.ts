@@ -1,7 +1,9 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { connectS3, type S3Settings } from "../../checkpoint/storage/s3_client.js";
+import { connectS3 } from "../../checkpoint/storage/s3_client.js";
+import { CEPH_SKIP, CephCluster } from "./ceph.js";
 import { MemoryS3 } from "./memory_s3.js";
+import { testSettings } from "./s3_settings.js";
 
 export interface S3Server {
   endpoint: string;
@@ -16,21 +18,14 @@ export interface S3ServerKind {
   start(): Promise<S3Server>;
 }
 
-// The SDK's own way to credentials; the servers take any.
-process.env.AWS_ACCESS_KEY_ID = "test-key-id";
-process.env.AWS_SECRET_ACCESS_KEY = "test-secret";
-
-export function testSettings(endpoint: string, more: Partial<S3Settings> = {}): S3Settings {
-  return { endpoint, region: "us-east-1", connectMs: 5_000, idleMs: 20_000, attemptsMax: 4, ...more };
-}
-
 const hasMoto =
   spawnSync("python3", ["-c", "import moto.server, flask, flask_cors"], { stdio: "ignore" }).status === 0;
 
-/** Our double, and a server that others wrote, where Python has it: the double is held against it. */
+/** Our double, and the servers of others that it is held against, where they can be run. */
 export const S3_SERVERS: S3ServerKind[] = [
   { name: "S3 in memory", skip: false, start: () => MemoryS3.start() },
   { name: "moto's S3 server", skip: hasMoto ? false : "python3 has no moto[server]", start: startMoto },
+  { name: "Ceph's radosgw", skip: CEPH_SKIP, start: () => CephCluster.start() },
 ];
 
 async function startMoto(): Promise<S3Server> {

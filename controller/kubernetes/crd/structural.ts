@@ -172,22 +172,27 @@ function numberOf(schema: z.core.$ZodType): StructuralSchema {
   const bounds = boundsOf(schema);
   const literal = (value: number) =>
     bounds.isWhole ? `${value}` : Number.isInteger(value) ? value.toFixed(1) : `${value}`;
-  const rules: CelRule[] = [];
+  const rules = new Map<string, string[]>();
+  const demand = (rule: string, bad: number) => {
+    const message = `want ${wanted(schema, bad)}`;
+    rules.set(message, [...(rules.get(message) ?? []), rule]);
+  };
   const { least } = bounds;
   // The API server takes any of 64 bits; what no number of ours can hold would come here as another.
   const most = bounds.most ?? (bounds.isWhole ? { value: Number.MAX_SAFE_INTEGER, inclusive: true } : null);
   if (least !== null) {
     const bad = least.inclusive ? least.value - 1 : least.value;
-    const rule = `self ${least.inclusive ? ">=" : ">"} ${literal(least.value)}`;
-    rules.push({ rule, message: `want ${wanted(schema, bad)}` });
+    demand(`self ${least.inclusive ? ">=" : ">"} ${literal(least.value)}`, bad);
   }
   if (most !== null) {
     const bad = most.inclusive ? most.value + 1 : most.value;
-    const rule = `self ${most.inclusive ? "<=" : "<"} ${literal(most.value)}`;
-    rules.push({ rule, message: `want ${wanted(schema, bad)}` });
+    demand(`self ${most.inclusive ? "<=" : "<"} ${literal(most.value)}`, bad);
   }
   const type: StructuralSchema = bounds.isWhole ? { type: "integer", format: "int64" } : { type: "number" };
-  return withRules(type, rules);
+  return withRules(
+    type,
+    [...rules].map(([message, parts]) => ({ rule: parts.join(" && "), message })),
+  );
 }
 
 interface Bound {

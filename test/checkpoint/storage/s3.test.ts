@@ -6,7 +6,7 @@ import { partBytesFor } from "../../../checkpoint/storage/s3_upload.js";
 import { openStorage } from "../../../checkpoint/storage/storage.js";
 import { gokuctl } from "../../support/gokuctl.js";
 import { MemoryS3, type S3Failure, type S3Operation } from "../../support/memory_s3.js";
-import { testSettings } from "../../support/s3_servers.js";
+import { testSettings } from "../../support/s3_settings.js";
 import { Random, refuses } from "../fixtures.js";
 
 /** What S3 storage makes of a server that fails, before or after it did what was asked. */
@@ -178,9 +178,28 @@ test("a server that falls silent fails every operation in a bounded number of at
       server.objects.set("run/c-1/data", { bytes: Buffer.from("d"), metadata: {} });
       server.fail(operation, { kind: "silent" }, { times: 100 });
       await assert.rejects(run(storage), silent, operation);
-      assert.equal(server.uploads.size, 0, "an upload that failed is aborted");
+      const left = operation === "complete" ? 1 : 0;
+      assert.equal(server.uploads.size, left, "aborted, unless the server may still make the key");
     }),
   );
+});
+
+test("an upload that stays listed though its key was made goes with the key, and takes none of its bytes before", async () => {
+  const { server, storage } = await fresh();
+  server.uploadsOutlive = true;
+  for (const told of [true, false]) {
+    server.fail("complete", { kind: "answerAfter", status: 500, code: "InternalError" }, { times: 4 });
+    if (!told) server.fail("head", { kind: "drop" }, { times: 4 });
+    const writing = storage.writeFile("c-1/x", large(1, 12));
+    if (told) await writing;
+    else await assert.rejects(writing, refuses("STORAGE_FAILED", /answered InternalError, HTTP 500 4 times/));
+    assert.equal(server.uploads.size, 1);
+    assert.equal(await storage.removeUnfinished("c-1/", () => true), 0);
+    await requireLarge(storage, 1, 12);
+    await storage.delete(["c-1/x"]);
+    assert.equal(await storage.removeUnfinished("c-1/", () => true), 1);
+    assert.equal(server.uploads.size, 0);
+  }
 });
 
 test("an upload that cannot be finished is aborted, and the old content stays", async () => {

@@ -1,6 +1,7 @@
 import { S3Storage } from "../../../checkpoint/storage/s3.js";
 import { connectS3 } from "../../../checkpoint/storage/s3_client.js";
-import { S3_SERVERS, testSettings } from "../../support/s3_servers.js";
+import { S3_SERVERS } from "../../support/s3_servers.js";
+import { testSettings } from "../../support/s3_settings.js";
 import { storageConformance } from "./suite.js";
 
 for (const { name, skip, start } of S3_SERVERS) {

@@ -140,16 +140,17 @@ export function storageConformance(
   check("createExclusive() lets exactly one win, and changes nothing for the others", async (subject) => {
     const { storage } = subject;
     await storage.writeFile("c-1/data", [bytes("d")]);
-    const tries = await Promise.all(
-      ["a", "b", "c"].map((each) => storage.createExclusive("c-1/m", bytes(each))),
-    );
-    assert.equal(tries.filter(Boolean).length, 1);
-    const winner = ["a", "b", "c"][tries.indexOf(true)];
-    assert.equal(await storage.createExclusive("c-1/m", bytes("d")), false);
-    assert.equal(text(await storage.readFile("c-1/m", 1)), winner);
+    for (let round = 0; round < 10; round++) {
+      const key = `c-1/m${round}`;
+      const creators = Array.from({ length: 20 }, (_, i) => `creator ${i}`);
+      const tries = await Promise.all(creators.map((each) => storage.createExclusive(key, bytes(each))));
+      assert.equal(tries.filter(Boolean).length, 1, key);
+      assert.equal(await storage.createExclusive(key, bytes("late")), false);
+      assert.equal(text(await storage.readFile(key, 20)), creators[tries.indexOf(true)]);
+    }
     assert.deepEqual(
       (await storage.list("")).map((entry) => entry.key),
-      ["c-1/data", "c-1/m"],
+      ["c-1/data", ...Array.from({ length: 10 }, (_, i) => `c-1/m${i}`)],
     );
     assert.deepEqual(await storage.folders(""), ["c-1"]);
     assert.equal(await subject.unfinishedCount(), 0);

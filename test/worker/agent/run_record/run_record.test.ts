@@ -14,7 +14,7 @@ import { RunRecord } from "../../../../worker/agent/run_record/run_record.js";
 import type { StepLine } from "../../../../worker/agent/run_record/step_line.js";
 import { MemoryS3 } from "../../../support/memory_s3.js";
 import { curve, readTfEvents } from "../../../support/read_tfevents.js";
-import { testSettings } from "../../../support/s3_servers.js";
+import { testSettings } from "../../../support/s3_settings.js";
 
 const quiet = pino({ level: "silent" });
 const root = mkdtempSync(path.join(tmpdir(), "goku-record-"));
