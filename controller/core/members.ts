@@ -57,6 +57,7 @@ export function membersInput(turn: Turn, job: JobState): MembersInput {
     aborted: job.generation?.abortSent ?? false,
     replicated: replicatedState(job),
     finished: job.generation?.finished?.state ?? null,
+    untrained: isUntrained(job),
     excludedSnapshots: job.excludedSnapshots,
     grows: job.generation?.yielding ?? false,
     givenUp,
@@ -71,6 +72,11 @@ export function membersInput(turn: Turn, job: JobState): MembersInput {
     layoutSettleMs: state.config.limits.layoutSettleMs,
     chooseLayout: state.config.chooseLayout,
   };
+}
+
+/** Its first generation was still being formed. */
+function isUntrained({ restarts, generation }: JobState): boolean {
+  return restarts === 0 && generation !== null && generation.stage !== "run" && generation.stage !== "adopt";
 }
 
 /** 0: not known. */

@@ -36,6 +36,8 @@ export interface MembersInput {
   replicated: StateName | null;
   /** Where the last generation ended by a vote: that state is durable, and nobody's memory holds a newer one. Null: it did not. */
   finished: StateName | null;
+  /** No generation has trained yet: nothing is in anybody's memory. */
+  untrained: boolean;
   /** Keys of snapshots that failed to restore. */
   excludedSnapshots: ReadonlySet<string>;
   /** The last generation yielded to a larger layout. */
@@ -72,8 +74,8 @@ export type MembersPlan =
  * Which nodes form the next generation of a job, in which layout; or why it waits. Pure.
  *
  * A lost node is waited for while the state in its memory is the newest; where the others hold what was replicated last and
- * have the slots to go on from it, only as long as the steps since then are worth. Where nobody could be told of the
- * abort, it may still be training.
+ * have the slots to go on from it, only as long as the steps since then are worth, and where nothing has been computed not at
+ * all. Where nobody could be told of the abort, it may still be training.
  */
 export function planMembers(input: MembersInput): MembersPlan {
   if (input.device !== "auto") return planOn(input.device, input);
@@ -165,11 +167,12 @@ function planNext(input: MembersInput, prior: { layout: LayoutSize; rankNodes: r
       const why = `${names} cannot be reached, ${stateText(kept)} is whole in the memory of the others`;
       return formAmong(input, layout, nodes, prior.rankNodes, `${why}: they take over at once`);
     }
-    if (starting && mayTakeOver) {
+    const isEmpty = starting || input.untrained;
+    if (isEmpty && mayTakeOver) {
       const why = `${names} cannot be reached, and no state is kept there`;
       return formAmong(input, layout, nodes, prior.rankNodes, `${why}: others take over at once`);
     }
-    if (starting) {
+    if (isEmpty) {
       const reason = `waits for ${names}, at most ${input.job.recovery.node_grace_seconds} s`;
       return { kind: "wait", reason, retryAtMs: graceEndMs };
     }

@@ -235,6 +235,33 @@ test("a node that falls silent for long fails the forming generation, and is wai
   assert.equal(core.job.generation?.number, 2);
 });
 
+test("a node that falls silent while the first generation forms is not waited for where another is free, a later one is", () => {
+  const core = preparing();
+  core.hello("n2");
+  const falls = () => {
+    for (let ms = 0; ms < 14_000 && core.job.stage === "forming"; ms += 1_000) {
+      core.pass(1_000);
+      for (const nodeId of ["n0", "n2"]) core.heartbeat(nodeId, core.job.generation!.number, []);
+    }
+    core.pass(100);
+  };
+  falls();
+  assert.deepEqual(core.job.generation?.rankNodes, ["n0", "n0", "n2", "n2"]);
+  assert.match(
+    core.job.incident!.decisions.at(-1)!.text,
+    /n1 \(ranks 2, 3\) cannot be reached, and no state is kept there/,
+  );
+
+  const later = running();
+  later.exited("n1", 3);
+  later.pass(100);
+  later.hello("n2");
+  assert.equal(later.job.stage, "forming");
+  later.disconnect("n1");
+  later.pass(14_000);
+  assert.equal(later.job.stage, "waiting");
+});
+
 test("the state to restore is the newest that all ranks reported when ready, and Restore names it", () => {
   const core = preparing();
   core.form([{ generation: 0, step: 0 }]);

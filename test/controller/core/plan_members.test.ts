@@ -24,6 +24,7 @@ function plan(input: Partial<MembersInput>): MembersPlan {
     aborted: true,
     replicated: null,
     finished: null,
+    untrained: false,
     excludedSnapshots: new Set(),
     grows: false,
     givenUp: new Map(),
@@ -246,6 +247,16 @@ const cases: Case[] = [
       avoid: new Map([["a", "it and b cannot connect to each other"]]),
     },
     want: "form 1x2x2 c c b b",
+  },
+  {
+    name: "takes a spare at once where no generation has trained yet",
+    input: { prior, nodes: [node("a", 2), node("c", 2)], untrained: true },
+    want: "form 1x2x2 a a c c",
+  },
+  {
+    name: "waits where no generation has trained yet and no spare is free",
+    input: { prior, nodes: [node("a", 2)], untrained: true },
+    want: "wait 150000",
   },
   {
     name: "takes a spare when the grace is over",
