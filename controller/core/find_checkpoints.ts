@@ -4,9 +4,10 @@ import type { Event } from "./contract.js";
 import { persist } from "./durable.js";
 import { chooseSource } from "./form.js";
 import { isOver } from "./jobs.js";
+import { reform } from "./recover.js";
 import type { JobState } from "./state.js";
 import { stateText } from "./state_name.js";
-import { enter, log, type Turn } from "./turn.js";
+import { arm, enter, jobTimers, log, type Turn } from "./turn.js";
 
 /**
  * A periodic commit is told by one agent, that of rank 0. Where that is lost before a leader has written the news down, the
@@ -21,6 +22,31 @@ export function askStorage(turn: Turn, job: JobState): boolean {
   const why = "its memory holds nothing as new as what may be there";
   enter(turn, job, "forming", `generation ${generation.number} looks what is committed in ${uri}: ${why}`);
   ask(turn, job, uri);
+  return true;
+}
+
+/**
+ * So does a job that is to end at what is durable, since its members cannot be reached; for as long as a listing may take. True: an
+ * answer is waited for.
+ */
+export function askBeforeEnd(turn: Turn, job: JobState): boolean {
+  const { generation } = job;
+  const uri = jobTraits(job.record.job).checkpoint?.uri;
+  if (generation === null || uri === undefined || generation.storage === "answered") return false;
+  const { storageMs, heartbeatMs } = turn.state.config.limits;
+  if (generation.storage === "unasked") generation.deadlineMs = turn.nowMs + storageMs;
+  else if (turn.nowMs >= generation.deadlineMs) {
+    generation.storage = "answered";
+    return false;
+  }
+  if (generation.storage !== "asked") ask(turn, job, uri);
+  enter(
+    turn,
+    job,
+    "waiting",
+    `stops as asked: looks what is committed in ${uri}, since its ranks cannot save`,
+  );
+  arm(turn, jobTimers.stage(job), Math.min(generation.deadlineMs, turn.nowMs + heartbeatMs));
   return true;
 }
 
@@ -65,8 +91,9 @@ export function checkStorage(turn: Turn, job: JobState, isOverdue: boolean): boo
   return isOverdue;
 }
 
-/** From what is known by now. */
+/** From what is known by now; where a fault came in between, the way back from it does. */
 function goOn(turn: Turn, job: JobState): void {
   job.generation!.storage = "answered";
-  chooseSource(turn, job);
+  if (job.stage === "forming") chooseSource(turn, job);
+  else if (job.stage === "waiting") reform(turn, job);
 }

@@ -8,6 +8,7 @@ import { awaitChecks, suspectNode } from "./doubt.js";
 import { persist } from "./durable.js";
 import { failureClass } from "./failure_class.js";
 import { explainByFate } from "./fate.js";
+import { askBeforeEnd } from "./find_checkpoints.js";
 import { startGeneration } from "./form.js";
 import { passOverFormer } from "./former.js";
 import { addEvidence, decide, isFullOfEvidence, mark, nameCulprit, openIncident } from "./incident.js";
@@ -388,6 +389,7 @@ function stopWhereDurable(turn: Turn, job: JobState, why: string): void {
     endJob(turn, job, { phase: "STOPPED", code: null, reason });
     return;
   }
+  if (askBeforeEnd(turn, job)) return;
   const durable = newestCheckpoint(job.checkpoints, job.excludedCheckpoints) ?? job.record.source;
   const step = durable?.state.step ?? 0;
   const lost = Math.max(0, (job.generation?.step ?? 0) - step);

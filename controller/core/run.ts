@@ -33,6 +33,7 @@ import type { RankPage, Report } from "./wire.js";
 export function startRunning(turn: Turn, job: JobState): void {
   const generation = job.generation!;
   generation.stage = "run";
+  generation.storage = "unasked"; // it is going to commit more
   generation.runMs = turn.nowMs;
   restoredAt(job.effective, generation.step, turn.nowMs);
   generation.reached.fill(0);

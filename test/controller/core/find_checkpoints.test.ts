@@ -130,3 +130,55 @@ test("an answer to an older generation does not move the present one", () => {
   core.feed({ kind: "checkpointsFound", jobId: "job-1", generation: 2, found: [], reason: "" });
   assert.equal(core.job.generation!.stage, "connect");
 });
+
+/** Its ranks hang or are gone with their nodes, step 10 was told durable, and it is to stop. */
+function stopping(there: CoreHarness["committed"]): CoreHarness {
+  const core = CoreHarness.running(["n0", "n1"], jobOf({ layout: FOUR }));
+  core.stepDone("n0", 1);
+  core.saved("n0", { generation: 1, step: 10 });
+  core.committed = there;
+  core.feed({ kind: "stopRequested", requestId: "stop", jobId: "job-1" });
+  core.exited("n0", 0);
+  for (const nodeId of ["n0", "n1"]) core.disconnect(nodeId);
+  core.pass(100);
+  return core;
+}
+const outcome = ({ job }: CoreHarness) => job.record.outcome;
+
+test("a job that is to stop and cannot save ends at what storage has, not at what was told of it", () => {
+  const core = stopping([committed(1, 10), committed(1, 20)]);
+  assert.deepEqual([outcome(core)?.phase, outcome(core)?.step], ["STOPPED", 20]);
+  assert.match(outcome(core)!.reason, /step 20 is durable at file:.*checkpoint-20/);
+});
+
+test("a storage that does not answer is asked again, and holds the end of a job up for 10 s at most", () => {
+  const core = stopping(null);
+  core.pass(2_000);
+  assert.equal(core.job.stage, "waiting");
+  assert.match(core.job.reason, /looks what is committed in file:/);
+  core.committed = [committed(1, 20)];
+  core.pass(2_000);
+  assert.equal(outcome(core)?.step, 20);
+
+  const silent = stopping("silent");
+  silent.pass(9_000);
+  assert.equal(outcome(silent), null);
+  silent.pass(2_000);
+  assert.equal(outcome(silent)?.step, 10);
+});
+
+test("what storage tells after a fault came in between changes nothing but the register", () => {
+  const core = recovering("silent");
+  connect(core);
+  core.exited("n1", 2);
+  assert.equal(core.job.stage, "settling");
+  core.feed({
+    kind: "checkpointsFound",
+    jobId: "job-1",
+    generation: 2,
+    found: [committed(1, 20)],
+    reason: "",
+  });
+  assert.equal(core.job.stage, "settling");
+  assert.deepEqual(registered(core).at(-1), { generation: 1, step: 20 });
+});
