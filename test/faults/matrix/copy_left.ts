@@ -1,6 +1,6 @@
 import { readdirSync } from "node:fs";
 import path from "node:path";
-import { openCheckpoint } from "../../../checkpoint/load.js";
+import { listCheckpoints } from "../../../checkpoint/load.js";
 import { verifySnapshot } from "../../../checkpoint/snapshot.js";
 import type { HeldSnapshot } from "../../../worker/agent/snapshot_sets.js";
 import { SnapshotStore } from "../../../worker/agent/snapshot_store.js";
@@ -21,7 +21,7 @@ export async function copyLeft(options: {
   without?: readonly string[];
 }): Promise<CopyLeft> {
   const memory = await newestWhole(options);
-  const durable = await newestDurable(options.checkpointUri);
+  const durable = await newestDurable(options);
   if (memory > 0 && memory >= durable) return { step: memory, where: "memory" };
   return durable > 0 ? { step: durable, where: "checkpoint" } : { step: 0, where: "initial values" };
 }
@@ -46,10 +46,9 @@ export function heldBy(nodeFolder: string, jobId: string): HeldSnapshot[] {
   return new SnapshotStore(path.join(nodeFolder, "snapshots")).sets(jobId).flatMap((set) => set.held);
 }
 
-async function newestDurable(uri: string): Promise<number> {
-  try {
-    return (await openCheckpoint(uri)).meta.state.step;
-  } catch {
-    return 0; // none was committed
-  }
+async function newestDurable(options: Parameters<typeof copyLeft>[0]): Promise<number> {
+  const { checkpointUri, generationMost } = options;
+  const committed = await listCheckpoints(checkpointUri).catch(() => []); // there is no folder yet
+  const earlier = committed.filter(({ state }) => BigInt(state.generation) <= BigInt(generationMost));
+  return Math.max(0, ...earlier.map(({ state }) => state.step));
 }
