@@ -156,15 +156,22 @@ const MUTANTS: Mutant[] = [
   {
     name: "takes a rank that waits for data for one that hangs",
     file: "watch_stall.js",
-    from: "if (stillMs < limitMs && nowMs < waitsUntilMs) {",
+    from: "if (!isHung && stillMs < limitMs && nowMs < waitsUntilMs) {",
     to: "if (false) {",
+    by: "hangs",
+  },
+  {
+    name: "takes a rank that works for one that is blocked",
+    file: "watch_stall.js",
+    from: "Math.min(held, stillMs) >= blockedMs",
+    to: "true",
     by: "hangs",
   },
   {
     name: "waits for a rank that waits for data for ever",
     file: "watch_stall.js",
-    from: "if (stillMs < limitMs && nowMs < waitsUntilMs) {",
-    to: "if (stillMs < limitMs) {",
+    from: "if (!isHung && stillMs < limitMs && nowMs < waitsUntilMs) {",
+    to: "if (!isHung && stillMs < limitMs) {",
     by: "hangs",
   },
   {
