@@ -126,11 +126,13 @@ checked("the account of the bootstrap job makes all Secrets, once", async () => 
 });
 
 checked("the Service of people finds the controller that leads, and no other", async () => {
-  interface Endpoints {
-    subsets?: { addresses?: { targetRef: { name: string } }[] }[];
+  interface EndpointsList {
+    items: { metadata: { name: string }; subsets?: { addresses?: { targetRef: { name: string } }[] }[] }[];
   }
   await until(async () => {
-    const { subsets = [] } = await plane.ask<Endpoints>("GET", "/api/v1/namespaces/goku/endpoints/goku");
+    const { items } = await plane.ask<EndpointsList>("GET", "/api/v1/namespaces/goku/endpoints");
+    // Kubernetes makes them a moment after their Service.
+    const subsets = items.find(({ metadata }) => metadata.name === "goku")?.subsets ?? [];
     const names = subsets.flatMap(({ addresses = [] }) => addresses.map(({ targetRef }) => targetRef.name));
     assert.ok(names.every((name) => name === "goku-controller-0"));
     return names.length === 1;
