@@ -6,7 +6,7 @@ NODE := node --enable-source-maps
 .PHONY: help setup build cuda run test test-gpu test-kubernetes test-s3 sim faults bench bench-checkpoint bench-controller metrics-page signals-page dashboards crd images format clean
 
 help: ## List the targets
-	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 18
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: ## Install what is missing: apt packages (named first) and npm packages
 	@bash scripts/setup.sh

@@ -23,9 +23,9 @@ import {
 // the controller knows then is up to a heartbeat old, and older where it stood still itself or messages were late; so it asks
 // all agents to tell at once what their ranks do, and judges by their answers and their clocks alone.
 
-/** Phases in which a rank's thread works, or turns while it waits; in the second ones it may sleep where a GPU computes. */
-const OWN_WORK = ["idle", "data"];
-const HOST_WORK = ["forward", "backward", "optimizer"];
+/** Phases in which a rank's thread works, or turns while it waits; in the others of a step it may sleep where a GPU computes. */
+const ON_GPU = ["idle", "data"];
+const ON_CPU = [...ON_GPU, "forward", "backward", "optimizer"];
 
 export function armStall(turn: Turn, job: JobState): void {
   const generation = job.generation!;
@@ -173,7 +173,7 @@ function judgeStall(turn: Turn, job: JobState, limits: StallLimits): void {
 
 /** For how long the threads of these ranks have been blocked where they must not be; null: one of them may well wait there. */
 function leastBlockedMs({ pages, device }: GenerationState, ranks: readonly number[]): number | null {
-  const never = device === "cpu" ? [...OWN_WORK, ...HOST_WORK] : OWN_WORK;
+  const never = device === "cpu" ? ON_CPU : ON_GPU;
   return ranks.reduce<number | null>((least, rank) => {
     const page = pages[rank];
     if (least === null || page == null || !never.includes(page.phase)) return null;

@@ -36,8 +36,7 @@ __device__ inline float probability(float score, float lse, float scaleLog2) {
   return exp2f(fmaf(score, scaleLog2, -kLog2E * lse));
 }
 
-// --- dq
-// ------------------------------------------------------------------------------------------------------
+// dq: a block owns queries.
 
 constexpr int kKeys = 64;        // of a tile
 constexpr int kKeysAtOnce = 32;  // scores of more would not fit into the registers beside q, dout and dq
@@ -99,8 +98,7 @@ __global__ void __launch_bounds__(kThreads) queryGradientKernel(BackwardProblem 
   storeRows<D>(p.dq_NHd, dq, {p.heads.scale, p.heads.scale}, queries, head, p.heads);
 }
 
-// --- dk and dv
-// -----------------------------------------------------------------------------------------------
+// dk and dv: a block owns keys.
 
 constexpr int kQueries = 32;  // of a tile: with more, fewer blocks would share a processor's shared memory
 
