@@ -120,29 +120,35 @@ describe("a fault in a group", () => {
     });
   }
 
-  // Large payloads are lent: neighbours read them in the sender's memory. Rank 3 has entered and is stopped before it
-  // reads, so ranks 0 to 2 have all that they wait for and are only kept by what rank 3 has yet to take.
+  // Large payloads are lent: neighbours read them in the sender's memory. Rank 3 has entered, has offered its own, and is stopped
+  // before it reads, so ranks 0 to 2 have all that they wait for and are only kept by what rank 3 has yet to take.
   const lend = async (timeoutMs: number) => {
     const group: GroupSpec = { ...groupOf(["a", "a", "a", "a"]), timeoutMs };
     await ranks.form(group);
     const outcomes = new Map([0, 1, 3].map((rank) => [rank, ranks.runOn(group, rank, LENT)]));
     await Promise.all([0, 1, 3].map((rank) => ranks.ranks[rank]!.entered(2)));
+    await ranks.ranks[3]!.asleep();
     ranks.ranks[3]!.process.kill("SIGSTOP");
     outcomes.set(2, ranks.runOn(group, 2, LENT));
     return { group, outcomes };
   };
 
-  it("shm: a lender waits for a slow reader before its memory is used again", async () => {
+  // Of a test that has failed, too: the next one needs the rank.
+  const goOn = () => ranks.ranks[3]!.process.kill("SIGCONT");
+
+  it("shm: a lender waits for a slow reader before its memory is used again", async (t) => {
+    t.after(goOn);
     const { group, outcomes } = await lend(20_000);
     await ranks.ranks[2]!.entered(2);
-    ranks.ranks[3]!.process.kill("SIGCONT");
+    goOn();
     // Each compares its result, frees its tensors and writes the next ones where they were.
     for (const outcome of outcomes.values()) assert.equal((await outcome).error, null);
     await ranks.run(group, [LENT, BIG, LENT]);
     await ranks.close(group);
   });
 
-  it("shm: a reader that takes nothing is COMM_TIMEOUT naming it, and what it reads later is not believed", async () => {
+  it("shm: a reader that takes nothing is COMM_TIMEOUT naming it, and what it reads later is not believed", async (t) => {
+    t.after(goOn);
     const { group, outcomes } = await lend(500);
     const told: string[] = [];
     for (const rank of [0, 1, 2])
@@ -152,7 +158,7 @@ describe("a fault in a group", () => {
     const other: GroupSpec = { name: "others", generation, members: [0, 1, 2], nodes: ["a", "a", "a"] };
     await ranks.form(other);
     await ranks.run(other, [{ ...LENT, counts: LENT.counts.slice(1), contributes: [1, 1, 1], seed: 8 }]);
-    ranks.ranks[3]!.process.kill("SIGCONT");
+    goOn();
     assertFault((await outcomes.get(3))!, "COMM_TIMEOUT", 3);
     await ranks.close(other);
     await ranks.close(group);

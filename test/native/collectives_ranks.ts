@@ -1,13 +1,14 @@
 /** Parent side of the collectives' tests: starts rank processes, tells them what to do, watches their pages. */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { loadNative } from "../../worker/engine/load_native.js";
 import { CONTROL, PAGE_BYTES, PROGRESS } from "../../worker/pages.js";
+import { statOf } from "../../worker/program/process_stat.js";
 import type { Command, MemberSpec, OperationSpec, RankError, Reply } from "./collectives_rank.js";
 
 const native = loadNative();
@@ -86,6 +87,13 @@ export class Rank {
   /** Resolves when the rank's native thread has entered its n-th collective of the generation. */
   async entered(n: number): Promise<void> {
     while (this.progressWord(PROGRESS.collectiveEntered) < BigInt(n)) await setTimeout(1);
+  }
+
+  /** Resolves when none of its threads has anything left to do. */
+  async asleep(): Promise<void> {
+    const threads = `/proc/${this.process.pid}/task`;
+    const isAsleep = (thread: string) => statOf(Number(thread))?.state === "S";
+    while (!readdirSync(threads).every(isAsleep)) await setTimeout(1);
   }
 
   /** Sets the abort word as an agent does: the culprit first. */
