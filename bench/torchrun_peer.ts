@@ -37,7 +37,8 @@ export class TorchrunPeer {
     ];
     const child = spawn("setpriv", command, {
       stdio: ["ignore", "pipe", "ignore"], // it tells every restart at length
-      env: { ...process.env, OMP_NUM_THREADS: "1", PYTHONWARNINGS: "ignore" },
+      // Lazy: torch 2.13's eager connections go to the addresses of the attempt before, often until all restarts are used up.
+      env: { ...process.env, OMP_NUM_THREADS: "1", PYTHONWARNINGS: "ignore", TORCH_GLOO_LAZY_INIT: "1" },
     });
     return new TorchrunPeer(child, folder);
   }

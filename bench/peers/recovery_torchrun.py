@@ -15,12 +15,17 @@ from torch.nn.parallel import DistributedDataParallel
 WIDTH, BLOCKS, TOKENS = 128, 6, 512
 
 
+def say(line):
+    # One write a line: under torchrun Python is unbuffered, and print() writes the line's end apart, after another rank's line.
+    sys.stdout.write(line + "\n")
+
+
 def main():
     path = os.path.join(sys.argv[1], "checkpoint.pt")
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank = dist.get_rank()
-    print(f"rank {rank} pid {os.getpid()}", flush=True)
+    say(f"rank {rank} pid {os.getpid()}")
     torch.manual_seed(0)
     layer = lambda: nn.TransformerEncoderLayer(WIDTH, 4, 4 * WIDTH, dropout=0.0, batch_first=True)
     model = DistributedDataParallel(nn.Sequential(*[layer() for _ in range(BLOCKS)]))
@@ -41,7 +46,7 @@ def main():
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
             torch.save(state, path + ".new")
             os.replace(path + ".new", path)
-            print(f"step {step}", flush=True)
+            say(f"step {step}")
 
 
 main()
