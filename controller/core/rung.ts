@@ -8,8 +8,8 @@ export type Rung = "communicator" | "process" | "node" | "layout" | "checkpoint"
 export interface PlacesBefore {
   layout: string;
   nodes: ReadonlySet<string>;
-  /** Process of each rank, as far as it is known. */
-  pids: ReadonlyMap<number, number>;
+  /** Process of each rank; 0: not known. */
+  pids: Float64Array;
 }
 
 export function placesOf(generation: GenerationState): PlacesBefore {
@@ -28,18 +28,15 @@ export function rungOf(job: JobState): Rung {
   if (restored === "checkpoint" || restored === "initial") return restored;
   if (generation.layout.toString() !== before.layout) return "layout";
   for (const nodeId of generation.nodeRanks.keys()) if (!before.nodes.has(nodeId)) return "node";
-  for (const [rank, pid] of pidsOf(generation)) {
-    const old = before.pids.get(rank);
-    if (old !== undefined && old !== pid) return "process";
-  }
-  return "communicator";
+  const isOther = (pid: number, rank: number) => before.pids[rank] !== 0 && before.pids[rank] !== pid;
+  return pidsOf(generation).some(isOther) ? "process" : "communicator";
 }
 
 /** From what was told when ranks were ready; of a generation that was found running, from their pages. */
-function pidsOf({ endpoints, pages }: GenerationState): Map<number, number> {
-  const pids = new Map<number, number>();
-  for (const page of pages) if (page !== null) pids.set(page.rank, page.pid);
+function pidsOf({ layout, endpoints, pages }: GenerationState): Float64Array {
+  const pids = new Float64Array(layout.worldSize);
+  for (const page of pages) if (page !== null) pids[page.rank] = page.pid;
   for (const { ranks, pids: told } of endpoints.values())
-    for (const [at, rank] of ranks.entries()) pids.set(rank, told[at] ?? 0);
+    for (const [at, rank] of ranks.entries()) pids[rank] = told[at] ?? 0;
   return pids;
 }
