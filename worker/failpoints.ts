@@ -11,6 +11,7 @@ import { GokuError } from "../job/errors.js";
  * Unset, a failpoint is one comparison.
  */
 export const FAILPOINT_NAMES = [
+  "prepare.before", // rank: it has a place, no memory is mapped yet
   "connect.before", // rank: all peers known, no group connected yet
   "restore.before", // rank: before the state is read or initialised
   "data.before", // rank: before the packs of a step are asked for

@@ -254,7 +254,7 @@ export function checkForming(turn: Turn, job: JobState): void {
     } else if (overdue) {
       late.push(...ranks.filter((rank) => generation.reached[rank] === 0));
     } else {
-      const still = ranks.filter((rank) => hangs(turn, generation, rank));
+      const still = ranks.filter((rank) => hangs(turn, job, rank));
       faults.push(...still.map((rank) => stillFault(turn, generation, rank)));
     }
   }
@@ -264,10 +264,27 @@ export function checkForming(turn: Turn, job: JobState): void {
 }
 
 /** One that computes without a beat is given longer than one whose thread is stopped, or sleeps. */
-function hangs(turn: Turn, generation: GenerationState, rank: number): boolean {
+function hangs(turn: Turn, job: JobState, rank: number): boolean {
+  const generation = job.generation!;
   const { stillMs, blockedMs } = turn.state.config.limits;
+  if (generation.stage === "prepare")
+    return programOf(job) === null && preparesNothing(turn, generation, rank);
   const isBlocked = (generation.pages[rank]?.blockedMs ?? 0) >= blockedMs;
   return isStill(turn, generation, rank, isBlocked ? blockedMs : stillMs);
+}
+
+/**
+ * A rank of ours waits for nobody between Prepare and ready, unless a device's driver makes it. Its page is of the work before, and tells only
+ * for how long its thread has been stopped or asleep since it was given its place.
+ */
+function preparesNothing(turn: Turn, generation: GenerationState, rank: number): boolean {
+  const nodeId = generation.rankNodes[rank]!;
+  if (generation.device === "cuda" || generation.reached[rank] === 1) return false;
+  const node = turn.state.nodes.get(nodeId);
+  // What it told before it had heard of its place was of the time before.
+  if (node === undefined || node.heardCommand === null || !hasHeard(turn, generation, nodeId)) return false;
+  const page = node.pages.find((one) => one.rank === rank);
+  return page !== undefined && page.blockedMs >= turn.state.config.limits.blockedMs;
 }
 
 /**

@@ -65,18 +65,25 @@ test(
   "faults: a rank stopped, one blocked, one with an error of its own: each named, replaced, same losses",
   LIMIT,
   async () => {
-    const failpoints = ["vote.before@8/2:stop", "data.before@14/1:stall", "backward.block@20/0:throw"];
+    const failpoints = [
+      "prepare.before/3:stop",
+      "vote.before@8/2:stop",
+      "data.before@14/1:stall",
+      "backward.block@20/0:throw",
+    ];
     const found = await run({ failpoints: failpoints.join(",") });
     assert.equal(found.cluster.fired.length, failpoints.length, found.cluster.fired.join(" "));
     assert.deepEqual(
       found.incidents.map(({ code, rank, nodeId }) => [code, rank, nodeId]),
       [
+        ["RANK_STALLED", 3, "node-b"],
         ["RANK_STALLED", 2, "node-b"],
         ["RANK_STALLED", 1, "node-a"],
         ["INTERNAL", 0, "node-a"],
       ],
     );
-    const [stopped, blocked, threw] = found.incidents.map(({ what }) => what);
+    const [early, stopped, blocked, threw] = found.incidents.map(({ what }) => what);
+    assert.match(early!, /^rank 3 on node-b has shown no sign of life for \d+ s \(prepare of generation 1\)/);
     assert.match(
       stopped!,
       /^rank 2 on node-b has not moved .*\(step 8, reduce\); 3 ranks wait in all_reduce of world/,
@@ -88,9 +95,9 @@ test(
     const stacks = found.incidents.map((incident) =>
       incident.stacks.flatMap(({ lines }) => lines).join("\n"),
     );
-    assert.match(stacks[0]!, /^process \d+: stopped by a signal$/);
-    assert.match(stacks[1]!, /^process \d+: [\s\S]*^main thread[\s\S]*\((node|libc\.so\.6)\)$/m);
-    assert.equal(stacks[2], "", "it said itself what was wrong");
+    assert.match(stacks[1]!, /^process \d+: stopped by a signal$/);
+    assert.match(stacks[2]!, /^process \d+: [\s\S]*^main thread[\s\S]*\((node|libc\.so\.6)\)$/m);
+    assert.equal(stacks[3], "", "it said itself what was wrong");
     assert.match(threw!, /^rank 0 on node-a: .*backward\.block@20\/0:throw threw/);
     await assertSameRun(found);
   },

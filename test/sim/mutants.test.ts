@@ -168,6 +168,12 @@ const MUTANTS: Mutant[] = [
     by: "hangs",
   },
   {
+    name: "takes a rank that had nothing to do for one that does not get ready",
+    file: "form.js",
+    from: "node.heardCommand === null || !hasHeard(turn, generation, nodeId)",
+    to: "false",
+  },
+  {
     name: "waits for a rank that waits for data for ever",
     file: "watch_stall.js",
     from: "if (!isHung && stillMs < limitMs && nowMs < waitsUntilMs) {",

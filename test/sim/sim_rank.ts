@@ -101,6 +101,12 @@ export class SimRank {
     else run();
   }
 
+  /** It is given a place: until then it had nothing to do. */
+  beginPlace(generation: number): void {
+    this.generation = generation;
+    this.#showLife();
+  }
+
   /** Drops whatever it was about to do. */
   stopWork(): void {
     this.#epoch += 1;
@@ -172,9 +178,10 @@ export class SimRank {
     return this.#scheduler.nowMs < this.#livesUntilMs ? stillMs % 250 : stillMs;
   }
 
-  /** A stopped process gets no processor time; one that waits for its data wakes now and then. */
+  /** A stopped process gets no processor time, nor does one without a place; one that forms, or waits for its data, wakes now and then. */
   get #blockedMs(): number {
-    return this.stopped && this.#scheduler.nowMs >= this.#livesUntilMs ? this.#unchangedMs : 0;
+    const isBlocked = this.stopped || this.group === null;
+    return isBlocked && this.#scheduler.nowMs >= this.#livesUntilMs ? this.#unchangedMs : 0;
   }
 
   /** Same slots as before: its books go on. Else they are made from what the files hold. */

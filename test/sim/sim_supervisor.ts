@@ -138,7 +138,7 @@ export class SimSupervisor {
       delayMs = this.#leaveMs(rank);
       rank.turnAway();
     }
-    rank.generation = generation;
+    rank.beginPlace(generation);
     const process = rank;
     process.later(delayMs, () => {
       const group = this.#world.group(generation, this.#agent.jobId!, worldSize);

@@ -36,9 +36,7 @@ export function placeRanks(place: Place, options: PlacingOptions): void {
   pool.dismiss(living.filter((process) => plan.surplus.includes(process.id)));
   const taken = plan.places.map(({ rank, id }): Taken => {
     const process = (id === null ? null : pool.find(id)!) ?? pool.start();
-    process.rank = rank;
-    process.generation = place.generation;
-    process.stage = "preparing";
+    process.beginPlace(rank, place.generation);
     return { rank, process };
   });
   const { job, device } = place;

@@ -111,6 +111,12 @@ export class ProgressReader {
     this.file = openSync(path, "r");
   }
 
+  /** What stood still until now had nothing to do. */
+  begin(): void {
+    this.unchangedMs = 0n;
+    this.blocked = null;
+  }
+
   /** Looks whether anything has moved since the last look. @param nowMs milliseconds of the system-wide monotonic clock */
   watch(nowMs: bigint): void {
     readSync(this.file, this.bytes, 0, READ_BYTES, 0);

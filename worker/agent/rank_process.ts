@@ -111,6 +111,14 @@ export class RankProcess {
     this.listen(options);
   }
 
+  /** It is given a rank, and has something to do from now on. */
+  beginPlace(rank: number, generation: bigint): void {
+    this.rank = rank;
+    this.generation = generation;
+    this.stage = "preparing";
+    this.progressReader.begin();
+  }
+
   /** Sends a command; before the process has booted, it waits. */
   send(message: ToRank): void {
     if (!this.booted) this.waiting.push(message);

@@ -234,6 +234,7 @@ export class RankMachine {
   /** Keeps what fits the new place and makes the rest. */
   private takePlace(message: Prepare): Place {
     setFailpointScope({ rank: message.rank, step: 0 });
+    failpoint("prepare.before");
     const old = this.place;
     const same = old !== null && samePlace(old.prepare, message);
     if (same && old.prepare.snapshotDir === message.snapshotDir) {

@@ -3,6 +3,7 @@ import { test } from "node:test";
 import type { Effect } from "../../../controller/core/contract.js";
 import { phaseOf } from "../../../controller/core/views.js";
 import type { RankProgress } from "../../../gen/goku/v1/agent.pb.js";
+import type { Device } from "../../../job/device.js";
 import { READ_MEMORY } from "../../../job/errors.js";
 import { CoreHarness, jobOf, page } from "./harness.js";
 
@@ -137,6 +138,37 @@ test("a rank that is not ready in time is killed before the next generation form
   core.exited("n1", 3, "SIGKILL", generation);
   assert.equal(core.job.generation?.number, 2);
   assert.match(core.job.incident!.what, /rank 3 on n1 was not ready in time for generation 1/);
+});
+
+test("a process that is stopped or asleep where it should get ready is killed after 5 s; not on a GPU, nor before its node has heard", () => {
+  const late = (options: { device?: Device; commandId?: number; ready?: number }) => {
+    const core = preparing();
+    const generation = core.job.generation!;
+    generation.device = options.device ?? "cpu";
+    const { term, commandId } = generation.told.get("n1")!;
+    const heard = { term: BigInt(term), commandId: BigInt(options.commandId ?? commandId) };
+    if (options.ready !== undefined)
+      core.say("n1", {
+        $case: "rankReady",
+        value: { generation: 1n, rank: options.ready, pid: 1, port: 1, heldStates: [] },
+      });
+    for (let beats = 0; beats < 8; beats++) {
+      core.pass(1_000);
+      core.heartbeat("n0", 1, []);
+      if (core.job.stage !== "forming") break;
+      const blocked = (rank: number, ms: number) =>
+        page(rank, { generation: 0n, unchangedMs: BigInt(ms), blockedMs: BigInt(ms) });
+      core.heartbeat("n1", 1, [blocked(2, 900 * beats), blocked(3, 300 * beats)], null, heard);
+    }
+    core.pass(100);
+    return core;
+  };
+  const hung = late({});
+  assert.deepEqual([...hung.job.kills.keys()], [2]);
+  const what = hung.job.incident!.what;
+  assert.match(what, /^rank 2 on n1 has shown no sign of life for [67] s \(prepare of generation 1\)/);
+  for (const fine of [{ device: "cuda" as const }, { commandId: 0 }, { ready: 2 }])
+    assert.equal(late(fine).job.stage, "forming", JSON.stringify(fine));
 });
 
 /** All four ranks are told to restore. */

@@ -70,3 +70,25 @@ test("machine: becomes slower by and by, three times in all: nobody is judged, a
     await finishes(sim);
   }
 });
+
+test("rank: stopped before it is ready, in a process that is new or was there before: named in seconds", async () => {
+  for (const isNew of [true, false]) {
+    const sim = await trained(10, {}, { stepMs: 400, steps: 40 });
+    sim.agentOf(JOB, 2).rankDies(sim.rankOf(JOB, 2), "SIGKILL");
+    const before = sim.groupOf(JOB)!.generation;
+    const place = isNew ? 2 : 1;
+    const victim = () =>
+      sim.livingRanks().find(({ rank }) => rank.rank === place && rank.generation > before)?.rank;
+    await sim.until(() => victim() !== undefined);
+    const rank = victim()!;
+    rank.stopped = true;
+    const sinceMs = sim.nowMs;
+    await sim.until(() => !rank.alive);
+    assert.ok(sim.nowMs - sinceMs <= 8_000, `${sim.nowMs - sinceMs} ms`);
+    assert.match(
+      sim.incidents(JOB).at(-1)!.what,
+      /has shown no sign of life for \d s \(prepare of generation \d\)/,
+    );
+    await finishes(sim);
+  }
+});

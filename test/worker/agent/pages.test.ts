@@ -123,6 +123,9 @@ test("ProgressReader tells for how long the thread behind a page that stands sti
     writeFileSync(file, new Uint8Array(PAGE_BYTES).fill(2));
     assert.equal(after(1_500n, asleep), 0n, "the page moved: what was before that is over");
     assert.equal(after(500n, asleep), 500n);
+    reader.begin();
+    assert.equal(after(1_500n, asleep), 0n, "it was given something to do");
+    assert.equal(after(500n, asleep), 500n);
 
     const { pid } = worker as { pid: number };
     const ranTicks = () => mainThreadOf(pid)!.ranTicks;
