@@ -113,6 +113,15 @@ class Training {
     return job!.rankNodes[rank]!;
   }
 
+  /** Until a state that was computed is in the memory of two nodes: what a node takes along is lost before. */
+  async replicated(): Promise<void> {
+    for (;;) {
+      const { job } = await this.#client.call("getJob", { name: "recovery" });
+      if ((job!.replicatedStep ?? 0n) > 0n) return;
+      await this.pass(1);
+    }
+  }
+
   async stop(): Promise<void> {
     this.#leave.abort();
     this.#client.close();
@@ -175,6 +184,7 @@ function measureSpare(round: number, figures: Figures): Promise<void> {
   return inFolder(async (folder) => {
     const training = await Training.start(folder, { nodes: 3, restart: false });
     try {
+      await training.replicated();
       const agent = training.cluster.pid(await training.nodeOf(round % RANKS));
       take(figures, "spare", await training.measure(() => process.kill(-agent, "SIGKILL"), training.isBack));
     } finally {
