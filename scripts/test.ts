@@ -81,8 +81,7 @@ function suite(
       const count = (word: string) => Number(new RegExp(`^# ${word} (\\d+)$`, "m").exec(tap)?.[1] ?? 0);
       const failed = count("fail") + count("cancelled");
       if (failed > 0 || done.status !== 0) process.stdout.write(failures(tap));
-      for (const [, test, reason] of tap.matchAll(/^\s*ok \d+ - (.*) # SKIP ?(.*)$/gm))
-        console.log(`SKIP ${test}${reason ? ` (${reason})` : ""}`);
+      for (const line of skips(tap)) console.log(line);
       return {
         passed: count("pass"),
         failed: done.status === 0 ? failed : Math.max(1, failed),
@@ -90,6 +89,17 @@ function suite(
       };
     },
   };
+}
+
+/** A line for each reason of a TAP report to leave tests out. */
+function skips(tap: string): string[] {
+  const byReason = new Map<string, string[]>();
+  for (const [, test, reason] of tap.matchAll(/^\s*ok \d+ - (.*) # SKIP ?(.*)$/gm))
+    byReason.set(reason!, [...(byReason.get(reason!) ?? []), test!]);
+  return [...byReason].map(([reason, tests]) => {
+    const what = tests.length === 1 ? tests[0]! : `${tests.length} tests, the first: ${tests[0]}`;
+    return `SKIP ${what}${reason ? ` (${reason})` : ""}`;
+  });
 }
 
 /** The `not ok` blocks of a TAP report, with their evidence. */
