@@ -58,6 +58,8 @@ export function reportFaults(turn: Turn, job: JobState, faults: readonly Fault[]
     case "settling":
       job.faults.push(...faults);
       note(job, generation, faults);
+      // Nobody has more to say.
+      if (generation.answered.size === generation.layout.worldSize) judge(turn, job);
       return;
     case "answering":
       note(job, generation, faults);

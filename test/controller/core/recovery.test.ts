@@ -86,6 +86,30 @@ test("a rank's death: survivors are told to leave, everybody forms again, the in
   assert.deepEqual(core.store.get("incidents/job-1/000001")?.record, incident);
 });
 
+test("a fault is judged as soon as all ranks have said how they left, if one of them said why", () => {
+  const core = running();
+  for (const [nodeId, rank] of [
+    ["n0", 0],
+    ["n0", 1],
+    ["n1", 3],
+  ] as const)
+    core.failed(nodeId, rank, "COMM_PEER_DIED", 2);
+  assert.equal(core.job.stage, "settling");
+  core.exited("n1", 2);
+  assert.equal(core.job.generation?.number, 2);
+
+  const untold = running();
+  for (const [nodeId, rank] of [
+    ["n0", 0],
+    ["n0", 1],
+    ["n1", 2],
+    ["n1", 3],
+  ] as const)
+    untold.failed(nodeId, rank, "COMM_PEER_DIED", rank === 2 ? 0 : 2);
+  untold.failed("n1", 3, "COMM_ABORTED");
+  assert.equal(untold.job.stage, "settling", "the end of a process may be told a little later");
+});
+
 test("a step reported behind the news of a death is told, and does not end the incident", () => {
   const core = running();
   core.exited("n1", 2);

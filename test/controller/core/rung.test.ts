@@ -108,7 +108,7 @@ test("rung unknown: another controller led when the fault was detected", () => {
   core.lead("c1");
   const generation = BigInt(core.job.generation!.number);
   for (const { nodeId } of [n0!, n1!]) core.hello(nodeId, { jobId: "job-1", generation });
-  core.beat(60_000);
+  core.beat(40_000);
   core.form(known);
   core.stepDone("n0", 5);
   assert.deepEqual(
