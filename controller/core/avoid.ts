@@ -9,7 +9,7 @@ export interface Avoided {
 }
 
 /** Long enough that a node that comes and goes does not cost a change each time, as short as a first quarantine. */
-const AVOID_MS = 3600 * 1000;
+export const AVOID_MS = 3600 * 1000;
 
 /** Soft: a new leader does not know of it. */
 export function avoid(turn: Turn, job: JobState, nodeId: string, reason: string): void {

@@ -2,14 +2,12 @@ import { isCommandJob } from "../../job/command_job.js";
 import type { Device } from "../../job/device.js";
 import { median } from "../../job/median.js";
 import type { AssignableNode } from "./assign_ranks.js";
+import { unreliable } from "./doubt.js";
 import type { MembersInput } from "./plan_members.js";
 import { isGivenUp } from "./roll_back.js";
 import { mayServe } from "./self_checks.js";
 import type { JobState, NodeState } from "./state.js";
 import { isReachable, type Turn } from "./turn.js";
-
-/** Faults laid to a node in one streak after which others are preferred to it. */
-const BLAME_COUNT_MAX = 3;
 
 /** Gathers from the state what `planMembers` decides on. */
 export function membersInput(turn: Turn, job: JobState): MembersInput {
@@ -43,8 +41,8 @@ export function membersInput(turn: Turn, job: JobState): MembersInput {
     const leaving = state.nodes.get(nodeId)?.leaving;
     if (leaving) givenUp.set(nodeId, `it leaves: ${leaving.reason}`);
     if (bad !== undefined) givenUp.set(nodeId, bad.reason);
-    const faults = job.blame.get(nodeId) ?? 0;
-    if (faults >= BLAME_COUNT_MAX) avoid.set(nodeId, `${faults} faults in a row without progress`);
+    const why = unreliable(turn, job, nodeId);
+    if (why !== null) avoid.set(nodeId, why);
   }
   return {
     nowMs,

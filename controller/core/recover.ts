@@ -4,7 +4,7 @@ import { checkpointsWrite } from "./checkpoints.js";
 import { newestCheckpoint } from "./choose_restore.js";
 import type { Command } from "./contract.js";
 import { cutOff, cutPairs } from "./cut_pairs.js";
-import { awaitChecks, suspectNode } from "./doubt.js";
+import { awaitChecks, countBlame, suspectNode } from "./doubt.js";
 import { persist } from "./durable.js";
 import { failureClass } from "./failure_class.js";
 import { explainByFate } from "./fate.js";
@@ -248,7 +248,7 @@ function named(job: JobState, culprit: Culprit): Culprit {
 
 /** A fault is laid to a node, which no program said to be its own. */
 function blame(turn: Turn, job: JobState, nodeId: string, code: ErrorCode): void {
-  job.blame.set(nodeId, (job.blame.get(nodeId) ?? 0) + 1);
+  countBlame(turn, job, nodeId);
   suspectNode(turn, job, nodeId, code);
 }
 

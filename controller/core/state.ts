@@ -263,6 +263,8 @@ export interface JobState {
   waitSinceMs: number;
   /** Faults laid to each node since a step was completed for the first time. */
   blame: Map<string, number>;
+  /** When the faults of the last hour were that were laid to each node, whatever was completed in between; oldest first. */
+  blamedMs: Map<string, number[]>;
   /** What its steps told of their numbers. */
   numbers: NumbersWatch;
   /** Nodes that were slow or computed wrong: used again where nothing else is left, or when their time is over. */
@@ -455,6 +457,7 @@ export function createJobState(record: JobRecord): JobState {
     faults: [],
     waitSinceMs: 0,
     blame: new Map(),
+    blamedMs: new Map(),
     numbers: createNumbers(),
     avoided: new Map(),
     unconnected: new Map(),

@@ -4,6 +4,7 @@ import { forgive } from "./avoid.js";
 import type { Effect, Event } from "./contract.js";
 import { durableKeys } from "./contract.js";
 import { diagnose } from "./diagnosis.js";
+import { forgetBlame } from "./doubt.js";
 import { drainNode } from "./drain_node.js";
 import { onPersisted, onRead, onStoreTimer, persist } from "./durable.js";
 import { onFate } from "./fate.js";
@@ -204,7 +205,8 @@ function onStageTimer(turn: Turn, job: JobState): void {
 }
 
 function liftQuarantine(turn: Turn, requestId: string, nodeId: string): void {
-  const isForgiven = forgive(turn, nodeId, "a person released it");
+  const isRelied = forgetBlame(turn, nodeId);
+  const isForgiven = forgive(turn, nodeId, "a person released it") || isRelied;
   if (!turn.state.quarantine.delete(nodeId)) {
     const message = `Cannot lift the quarantine of node ${nodeId}: it is not quarantined, and no job avoids it`;
     reply(turn, requestId, isForgiven ? { ok: true, jobId: "" } : { ok: false, code: "NOT_FOUND", message });

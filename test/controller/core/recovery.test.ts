@@ -315,7 +315,8 @@ test("attempts without a new step end the job with NO_PROGRESS and its evidence"
 test("a step never completed before ends a streak of attempts", () => {
   const core = running({ maxAttempts: 2 });
   for (let i = 0; i < 6; i++) {
-    core.exited("n1", 2);
+    if (i % 2 === 0) core.exited("n1", 2);
+    else core.exited("n0", 1);
     core.beat(3_000);
     core.form(known);
     core.stepDone("n0", 6 + i);

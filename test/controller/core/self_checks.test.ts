@@ -322,6 +322,45 @@ test("a node blamed twice in a row is examined before it is used again; it passe
   assert.deepEqual([...new Set(job.generation!.rankNodes)], ["n0", "n1"]);
 });
 
+test("a node blamed a third time within an hour is examined, though steps were completed in between; after a fourth others take its ranks", () => {
+  const core = examining();
+  core.hello("n2");
+  answer(core, "n2", [good("memory")]);
+  const job = trained(core);
+  const known = [{ generation: 1, step: 4 }];
+  const fault = (step: number) => {
+    core.exited("n1", 2);
+    core.pass(100);
+    if (job.stage === "waiting") {
+      assert.equal(
+        job.reason,
+        "examines n1 (3 faults within an hour were laid to it) before it is used again",
+      );
+      answer(core, "n1", [good("memory")]);
+      core.pass(1_000);
+    }
+    core.form(known);
+    core.stepDone("n0", step);
+    return [...new Set(job.generation!.rankNodes)].join();
+  };
+  const asked = askedCount(core, "n1");
+  assert.deepEqual([fault(6), fault(7)], ["n0,n1", "n0,n1"]);
+  assert.equal(askedCount(core, "n1"), asked);
+  assert.equal(fault(8), "n0,n1");
+  assert.equal(askedCount(core, "n1"), asked + 1);
+  core.pass(1_000);
+  assert.equal(fault(9), "n0,n2");
+  assert.match(core.job.incidents.at(-1)!.decisions[0]!.text, /without n1 \(4 faults within an hour\)/);
+});
+
+test("a node whose state changed in memory is examined before it is used again", () => {
+  const core = examining();
+  const job = trained(core);
+  core.failed("n1", 2, "RANK_CORRUPT");
+  core.pass(100);
+  assert.match(job.reason, /^examines n1 \(blamed for RANK_CORRUPT\)/);
+});
+
 test("a node that fails after its second fault gives its ranks to a spare", () => {
   const core = examining();
   core.hello("n2");
