@@ -9,6 +9,7 @@ import type { WatchEventsResponse } from "../gen/goku/v1/controller.pb.js";
 import { loadJob } from "../job/load_job.js";
 import { median } from "../job/median.js";
 import { writeShapes } from "../worker/data/shapes/write_shapes.js";
+import { judge } from "./figures.js";
 import { TorchrunPeer } from "./torchrun_peer.js";
 
 const RANKS = 4;
@@ -204,10 +205,15 @@ async function measureTorchrun(round: number, figures: Figures): Promise<void> {
   }
 }
 
-function report(what: string, seconds: readonly number[], limit: string): void {
+function report(
+  what: string,
+  seconds: readonly number[],
+  limit: { seconds: number; text: string } | null,
+): void {
   const each = seconds.map((one) => one.toFixed(2)).join(", ");
   const found = seconds.length === 0 ? "not measured" : `median ${median(seconds).toFixed(2)} s (${each})`;
-  console.log(`${what.padEnd(52)}${found}${limit}`);
+  const verdict = limit === null ? "" : `, ${limit.text}  ${judge(median(seconds), limit.seconds)}`;
+  console.log(`${what.padEnd(52)}${found}${verdict}`);
 }
 
 /**
@@ -223,13 +229,30 @@ export async function main(): Promise<void> {
     await measureSpare(round, figures);
   }
   const { rank, agent, spare, hang, hangLimit, torchrun } = figures;
-  report("a rank is killed: to the next step", rank, ", aim 0.5 s");
-  report("  the same under torchrun --max-restarts", torchrun, torchrun.length === 0 ? " (no torch)" : "");
+  const within = (limitSeconds: number, text = `limit ${limitSeconds} s`) => ({
+    seconds: limitSeconds,
+    text,
+  });
+  report("a rank is killed: to the next step", rank, within(0.5));
+  report(
+    `  the same under torchrun --max-restarts${torchrun.length === 0 ? " (no torch)" : ""}`,
+    torchrun,
+    null,
+  );
   if (torchrun.length > 0)
     console.log(`  ours to torchrun's: ${(median(rank) / median(torchrun)).toFixed(2)}`);
-  report("an agent is killed and comes back: to the next step", agent, ", aim 5 s");
-  report("a node goes, a spare takes its place: to the next step", spare, ", aim 3 s and the transfer");
-  report("a rank hangs: until it is named", hang, `, limit 3 steps + 2 s: ${median(hangLimit).toFixed(2)} s`);
+  report("an agent is killed and comes back: to the next step", agent, within(5));
+  report(
+    "a node goes, a spare takes its place: to the next step",
+    spare,
+    within(3, "limit 3 s, with the transfer"),
+  );
+  const named = median(hangLimit);
+  report(
+    "a rank hangs: until it is named",
+    hang,
+    within(named, `limit 3 steps + 2 s: ${named.toFixed(2)} s`),
+  );
 }
 
 if (process.argv[1] === import.meta.filename) await main();

@@ -43,6 +43,8 @@ export function jobsTable(jobs: JobStatus[]): string {
   );
 }
 
+/** Runs of ranks on a node that are told in full. */
+const PLACES_COUNT_MAX = 16;
 /** Stragglers told in full. */
 const STRAGGLERS_COUNT_MAX = 4;
 
@@ -66,7 +68,6 @@ function stragglerLines({ stragglers }: JobStatus): string[] {
 }
 
 function jobFields(job: JobStatus): string {
-  const nodes = job.rankNodes.map((node, rank) => `${rank} on ${node}`).join(", ");
   return fields([
     ["job", job.name],
     ["phase", phaseName(job.phase)],
@@ -78,7 +79,7 @@ function jobFields(job: JobStatus): string {
     ["tokens/s", job.tokensPerSecond === undefined ? "-" : Math.round(job.tokensPerSecond)],
     ["layout", layoutText(job)],
     ["generation", String(job.generation)],
-    ["ranks", nodes],
+    ["ranks", placesText(job.rankNodes)],
     ["checkpoint", job.checkpointUri],
     ["replicated", job.replicatedStep === undefined ? "-" : `step ${job.replicatedStep}`],
     ["protection", job.protection],
@@ -87,6 +88,21 @@ function jobFields(job: JobStatus): string {
     ["incidents", job.incidents === 0 ? "none" : `${job.incidents} (gokuctl why)`],
     ["error", job.error ? `${job.error.code}: ${job.error.message}` : null],
   ]);
+}
+
+/** Which node holds which ranks, for example "0-7 on node-a, 8-15 on node-b"; of many nodes the first. */
+function placesText(rankNodes: readonly string[]): string {
+  const runs: { first: number; last: number; node: string }[] = [];
+  for (const [rank, node] of rankNodes.entries()) {
+    const run = runs.at(-1);
+    if (run?.node === node) run.last = rank;
+    else runs.push({ first: rank, last: rank, node });
+  }
+  const shown = runs
+    .slice(0, PLACES_COUNT_MAX)
+    .map(({ first, last, node }) => `${first === last ? first : `${first}-${last}`} on ${node}`);
+  const more = runs.slice(PLACES_COUNT_MAX).reduce((sum, { first, last }) => sum + last - first + 1, 0);
+  return more > 0 ? `${shown.join(", ")} and ${more} more` : shown.join(", ");
 }
 
 function avoidedText({ nodeId, reason, until }: AvoidedNode): string {

@@ -303,7 +303,7 @@ export const ERRORS = {
     exit: 32,
     retriable: true,
     meaning:
-      "A rank computed a step to other bits than before or than others do, or its weights changed in memory: its node is replaced or given up",
+      "A rank computed a step to other bits than before or than others do, or its weights changed in memory: its node is examined, replaced or given up",
   },
   NODE_UNHEALTHY: {
     number: 45,

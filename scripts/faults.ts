@@ -157,7 +157,7 @@ async function main(): Promise<number> {
     network?.close();
   }
   const about = network
-    ? "each member a network namespace, with TLS"
+    ? "each member a network namespace (with etcd or a second controller: on loopback), with TLS"
     : `all on loopback, with TLS: ${reason}`;
   writeFileSync(PAGE, formatPage({ rows: ROWS, cells: kept, skipped, network: about }));
   console.log(`${runnable.length - failed} passed, ${failed} failed; ${PAGE} is written`);

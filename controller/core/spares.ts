@@ -3,11 +3,14 @@ import { membersInput } from "./members.js";
 import { recommendSpares } from "./recommend_spares.js";
 import type { CoreState, JobState } from "./state.js";
 
-/** What takes a node away, whatever became of it later. */
+/** What takes a node away, or has its ranks given to another, whatever became of it later. */
 const LOSSES: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   "NODE_LOST",
   "NODE_PREEMPTED",
   "NODE_OUT_OF_MEMORY",
+  "HARDWARE_FAULT",
+  "RANK_CORRUPT",
+  "RANK_SLOW",
 ]);
 
 /**

@@ -2,7 +2,9 @@ import type { StepCompleted } from "../../gen/goku/v1/agent.pb.js";
 import type { AuditEntry, WatchEventsResponse } from "../../gen/goku/v1/controller.pb.js";
 
 const KEPT_MAX = 10_000;
-/** Of these, entries of the audit stay longer than others: steps come by the thousand, and must not push them out. */
+/** Of these, what steps came by the thousand must not push out: verdicts, decisions, alarms. */
+const TOLD_KEPT_MAX = 4_000;
+/** Entries of the audit, which nothing else pushes out. */
 const AUDIT_KEPT_MAX = 1_000;
 
 /** What happened, as people read it: the newest events in memory, numbered without gaps, for streams and pages. */
@@ -38,13 +40,11 @@ export class EventLog {
     for (const listener of this.#listeners) listener(event);
   }
 
-  /** The oldest tenth; of the audit only what is beyond its own limit. */
+  /** The oldest of each kind beyond its limit, and a tenth of the steps, so that this is not done for each of them. */
   #forget(): void {
-    let audits = this.#events.filter((event) => event.audit !== undefined).length - AUDIT_KEPT_MAX;
-    let others = KEPT_MAX / 10;
-    this.#events = this.#events.filter((event) =>
-      event.audit !== undefined ? audits-- <= 0 : others-- <= 0,
-    );
+    const surplus = { audit: -AUDIT_KEPT_MAX, told: -TOLD_KEPT_MAX, step: KEPT_MAX / 10 };
+    for (const event of this.#events) if (event.step === undefined) surplus[kindOf(event)] += 1;
+    this.#events = this.#events.filter((event) => surplus[kindOf(event)]-- <= 0);
   }
 
   /**
@@ -67,4 +67,9 @@ export class EventLog {
     this.#listeners.add(callback);
     return () => void this.#listeners.delete(callback);
   }
+}
+
+function kindOf({ step, audit }: WatchEventsResponse): "step" | "audit" | "told" {
+  if (audit !== undefined) return "audit";
+  return step === undefined ? "told" : "step";
 }

@@ -21,6 +21,18 @@ test("jobDetail() of a job of which nothing is replicated yet names no step", ()
   assert.deepEqual({ protection, replicated_step }, { protection: null, replicated_step: null });
 });
 
+test("jobDetail() says where ranks are by runs of a node, of a large job the first", () => {
+  const of = (count: number) => Array.from({ length: count }, (_, rank) => `node-${Math.floor(rank / 8)}`);
+  assert.match(
+    jobDetail({ ...status, rankNodes: of(17) }),
+    /^ranks +0-7 on node-0, 8-15 on node-1, 16 on node-2$/m,
+  );
+  assert.match(
+    jobDetail({ ...status, rankNodes: of(12_288) }),
+    /^ranks .*120-127 on node-15 and 12160 more$/m,
+  );
+});
+
 test("a job whose program alone knows its steps has no bar, and says when it tells none", () => {
   const program = JobStatus.fromPartial({ name: "ddp", phase: JobPhase.RUNNING, step: 7n, stepsTotal: 0n });
   assert.equal(progressLine(program), "step 7");

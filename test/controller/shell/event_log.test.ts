@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { EventLog } from "../../../controller/shell/event_log.js";
+import { StepCompleted } from "../../../gen/goku/v1/agent.pb.js";
 import { AuditEntry } from "../../../gen/goku/v1/controller.pb.js";
 
 test("EventLog: entries of the audit outlive the steps that come by the thousand, up to a limit of their own", () => {
@@ -29,4 +30,13 @@ test("EventLog: entries of the audit outlive the steps that come by the thousand
     [...ids].sort((a, b) => Number(a - b)),
     "in order",
   );
+});
+
+test("EventLog: what was decided outlives the steps of a day", () => {
+  const log = new EventLog(0);
+  const step = StepCompleted.fromPartial({});
+  log.add({ timeMs: 0, job: "j", kind: "node", message: "node-a is quarantined" });
+  for (let i = 0; i < 100_000; i++) log.add({ timeMs: i, job: "j", kind: "step", message: "", step });
+  const kinds = new Set(log.past("j", 0n).map(({ kind }) => kind));
+  assert.deepEqual([...kinds], ["node", "step"]);
 });
