@@ -1,4 +1,5 @@
 import type { Incident } from "../../../gen/goku/v1/controller.pb.js";
+import type { ErrorCode } from "../../../job/errors.js";
 
 /** When a fault strikes. */
 export const MOMENTS = ["computing", "collective", "saving", "forming", "recovering"] as const;
@@ -72,6 +73,8 @@ export interface CellExpectation {
   /** Nothing was wrong with training: no generation may end for it. */
   quiet: boolean;
   culprit: Culprit;
+  /** What an incident has to be called; null: it is not told by a code alone. */
+  code: ErrorCode | null;
   /** Nodes with something wrong; of these so many may lose their ranks, of the others none. */
   harmed: readonly string[];
   replacedMax: number;

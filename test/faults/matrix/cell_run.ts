@@ -1,4 +1,6 @@
 import {
+  accessSync,
+  constants,
   existsSync,
   mkdirSync,
   readdirSync,
@@ -206,9 +208,9 @@ export class CellRun {
   /** Takes memory from a rank until the kernel ends it. */
   async exhaust(rank: number): Promise<void> {
     const pid = await this.pidOf(rank);
-    const group = path.join(MEMORY_GROUPS, `goku-${process.pid}`);
+    const group = path.join(MEMORY_GROUPS.root, `goku-${process.pid}`);
     mkdirSync(group, { recursive: true });
-    writeFileSync(path.join(group, "memory.limit_in_bytes"), String(2 ** 20));
+    writeFileSync(path.join(group, MEMORY_GROUPS.limit), String(2 ** 20));
     writeFileSync(path.join(group, "cgroup.procs"), String(pid));
   }
 
@@ -291,15 +293,18 @@ export class CellRun {
   }
 }
 
-/** Where groups of processes with a limit of memory are made. */
-const MEMORY_GROUPS = "/sys/fs/cgroup/memory";
+/** Where groups of processes with a limit of memory are made, by the kernel's older interface or the present one. */
+const MEMORY_GROUPS = existsSync("/sys/fs/cgroup/memory")
+  ? { root: "/sys/fs/cgroup/memory", limit: "memory.limit_in_bytes" }
+  : { root: "/sys/fs/cgroup", limit: "memory.max" };
 
-/** Whether processes can be given less memory than they need. */
+/** Whether processes can be given less memory than they need, and the kernel's log be read that tells what comes of it. */
 export function canExhaust(): boolean {
-  const group = path.join(MEMORY_GROUPS, `goku-${process.pid}-try`);
+  const group = path.join(MEMORY_GROUPS.root, `goku-${process.pid}-try`);
   try {
+    accessSync("/dev/kmsg", constants.R_OK);
     mkdirSync(group);
-    const can = readFileSync(path.join(group, "memory.limit_in_bytes"), "utf8") !== "";
+    const can = readFileSync(path.join(group, MEMORY_GROUPS.limit), "utf8") !== "";
     rmdirSync(group);
     return can;
   } catch {

@@ -11,6 +11,7 @@ const EXPECTED: CellExpectation = {
   untoldMax: 0,
   quiet: false,
   culprit: { kind: "nothing" },
+  code: null,
   harmed: [],
   replacedMax: 1,
 };

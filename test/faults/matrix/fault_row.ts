@@ -1,3 +1,4 @@
+import type { ErrorCode } from "../../../job/errors.js";
 import type { Culprit, Moment } from "./cell.js";
 import type { CellRun } from "./cell_run.js";
 import type { ControlFacts } from "./control_story.js";
@@ -46,6 +47,8 @@ export interface FaultRow {
   quiet: readonly Moment[];
   /** Whom the product has to name, once it has struck. */
   culprit: (run: CellRun) => Culprit;
+  /** What its incident has to be called, where that says more than whom it names. */
+  code: ErrorCode | null;
   /** What it is in beside training; null: it is in training or its nodes. */
   control: ControlFacts["what"] | null;
   replacedMax: number;

@@ -62,6 +62,7 @@ function expectation(values: Partial<CellExpectation> = {}): CellExpectation {
     untoldMax: 0,
     quiet: false,
     culprit: { kind: "rank", rank: 3, node: "node-b" },
+    code: null,
     harmed: ["node-b"],
     replacedMax: 1,
     ...values,
@@ -169,4 +170,10 @@ test("judgeCell() refuses an interruption by a fault beside training, but not th
   assert.deepEqual(judgeCell(facts({ generationStruck: 2 }), expectation({ quiet: true })), []);
   const unseen = facts({ generations: facts().generations.slice(0, 1), incidents: [] });
   assert.match(judgeCell(unseen, expectation({ quiet: true }))[0]!, /interrupted, .*: generation 2$/);
+});
+
+test("a cell fails whose incident is called by another name than the fault's own", () => {
+  const killed = expectation({ code: "NODE_OUT_OF_MEMORY" });
+  assert.deepEqual(judgeCell(facts(), killed), ["incidents are RANK_DIED, want NODE_OUT_OF_MEMORY"]);
+  assert.deepEqual(judgeCell(facts({ incidents: [incident({ code: "NODE_OUT_OF_MEMORY" })] }), killed), []);
 });

@@ -14,6 +14,9 @@ export function judgeCell(facts: CellFacts, expected: CellExpectation): string[]
   if (expected.quiet) failures.push(...disturbed(facts));
   const wrong = misnamed(facts.named, expected.culprit, facts.nodesBefore);
   if (wrong !== null) failures.push(wrong);
+  const codes = facts.incidents.map(({ code }) => code);
+  if (expected.code !== null && !codes.includes(expected.code))
+    failures.push(`incidents are ${codes.join(", ") || "none"}, want ${expected.code}`);
   return failures;
 }
 

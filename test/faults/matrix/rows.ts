@@ -28,6 +28,7 @@ function row(row: Pick<FaultRow, "id" | "title" | "class" | "strikes"> & Partial
     untoldMax: 0,
     quiet: [],
     culprit: (run) => ({ kind: "rank", rank: RANK, node: run.nodeOf(RANK) }),
+    code: null,
     control: null,
     replacedMax: 1,
     needs: "nothing",
@@ -65,6 +66,7 @@ export const ROWS: readonly FaultRow[] = [
     id: "oom",
     title: "rank out of memory, killed by the kernel",
     class: "death",
+    code: "NODE_OUT_OF_MEMORY",
     needs: "memory limits",
     strikes: outside(
       (run) => {

@@ -47,7 +47,7 @@ export async function runCell(row: FaultRow, moment: Moment, ground: Ground): Pr
     ...(etcd === null
       ? {}
       : { store: `etcd://${etcd.endpoints.join(",")}/faults`, standbys: row.etcd!.standbys }),
-    ...credentialsOf(ground.credentials),
+    ...machineOf(row, ground.credentials),
   });
   const steps = strike.steps ?? row.steps;
   const own = strike.overrides ?? row.overrides;
@@ -152,6 +152,12 @@ function credentialsOf({
   };
 }
 
+/** As all clusters, but where the kernel has to say what it did. */
+function machineOf(row: FaultRow, credentials: Credentials): Pick<TestClusterOptions, "env" | "access"> {
+  const { env, ...access } = credentialsOf(credentials);
+  return { ...access, env: row.needs === "memory limits" ? { ...env, GOKU_HOST_ROOT: "/" } : env! };
+}
+
 /** The job to its end, and the strike; one that did not come about fails. */
 async function follow(run: CellRun, strike: () => Promise<void>): Promise<void> {
   const struck = strike();
@@ -248,6 +254,7 @@ function expectation(row: FaultRow, moment: Moment, run: CellRun, { reference }:
     untoldMax: row.untoldMax,
     quiet: row.quiet.includes(moment),
     culprit: row.culprit(run),
+    code: row.code,
     harmed: [...run.harmed],
     replacedMax: row.replacedMax,
   };
