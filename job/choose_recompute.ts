@@ -21,9 +21,10 @@ export function nodeRoom(options: {
   return { bytes: Math.max(0, ofRanks / ranks - PROCESS_MEMORY.rankBytes - otherBytes), of: "node" };
 }
 
-/** Of a GPU that so many ranks share; snapshots lie in the node's memory. Pure. */
-export function gpuRoom({ memoryBytes, ranks }: { memoryBytes: number; ranks: number }): TensorRoom {
-  return { bytes: (memoryBytes * (1 - GPU_FRACTION)) / ranks, of: "GPU" };
+/** Of a GPU that so many ranks share, each with a training state; snapshots lie in the node's memory. Pure. */
+export function gpuRoom(options: { memoryBytes: number; ranks: number; stateBytes: number }): TensorRoom {
+  const { memoryBytes, ranks, stateBytes } = options;
+  return { bytes: Math.max(0, (memoryBytes * (1 - GPU_FRACTION)) / ranks - stateBytes), of: "GPU" };
 }
 
 /**

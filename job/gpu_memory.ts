@@ -1,5 +1,4 @@
-import { parameterSpecs } from "./parameters.js";
-import { flatUnits, shardRange } from "./sharding.js";
+import { stateKindBytes } from "./state_bytes.js";
 import { type StepMemory, type StepMemoryOptions, stepMemory } from "./step_memory.js";
 
 /** Bytes of one GPU's tensors at the widest moment of a step, by kind. */
@@ -29,17 +28,12 @@ export function gpuMemory(options: Omit<StepMemoryOptions, "productBytes" | "aft
     productBytes: () => 0,
     afterSelf: false,
   });
-  const { model, layout, rank } = options;
-  const parts = layout.shardGroupSize;
-  const held = flatUnits(parameterSpecs(model)).reduce(
-    (sum, { count }) => sum + shardRange({ count, parts, index: rank % parts }).length,
-    0,
-  );
+  const ofState = stateKindBytes(options);
   const kinds = {
-    parameters: weights + 4 * held,
+    parameters: weights + ofState,
     gradients: step.gradients,
-    optimizer: 8 * held,
-    ema: 4 * held,
+    optimizer: 2 * ofState,
+    ema: ofState,
     activations: step.activations,
     workspace,
     pack: step.pack,

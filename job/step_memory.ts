@@ -53,7 +53,7 @@ const REDUCTIONS_FLYING_MAX = 2;
 
 /**
  * The high-water mark of a training step, from the schedule of worker/parallel/step_run.ts: the most over the moments at which
- * it can be. The training state itself is not counted: it lies in snapshot slots.
+ * it can be. The training state itself is not counted: it lies in snapshot slots, or for good on a device.
  */
 export function stepMemory(options: StepMemoryOptions): StepMemory {
   const moments = new StepMoments(options).all();

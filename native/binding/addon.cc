@@ -8,14 +8,14 @@ void RegisterEmulatedProbe(Registry& registry);  // native/cuda/emulated_probe.c
 namespace {
 
 // NATIVE_CONTRACT in worker/engine/native.ts.
-constexpr uint32_t kContract = 5;
+constexpr uint32_t kContract = 6;
 
 napi_value load(napi_env env, napi_value exports) {
   auto context = std::make_unique<Context>();
   Registry registry(env, exports, *context);
   for (auto* const part : {RegisterTensors, RegisterPages, RegisterLinear, RegisterElementwise, RegisterFlow,
                            RegisterNorm, RegisterAttention, RegisterRandom, RegisterOptimizer,
-                           RegisterCollectives, RegisterStackDump, RegisterNvml}) {
+                           RegisterSnapshot, RegisterCollectives, RegisterStackDump, RegisterNvml}) {
     part(registry);
   }
 #if defined(GOKU_EMULATED_DEVICE)

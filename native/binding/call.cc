@@ -131,6 +131,18 @@ Tensor& Call::tensor(size_t index, DType dtype) const {
   return found;
 }
 
+std::vector<Tensor> Call::tensors(size_t index) const {
+  std::vector<Tensor> found;
+  for (const double id : doubles(index)) {
+    const Tensor* tensor =
+        id >= 0 && id < 9007199254740992.0 ? context().tensors.find(static_cast<TensorId>(id)) : nullptr;
+    if (tensor == nullptr)
+      reject(index, "element ", found.size(), ": tensor ", id, " is freed or unknown, want a live one");
+    found.push_back(*tensor);
+  }
+  return found;
+}
+
 std::span<std::byte> Call::typedArray(size_t index, napi_typedarray_type wanted, size_t elementBytes,
                                       const char* typeName) const {
   napi_typedarray_type type;

@@ -19,6 +19,7 @@
 #include <string>
 #include <typeindex>
 #include <unordered_map>
+#include <vector>
 
 #include "native/page.h"
 #include "native/tensor.h"
@@ -75,6 +76,8 @@ class Call {
   /// A live tensor of this dtype.
   Tensor& tensor(size_t index, DType dtype) const;
   TensorId tensorId(size_t index) const;
+  /// Float64Array of handles: live tensors, whose memory the result holds.
+  std::vector<Tensor> tensors(size_t index) const;
   /// Any number, NaN and infinities too.
   double number(size_t index) const;
   /// A whole number in [min, max].
@@ -154,6 +157,7 @@ void RegisterNorm(Registry& registry);
 void RegisterAttention(Registry& registry);
 void RegisterRandom(Registry& registry);
 void RegisterOptimizer(Registry& registry);
+void RegisterSnapshot(Registry& registry);
 void RegisterCollectives(Registry& registry);
 void RegisterStackDump(Registry& registry);
 void RegisterNvml(Registry& registry);

@@ -10,7 +10,8 @@ set(GOKU_CUDA_SHARED_SOURCES ${GOKU_SHARED_SOURCES})
 list(REMOVE_ITEM GOKU_CUDA_SHARED_SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/native/tensor_memory.cc
      ${CMAKE_CURRENT_SOURCE_DIR}/native/devices.cc
      ${CMAKE_CURRENT_SOURCE_DIR}/native/collectives/staging.cc)
-list(APPEND GOKU_CUDA_SHARED_SOURCES native/cuda/device.cc native/cuda/devices.cc native/cuda/staging.cc native/cuda/tensor_memory.cc)
+list(APPEND GOKU_CUDA_SHARED_SOURCES native/cuda/device.cc native/cuda/devices.cc native/cuda/staging.cc native/cuda/streams.cc
+     native/cuda/tensor_memory.cc)
 
 function(goku_backend target)
   set_target_properties(${target} PROPERTIES PREFIX "" SUFFIX ".node" CXX_VISIBILITY_PRESET hidden
@@ -27,7 +28,7 @@ endfunction()
 # --- the emulated device ------------------------------------------------------------------------------------------------
 # A kernel's source is C++ as well, with another device.h; CMake wants it under a name that says so.
 set(emulated_sources ${GOKU_CUDA_SHARED_SOURCES} native/cuda/emulated_device.cc native/cuda/emulated_cublaslt.cc
-    native/cuda/emulated_probe.cc)
+    native/cuda/emulated_memory.cc native/cuda/emulated_probe.cc native/cuda/emulated_streams.cc)
 foreach(kernel ${GOKU_CUDA_KERNELS})
   get_filename_component(name ${kernel} NAME_WE)
   set(wrapper ${CMAKE_CURRENT_BINARY_DIR}/emulated/${name}.cc)

@@ -1,8 +1,8 @@
 // The device as launchers see it: CUDA's runtime, or the device that tests emulate on the CPU.
 //
-// Kernels of a thread of the host run on that thread's own stream (cudaStreamPerThread), in the order of the
-// calls: a rank has one thread that launches, so this is its compute stream, and no operation needs to be
-// handed one.
+// Kernels of a thread of the host run on that thread's own stream, in the order of the calls: a rank has one
+// thread that launches, so this is its compute stream, and no operation needs to be handed one. What runs
+// beside it (native/cuda/streams.h) is ordered with it by events.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +23,8 @@
 
 namespace goku {
 
-inline cudaStream_t computeStream() { return cudaStreamPerThread; }
+/// Of this thread, with the highest priority.
+cudaStream_t computeStream();
 
 [[noreturn]] void failCuda(cudaError_t error, const char* expression, const char* file, int line);
 
@@ -76,32 +77,38 @@ struct Grid {
 
 __host__ __device__ constexpr int64_t ceilDivide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+/// Runs the kernel, after what came before on the stream. No blocks: nothing.
+template <class... Parameters, class... Arguments>
+void launchOn(cudaStream_t stream, void (*kernel)(Parameters...), const char* name, const Grid& grid,
+              const Arguments&... arguments) {
+  if (grid.blocks == 0) return;
+  std::tuple<Parameters...> values(arguments...);
 #if defined(GOKU_EMULATED_DEVICE)
-template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), const char*, const Grid& grid, const Arguments&... arguments) {
-  if (grid.blocks == 0) return;
-  emulated::run(grid.blocks, grid.threads, grid.sharedBytes, [&] { kernel(arguments...); });
-}
+  emulated::enqueue(stream, [=] {
+    emulated::run(grid.blocks, grid.threads, grid.sharedBytes, [&] { std::apply(kernel, values); });
+  });
+  static_cast<void>(name);
 #else
-/// Runs the kernel, after what came before on the compute stream. No blocks: nothing.
-template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), const char* name, const Grid& grid,
-            const Arguments&... arguments) {
-  if (grid.blocks == 0) return;
   GOKU_CHECK(grid.blocks < (int64_t{1} << 31), name, ": ", grid.blocks, " blocks, want less than 2^31");
   // Beyond 48 KiB a kernel must ask; how much there is depends on the device, which refuses by itself.
   if (grid.sharedBytes > (size_t{48} << 10))
     CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(grid.sharedBytes)));
-  std::tuple<Parameters...> values(arguments...);
   const auto start = [&](auto&... value) {
     void* pointers[] = {&value...};
     CUDA_CHECK(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(grid.blocks)),
                                 dim3(static_cast<unsigned>(grid.threads)), pointers, grid.sharedBytes,
-                                computeStream()));
+                                stream));
   };
   std::apply(start, values);
-}
 #endif
+}
+
+/// On the compute stream.
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), const char* name, const Grid& grid,
+            const Arguments&... arguments) {
+  launchOn(computeStream(), kernel, name, grid, arguments...);
+}
 
 }  // namespace goku

@@ -7,11 +7,11 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <map>
-#include <mutex>
 #include <utility>
 #include <vector>
 
+#include "native/cuda/emulated_memory.h"
+#include "native/cuda/emulated_streams.h"
 #include "native/error.h"
 
 // gokuSwitchStack(save, next): keeps this stack's pointer in *save and goes on where `next` was kept.
@@ -209,11 +209,6 @@ size_t setting(const char* name, size_t usual) {
   return text == nullptr || *text == 0 ? usual : std::strtoull(text, nullptr, 10);
 }
 
-size_t deviceBytes() {
-  static const size_t bytes = setting("GOKU_EMULATED_MIB", 8192) << 20;
-  return bytes;
-}
-
 /// Numbers of the devices that this process sees; as with CUDA, what the variable says at the first look
 /// counts, and what follows an unknown number is not seen.
 const std::vector<size_t>& visibleDevices() {
@@ -237,71 +232,14 @@ const std::vector<size_t>& visibleDevices() {
   return devices;
 }
 
-/// Memory of the emulated device: out of reach but for kernels and copies.
-class DeviceMemory {
- public:
-  size_t freeBytes() {
-    const std::lock_guard lock(mutex_);
-    return deviceBytes() - used_;
-  }
-  /// Null: there is not so much left.
-  std::byte* map(size_t bytes) {
-    {
-      const std::lock_guard lock(mutex_);
-      if (bytes > deviceBytes() - used_) return nullptr;
-      used_ += bytes;
-    }
-    void* start = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    const std::lock_guard lock(mutex_);
-    if (start == MAP_FAILED) {
-      used_ -= bytes;
-      return nullptr;
-    }
-    if (users_ > 0) mprotect(start, bytes, PROT_READ | PROT_WRITE);
-    runs_[static_cast<std::byte*>(start)] = bytes;
-    return static_cast<std::byte*>(start);
-  }
-  void unmap(std::byte* start) {
-    const std::lock_guard lock(mutex_);
-    const auto found = runs_.find(start);
-    if (found == runs_.end()) return;
-    munmap(start, found->second);
-    used_ -= found->second;
-    runs_.erase(found);
-  }
-  void open() {
-    const std::lock_guard lock(mutex_);
-    if (users_++ == 0) protect(PROT_READ | PROT_WRITE);
-  }
-  void close() {
-    const std::lock_guard lock(mutex_);
-    if (--users_ == 0) protect(PROT_NONE);
-  }
+}  // namespace
 
- private:
-  void protect(int how) {
-    for (const auto& [start, bytes] : runs_) mprotect(start, bytes, how);
-  }
-  std::mutex mutex_;
-  std::map<std::byte*, size_t> runs_;
-  size_t used_ = 0;
-  int users_ = 0;
-};
-
-DeviceMemory& deviceMemory() {
-  static DeviceMemory memory;
-  return memory;
+size_t deviceBytes() {
+  static const size_t bytes = setting("GOKU_EMULATED_MIB", 8192) << 20;
+  return bytes;
 }
 
-class Opened {
- public:
-  Opened() { deviceMemory().open(); }
-  ~Opened() { deviceMemory().close(); }
-  Opened(const Opened&) = delete;
-  Opened& operator=(const Opened&) = delete;
-};
-
-}  // namespace
+bool isVisible() { return !visibleDevices().empty(); }
 
 void run(int64_t blocks, int threads, size_t sharedBytes, const std::function<void()>& thread) {
   GOKU_CHECK(threads >= 1 && threads <= kThreadsMax && threads % kLanesPerWarp == 0, "kernel: ", threads,
@@ -345,49 +283,9 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  emulated::runStreams();  // what they free counts
   *free = emulated::deviceMemory().freeBytes();
   *total = emulated::deviceBytes();
   return cudaSuccess;
 }
-cudaError_t cudaMalloc(void** memory, size_t bytes) {
-  if (emulated::visibleDevices().empty()) return cudaErrorNoDevice;
-  *memory = emulated::deviceMemory().map(bytes);
-  return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
-}
-cudaError_t cudaFree(void* memory) {
-  emulated::deviceMemory().unmap(static_cast<std::byte*>(memory));
-  return cudaSuccess;
-}
-cudaError_t cudaMallocHost(void** memory, size_t bytes) {
-  *memory = std::malloc(bytes);
-  return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
-}
-cudaError_t cudaFreeHost(void* memory) {
-  std::free(memory);
-  return cudaSuccess;
-}
-cudaError_t cudaMallocAsync(void** memory, size_t bytes, cudaStream_t) { return cudaMalloc(memory, bytes); }
-cudaError_t cudaFreeAsync(void* memory, cudaStream_t) { return cudaFree(memory); }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  const emulated::Opened opened;
-  std::memcpy(to, from, bytes);
-  return cudaSuccess;
-}
-cudaError_t cudaMemcpy2DAsync(void* to, size_t toPitch, const void* from, size_t fromPitch, size_t width,
-                              size_t height, cudaMemcpyKind, cudaStream_t) {
-  const emulated::Opened opened;
-  for (size_t row = 0; row < height; row++)
-    std::memcpy(static_cast<std::byte*>(to) + row * toPitch,
-                static_cast<const std::byte*>(from) + row * fromPitch, width);
-  return cudaSuccess;
-}
-cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
-  const emulated::Opened opened;
-  std::memset(to, value, bytes);
-  return cudaSuccess;
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaHostRegister(void*, size_t, unsigned) { return cudaSuccess; }
-cudaError_t cudaHostUnregister(void*) { return cudaSuccess; }
-
 }  // namespace goku

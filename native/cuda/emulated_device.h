@@ -10,6 +10,10 @@
 // copy to what others still read, gets NaN. Device memory cannot be touched outside kernels and copies: a
 // host that reads it crashes here as it would there.
 //
+// Work on a stream is queued, and runs when the host waits for it, or when work does that the host waits for:
+// as late as may be, and no stream's before another's unless an event says so. Who forgets to wait reads what
+// was there before, or what has come since.
+//
 // GOKU_EMULATED_DEVICES says how many devices there are (1), of which CUDA_VISIBLE_DEVICES shows a process
 // some, by number; GOKU_EMULATED_MIB how much memory each has (8192).
 #pragma once
@@ -32,6 +36,9 @@
 
 namespace goku {
 
+struct CUstream_st;
+using cudaStream_t = CUstream_st*;
+
 struct Index {
   unsigned x;
 };
@@ -47,8 +54,10 @@ inline constexpr int kLanesPerWarp = 32;
 inline constexpr int kWordsPerLane = 8;
 using WarpWords = uint32_t[kLanesPerWarp][kWordsPerLane];
 
-/// Calls `thread` for every thread of `blocks` blocks. Throws NATIVE_DEVICE where a barrier is not reached by
-/// all.
+/// Queues work on a stream.
+void enqueue(cudaStream_t stream, std::function<void()> work);
+/// Calls `thread` for every thread of `blocks` blocks, now. Throws NATIVE_DEVICE where a barrier is not
+/// reached by all.
 void run(int64_t blocks, int threads, size_t sharedBytes, const std::function<void()>& thread);
 std::byte* dynamicShared();
 void syncBlock();
@@ -88,9 +97,10 @@ enum cudaError_t {
   cudaErrorHostMemoryAlreadyRegistered = 712
 };
 enum cudaMemcpyKind { cudaMemcpyDefault = 4 };
-struct CUstream_st;
-using cudaStream_t = CUstream_st*;
-inline const cudaStream_t cudaStreamPerThread = reinterpret_cast<cudaStream_t>(2);
+struct CUevent_st;
+using cudaEvent_t = CUevent_st*;
+inline constexpr unsigned cudaStreamNonBlocking = 1;
+inline constexpr unsigned cudaEventDisableTiming = 2;
 inline constexpr unsigned cudaHostRegisterDefault = 0;
 
 /// As far as it is asked for.
@@ -116,7 +126,15 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 cudaError_t cudaMemcpy2DAsync(void* to, size_t toPitch, const void* from, size_t fromPitch, size_t width,
                               size_t height, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream);
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest);
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags = 0);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaDeviceSynchronize();
 cudaError_t cudaHostRegister(void* memory, size_t bytes, unsigned flags);
 cudaError_t cudaHostUnregister(void* memory);
 

@@ -39,8 +39,8 @@ std::shared_ptr<Page> reachable(std::shared_ptr<Page> page) {
   if (pin == nullptr) {
     CUDA_CHECK(cudaHostRegister(page->data(), page->bytes(), cudaHostRegisterDefault));
     pin = std::shared_ptr<void>(page.get(), [page](void*) {
-      // Kernels may still write there.
-      cudaStreamSynchronize(computeStream());
+      // Kernels and copies of any stream may still write there.
+      cudaDeviceSynchronize();
       cudaHostUnregister(page->data());
     });
     page->reached = pin;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "native/kernels/linear.h"
 #include "native/kernels/optimizer.h"
@@ -155,6 +156,24 @@ inline void adamw(const AdamwState& from, const AdamwState& to, const Tensor& gr
   GOKU_CHECK((from.m.data == to.m.data) == inPlace && (from.v.data == to.v.data) == inPlace &&
                  (from.ema.data == to.ema.data) == inPlace,
              "adamwStep: some tensors are changed in place and others not, want all or none");
+}
+
+/// startSnapshot. Returns how many checksums there are.
+inline int64_t snapshot(const std::vector<Tensor>& from, const std::vector<Tensor>& to) {
+  GOKU_CHECK(from.size() == to.size(), "snapshotStart: ", from.size(), " tensors to ", to.size(),
+             ", want as many");
+  int64_t checksums = 0;
+  for (size_t i = 0; i < from.size(); i++) {
+    sameCount("snapshotStart", from[i], to[i]);
+    GOKU_CHECK(from[i].dtype == to[i].dtype, "snapshotStart: ", dtypeName(from[i].dtype), " to ",
+               dtypeName(to[i].dtype), ", want the same dtype");
+    checksums += checksumsOf(static_cast<int64_t>(from[i].bytes()));
+  }
+  return checksums;
+}
+
+inline void snapshotChecksums(std::span<const uint32_t> room, size_t wanted) {
+  GOKU_CHECK(room.empty() || room.size() == wanted, "snapshotWait: room for ", room.size(), " checksums, want ", wanted);
 }
 
 /// Queries and keys of packed samples.

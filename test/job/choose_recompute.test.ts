@@ -35,14 +35,16 @@ test("chooseRecompute() says what was needed and what there was", () => {
   assert.match(chosen(MIB).reason, /room for 0 MiB/);
 });
 
-test("chooseRecompute() on a GPU: ranks that share it share its memory, and snapshots take none of it", () => {
-  const onGpu = (memoryBytes: number, ranks: number) =>
+test("chooseRecompute() on a GPU: ranks that share it share its memory, each with a training state, and snapshots take none of it", () => {
+  const onGpu = (memoryBytes: number, ranks: number, stateBytes = 0) =>
     chooseRecompute({
-      room: gpuRoom({ memoryBytes, ranks }),
+      room: gpuRoom({ memoryBytes, ranks, stateBytes }),
       tensorBytes: (recompute) => needs[recompute],
     });
   const memoryBytes = (200 * MIB * (1 + FRAGMENT_FRACTION)) / (1 - GPU_FRACTION) + 1;
   assert.equal(onGpu(memoryBytes, 1).recompute, "selective");
   assert.equal(onGpu(memoryBytes, 2).recompute, "full");
   assert.match(onGpu(memoryBytes, 2).reason, /the GPU has room for 126 MiB/);
+  assert.equal(onGpu(memoryBytes, 1, 1).recompute, "full");
+  assert.match(onGpu(memoryBytes, 1, 50 * MIB).reason, /the GPU has room for 201 MiB/);
 });

@@ -341,6 +341,22 @@ export interface NativeOperations {
   tensorChecksums(x: TensorId, checksums: Uint32Array): void;
 }
 
+/** A snapshot under way. Wait exactly once. */
+export type SnapshotTicket = number;
+
+/** Copies of tensors that are about to change, made beside what is called later; the CPU's addon makes them at once. */
+export interface NativeSnapshots {
+  /**
+   * to[i] = from[i], as all calls until now leave it; handles of tensors of one dtype and count each. Returns at once; both are kept
+   * alive until the wait.
+   */
+  snapshotStart(from: Float64Array, to: Float64Array): SnapshotTicket;
+  /** Operations called from here on may write `from`: a device runs them after the copies have read it. Does not wait. */
+  snapshotFence(ticket: SnapshotTicket): void;
+  /** Blocks until `to` is written. checksums = CRC-32 of each MiB of each tensor, one tensor after another; empty: not wanted. */
+  snapshotWait(ticket: SnapshotTicket, checksums: Uint32Array): void;
+}
+
 /** Where a rank of a communicator lives. */
 export interface CommEndpoint {
   rank: number; // in the world
@@ -472,10 +488,11 @@ export interface NativeNvml {
 export interface Native
   extends NativeTensors,
     NativeOperations,
+    NativeSnapshots,
     NativeCollectives,
     NativeDiagnosis,
     NativeNvml {
   /** Contract version; the loader refuses another. */
   readonly contract: number;
 }
-export const NATIVE_CONTRACT = 5;
+export const NATIVE_CONTRACT = 6;

@@ -5,6 +5,7 @@ import { modelConfig } from "../../job/job.js";
 import { Layout } from "../../job/layout.js";
 import { assumedPack } from "../../job/pack_size.js";
 import { patchSize } from "../../job/parameters.js";
+import { STATE_KIND_COUNT, stateKindBytes } from "../../job/state_bytes.js";
 import { stepMemory } from "../../job/step_memory.js";
 import type { CommId, Native } from "../engine/native.js";
 import type { ToRank } from "../rank_messages.js";
@@ -31,7 +32,10 @@ export function wantedRecompute(
   const elementBytes = job.precision === "bf16" ? 2 : 4;
   const otherBytes = states * node.snapshotBytes + (own === 0 ? 0 : announcedSteps(own) * own * packBytes);
   return chooseRecompute({
-    room: gpu === null ? nodeRoom({ memoryBytes, ranks: localWorldSize, otherBytes }) : gpuRoom(gpu),
+    room:
+      gpu === null
+        ? nodeRoom({ memoryBytes, ranks: localWorldSize, otherBytes })
+        : gpuRoom({ ...gpu, stateBytes: STATE_KIND_COUNT * stateKindBytes({ model, layout, rank }) }),
     tensorBytes: (recompute) =>
       stepMemory({
         model,

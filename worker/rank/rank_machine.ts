@@ -24,6 +24,7 @@ import { ReplicaLedger } from "./replica_ledger.js";
 import { type Restored, restoreState } from "./restore_state.js";
 import { SLOT_COUNT, SLOT_COUNT_REPLICATED, SlotBook } from "./slots.js";
 import { SnapshotPages } from "./snapshot_pages.js";
+import { type StateMemory, stateMemory } from "./state_memory.js";
 import { type Requests, TrainLoop } from "./train_loop.js";
 import { verifyFacts, verifyGroups } from "./verify_groups.js";
 
@@ -43,6 +44,7 @@ interface Place {
   progressPage: Uint8Array;
   progress: Progress;
   pages: SnapshotPages;
+  memory: StateMemory;
   book: SlotBook;
   replicas: ReplicaLedger;
   /** Of the generation connected last. */
@@ -273,12 +275,22 @@ export class RankMachine {
       const slots = message.replicate ? SLOT_COUNT_REPLICATED : SLOT_COUNT;
       const pages = new SnapshotPages(native, message.snapshotDir, plan, slots);
       undo.push(() => pages.close());
+      const memory = stateMemory(native, pages);
+      undo.push(() => memory.close());
       const book = new SlotBook(pages.states());
       book.setPins(message.pinned);
       const replicas = new ReplicaLedger(book);
-      return { controlPage, progressPage, progress: new Progress(progressPage), pages, book, replicas };
+      return {
+        controlPage,
+        progressPage,
+        progress: new Progress(progressPage),
+        pages,
+        memory,
+        book,
+        replicas,
+      };
     } catch (error) {
-      for (const step of undo) step();
+      for (const step of undo.reverse()) step();
       throw error;
     }
   }
@@ -286,6 +298,7 @@ export class RankMachine {
   private dismiss(place: Place): void {
     this.beat.end();
     place.trainer?.close();
+    place.memory.close();
     place.pages.close();
     this.native.pageUnmap(place.controlPage);
     this.native.pageUnmap(place.progressPage);
@@ -332,7 +345,7 @@ export class RankMachine {
     return agreeRecompute(native, this.groups.world, own.recompute);
   }
 
-  private makeTrainer({ prepare, layout, progress, pages }: Place): Trainer {
+  private makeTrainer({ prepare, layout, progress, memory }: Place): Trainer {
     const { job } = prepare;
     const model = modelConfig(job);
     return new Trainer({
@@ -343,7 +356,7 @@ export class RankMachine {
       rank: prepare.rank,
       groups: this.groups,
       progress,
-      state: pages.tensors(0), // a restore chooses the slot
+      state: memory.tensors(0), // a restore chooses the slot
       emptyText: new HashTextEncoder(textSettings(job, model)).encode(""),
     });
   }
@@ -363,6 +376,7 @@ export class RankMachine {
       trainer: place.trainer!,
       openData: (digest: string | null) => this.openData(job, digest),
       pages: place.pages,
+      memory: place.memory,
       book: place.book,
       jobId: place.prepare.jobId,
       access: place.prepare.peers,
@@ -391,7 +405,7 @@ export class RankMachine {
 
   /** Starts training and returns: the loop goes on beside the commands. */
   private async run(): Promise<void> {
-    const { prepare, layout, progress, controlPage, pages, book, replicas, trainer, restored } =
+    const { prepare, layout, progress, controlPage, pages, memory, book, replicas, trainer, restored } =
       this.present();
     const loop = new TrainLoop({
       job: prepare.job,
@@ -403,6 +417,7 @@ export class RankMachine {
       progress,
       controlPage,
       pages,
+      memory,
       book,
       replicas,
       run: restored!.run,

@@ -31,6 +31,7 @@ import type { MemorySource, RestoreSource } from "../rank_messages.js";
 import { remoteSnapshot } from "./remote_snapshot.js";
 import type { SlotBook } from "./slots.js";
 import type { SnapshotPages } from "./snapshot_pages.js";
+import type { StateMemory } from "./state_memory.js";
 import type { RunState } from "./train_loop.js";
 
 export interface RestoreOptions {
@@ -42,6 +43,7 @@ export interface RestoreOptions {
   /** `digest`: of the data that the state was trained on; null: none yet. */
   openData: (digest: string | null) => Promise<PackSource>;
   pages: SnapshotPages;
+  memory: StateMemory;
   book: SlotBook;
   jobId: string;
   /** Shown to other nodes of the job. */
@@ -85,9 +87,9 @@ export async function restoreState(options: RestoreOptions, from: RestoreSource)
 }
 
 /** The state is to be written into a slot that nobody needs. */
-function useFreeSlot({ trainer, pages, book }: RestoreOptions): void {
+function useFreeSlot({ trainer, memory, book }: RestoreOptions): void {
   const { index } = book.take();
-  trainer.use(pages.begin(index, false).tensors);
+  trainer.use(memory.begin(index, false).tensors);
 }
 
 /** COMM_PEER_DIED where a node could not be asked: what it holds may be sound. Else the state cannot be had from memory. */
@@ -116,17 +118,17 @@ async function fromMemory(options: RestoreOptions, from: MemorySource): Promise<
 
 /** Null: the rank's set has no such slot, or a damaged one. */
 function adoptOwn(
-  { trainer, pages, book, layout, rank }: RestoreOptions,
+  { trainer, pages, memory, book, layout, rank }: RestoreOptions,
   from: MemorySource,
 ): SnapshotHeader | null {
   const path = from.files.find((file) => file.rank === rank && pages.indexOf(file.path) !== null)?.path;
   const header = path === undefined ? null : readSnapshotHeader(path);
   if (header === null || !holds(header, from.state, layout)) return null;
   const index = pages.indexOf(header.path)!;
-  const checksums = pages.sum(index);
+  const checksums = memory.load(index);
   if (checksums.some((checksum, i) => checksum !== header.checksums[i])) return null;
   book.adopt(book.slots[index]!);
-  trainer.use(pages.tensors(index));
+  trainer.use(memory.tensors(index));
   return header;
 }
 

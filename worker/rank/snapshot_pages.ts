@@ -16,7 +16,7 @@ import type { StateTarget, StateTensors } from "../parallel/trainer.js";
 import { SLOT_COUNT } from "./slots.js";
 
 /**
- * The slot files of one rank, mapped: the memory of its training state. Files of an earlier process of this rank are
+ * The slot files of one rank, mapped: the memory of its training state, or of its copies. Files of an earlier process of this rank are
  * taken over with what they hold. All memory is claimed when the set is opened, so that a full tmpfs is an error then and
  * not a fault in the middle of a step.
  */
@@ -26,8 +26,8 @@ export class SnapshotPages {
   private readonly layout: SnapshotLayout;
   private readonly arena: Arena;
   private readonly pages: Uint8Array[] = [];
-  /** Of each slot: its tensors, and the checksums of what was written last. */
-  private readonly targets: StateTarget[] = [];
+  /** Of each slot: its tensors, and the checksums of what was written last, also in one run. */
+  private readonly targets: (StateTarget & { all: Uint32Array })[] = [];
 
   /** Throws NATIVE_IO when the memory cannot be had. */
   constructor(native: Native, folder: string, layout: SnapshotLayout, slots = SLOT_COUNT) {
@@ -89,32 +89,26 @@ export class SnapshotPages {
     });
   }
 
-  /** Makes the checksums of what lies in a slot, in the order of the file. */
-  sum(index: number): Uint32Array {
-    const { tensors, checksums } = this.targets[index]!;
-    for (const [i, unit] of tensors.entries()) sumState(this.native, unit, checksums[i]!);
+  /** Room for the checksums of a slot, unit by unit and in each kind by kind: for who copies a state there. */
+  checksums(index: number): Uint32Array {
+    return this.targets[index]!.all;
+  }
+
+  /** Makes the checksums of a slot from what lies there, or in these tensors; in the order of the file. */
+  sum(index: number, state = this.tensors(index)): Uint32Array {
+    const { checksums } = this.targets[index]!;
+    for (const [i, unit] of state.entries()) sumState(this.native, unit, checksums[i]!);
     return inFileOrder(checksums);
   }
 
-  /**
-   * Chunks of a sealed slot that do not hold what was written there last. Reads the whole slot.
-   */
-  damaged(index: number): number {
-    const { tensors, checksums } = this.targets[index]!;
-    return tensors.reduce((count, unit, i) => {
+  /** Chunks of a sealed slot, or of these tensors, that do not have the slot's checksums. Reads all of them. */
+  damaged(index: number, state = this.tensors(index)): number {
+    const { checksums } = this.targets[index]!;
+    return state.reduce((count, unit, i) => {
       const found = new Uint32Array(checksums[i]!.length);
       sumState(this.native, unit, found);
       return count + found.filter((sum, chunk) => sum !== checksums[i]![chunk]).length;
     }, 0);
-  }
-
-  /** Turns one bit of a slot's weights, as bad memory does; for failpoints. */
-  flipBit(index: number): void {
-    const { model } = this.tensors(index).find((unit) => unit.model.count > 0)!;
-    const bytes = new Uint8Array(4);
-    this.native.tensorRead(model.id, 0, bytes);
-    bytes[2]! ^= 1 << 4;
-    this.native.tensorWrite(model.id, 0, bytes);
   }
 
   /** The slot with that file is found damaged: nobody takes it for whole any more. */
@@ -136,7 +130,7 @@ export class SnapshotPages {
   }
 
   /** Entries of the layout come kind by kind, unit by unit. */
-  private targetIn(page: Uint8Array): StateTarget {
+  private targetIn(page: Uint8Array): StateTarget & { all: Uint32Array } {
     const { entries } = this.layout;
     const unitCount = entries.length / STATE_KINDS.length;
     const tensorOf = (kind: number, unit: number) => {
@@ -144,16 +138,19 @@ export class SnapshotPages {
       return this.arena.ofPage(page, byteOffset, "f32", count);
     };
     const units = Array.from({ length: unitCount }, (_, unit) => unit);
+    const ends: number[] = [];
+    for (const unit of units)
+      ends.push((ends.at(-1) ?? 0) + STATE_KINDS.length * chunkCount(4 * entries[unit]!.count));
+    const all = new Uint32Array(ends.at(-1) ?? 0);
     return {
+      all,
       tensors: units.map((unit) => ({
         model: tensorOf(STATE_KINDS.indexOf("model"), unit),
         ema: tensorOf(STATE_KINDS.indexOf("ema"), unit),
         adam_m: tensorOf(STATE_KINDS.indexOf("adam_m"), unit),
         adam_v: tensorOf(STATE_KINDS.indexOf("adam_v"), unit),
       })),
-      checksums: units.map(
-        (unit) => new Uint32Array(STATE_KINDS.length * chunkCount(4 * entries[unit]!.count)),
-      ),
+      checksums: ends.map((end, unit) => all.subarray(ends[unit - 1] ?? 0, end)),
     };
   }
 }

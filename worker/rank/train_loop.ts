@@ -20,6 +20,7 @@ import type { ReplicaLedger, ReplicaNews } from "./replica_ledger.js";
 import { retryStep, type TriedStep } from "./retry_step.js";
 import type { SlotBook } from "./slots.js";
 import type { SnapshotPages } from "./snapshot_pages.js";
+import type { StateMemory } from "./state_memory.js";
 import { type DoneStep, emptyPlan, replayOf, stepMetrics } from "./step_metrics.js";
 
 /** The state of the run beside the tensors. */
@@ -60,6 +61,7 @@ export interface TrainLoopOptions {
   progress: Progress;
   controlPage: Uint8Array;
   pages: SnapshotPages;
+  memory: StateMemory;
   book: SlotBook;
   replicas: ReplicaLedger;
   run: RunState;
@@ -73,9 +75,9 @@ export interface TrainLoopOptions {
  * The training loop of one rank in one generation, from the restored state to the last step, a voted stop or yield. It ends by
  * sending `finished`, or throws: COMM_* when a peer or the agent ended the generation, else what went wrong here.
  *
- * The optimizer writes state n+1 into another slot than the one that n lies in, so that n is a snapshot without a copy. A
- * rank votes for step n+1 only with n whole, and only after the vote may n-1 be overwritten: whenever ranks die, some
- * state is whole on all of them.
+ * The optimizer writes state n+1 into another slot than the one that n lies in, so that n is a snapshot without a copy; a state on
+ * a device is copied to a slot beside the next step. A rank votes for step n+1 only with n whole, and only after the vote may n-1 be
+ * overwritten: whenever ranks die, some state is whole on all of them.
  */
 export class TrainLoop {
   private readonly options: TrainLoopOptions;
@@ -89,6 +91,10 @@ export class TrainLoop {
   /** What the last step has led to; null: no roll-back. */
   private rollsBack: RollBackSteps | null = null;
   private decided: Pick<StepDecision, "save" | "saveOwed"> = { save: null, saveOwed: false };
+  /** What is to be done with the last state once its slot is sealed; null: nothing is left to be sealed. */
+  private owed: Pick<StepDecision, "save" | "preview"> | null = null;
+  /** That the present step has waited for snapshots. */
+  private snapshotSeconds = 0;
   /** The last seal failed, and that was told. */
   private snapshotsFail = false;
   /** A preview of this state is due, if the next vote finds it whole on every rank. */
@@ -106,6 +112,15 @@ export class TrainLoop {
   }
 
   async train(): Promise<void> {
+    try {
+      await this.trainToEnd();
+    } catch (error) {
+      this.sealOwed(); // all ranks may go on from that state
+      throw error;
+    }
+  }
+
+  private async trainToEnd(): Promise<void> {
     const { job, run } = this.options;
     this.firstSnapshot();
     let end: LoopEnd | null = run.state.step >= job.train.steps ? "steps" : null;
@@ -127,9 +142,10 @@ export class TrainLoop {
   }
 
   private async step(step: number): Promise<LoopEnd | null> {
-    const { job, trainer, book, pages, replicas, requests, run } = this.options;
+    const { job, trainer, book, memory, replicas, requests, run } = this.options;
     setFailpointScope({ step });
     const begun = performance.now();
+    this.snapshotSeconds = 0;
     const isLeftOut = rollBackOf(this.leftOut, step) !== null;
     const { plan, dataSeconds, ...tried } = await (isLeftOut ? this.leaveOut(step) : this.compute(step));
     const { vote, bad } = tried;
@@ -154,7 +170,7 @@ export class TrainLoop {
         leftOut: null,
         rollBack: this.rollsBack,
         applied,
-        snapshotSeconds: 0,
+        snapshotSeconds: this.snapshotSeconds,
         stepSeconds,
       });
       return "rollBack";
@@ -167,7 +183,7 @@ export class TrainLoop {
     this.decided = decision;
     failpoint("optimizer.before");
     const counted = { ...vote, finite: fate.kind === "apply" };
-    const applied = trainer.apply(step, counted, pages.begin(book.take().index, decision.snapshot));
+    const applied = trainer.apply(step, counted, memory.begin(book.take().index, decision.snapshot));
     failpoint("optimizer.after");
     if (vote.save) requests.save = false;
     // The first step of a generation descends from what was restored; so ancestry leads through every generation.
@@ -175,11 +191,9 @@ export class TrainLoop {
     run.state = { generation: this.options.generation, step };
     run.durable = false;
     run.leftOut = this.leftOut;
-    const sealing = performance.now();
-    const sealed = decision.snapshot && this.seal();
-    if (sealed && decision.save !== null) this.save(decision.save);
-    if (decision.preview !== null) this.preview(decision.preview, sealed);
-    const snapshotSeconds = secondsSince(sealing);
+    if (decision.snapshot) this.snapshot(decision);
+    else if (decision.preview !== null) this.preview(decision.preview, false);
+    const { snapshotSeconds } = this;
     const stepSeconds = secondsSince(begun);
     this.tell({ ...seen, leftOut: why, rollBack: null, applied, snapshotSeconds, stepSeconds });
     return decision.end;
@@ -220,13 +234,14 @@ export class TrainLoop {
 
   /** One try at a step's gradients, and the vote on them. */
   private attempt(input: StepInput, again: boolean): VoteResult {
-    const { trainer, book, pages, replicas, requests } = this.options;
+    const { trainer, book, memory, replicas, requests } = this.options;
     const earlier = again ? trainer.numbers : null;
     const gradients = trainer.computeStep(input);
+    this.sealOwed(); // the vote tells whether it is whole
     const spoilt = failpoint("vote.before");
     if (typeof spoilt === "number")
       for (const slot of gradients.packLosses.keys()) gradients.packLosses[slot]! *= spoilt;
-    if (spoilt === "flip") pages.flipBit(book.live!.index);
+    if (spoilt === "flip") memory.flipBit(book.live!.index);
     this.requireState();
     return trainer.vote(input.step, { ...book.flags, ...replicas.flags, ...requests }, earlier);
   }
@@ -236,11 +251,10 @@ export class TrainLoop {
    * would be in every later state, and no number would tell. Found before the vote, it costs a step: older states are whole.
    */
   private requireState(): void {
-    const { pages, book, run, rank } = this.options;
+    const { pages, memory, book, run, rank } = this.options;
     const live = book.live!;
-    const damaged = live.state === null ? 0 : pages.damaged(live.index); // what is no snapshot has no checksums
+    const damaged = live.state === null ? 0 : memory.damaged(live.index); // what is no snapshot has no checksums
     if (damaged === 0) return;
-    pages.spoil(pages.slotPath(live.index));
     book.reread(pages.states());
     throw new GokuError(
       "RANK_CORRUPT",
@@ -259,9 +273,9 @@ export class TrainLoop {
 
   /** This rank's packs of a step; lets the event loop turn, and looks whether the generation goes on. */
   private async packs(step: number): Promise<{ plan: StepPlan; packs: (PackBatch | null)[] }> {
-    const { source, pages, book } = this.options;
+    const { source, memory, book } = this.options;
     await this.turn();
-    if (failpoint("data.before") === "flip") pages.flipBit(book.live!.index);
+    if (failpoint("data.before") === "flip") memory.flipBit(book.live!.index);
     this.announce(step);
     const packs = await this.loaded(step, this.own);
     this.requireGeneration();
@@ -314,8 +328,8 @@ export class TrainLoop {
     if (found !== null && found === book.live) return;
     // One of that name in another slot is of another restore, and may differ in its meta.
     if (found !== null) pages.spoil(pages.slotPath(found.index));
-    pages.sum(book.live!.index);
-    this.seal();
+    this.snapshot({ save: null, preview: null });
+    this.sealOwed();
   }
 
   /** A durable save of the restored state that a fault may have cut off is begun again; one that is there costs nothing. */
@@ -324,6 +338,31 @@ export class TrainLoop {
     if (run.durable || !isPeriodicSave(job, run.state.step)) return;
     this.decided = { save: "periodic", saveOwed: false };
     this.save("periodic");
+  }
+
+  /** The state is to be a snapshot: at once where it lies in its slot, else when its copy is there, before the next vote. */
+  private snapshot(then: Pick<StepDecision, "save" | "preview">): void {
+    const { memory, book } = this.options;
+    this.owed = then;
+    this.timed(() => memory.copyStart(book.live!.index));
+    if (!memory.copying) this.sealOwed();
+  }
+
+  private sealOwed(): void {
+    const { owed } = this;
+    if (owed === null) return;
+    this.owed = null;
+    this.timed(() => {
+      const sealed = this.seal();
+      if (sealed && owed.save !== null) this.save(owed.save);
+      if (owed.preview !== null) this.preview(owed.preview, sealed);
+    });
+  }
+
+  private timed(work: () => void): void {
+    const begun = performance.now();
+    work();
+    this.snapshotSeconds += secondsSince(begun);
   }
 
   /** Makes the live slot a snapshot. When that fails, the vote hears of it and training goes on. */
@@ -345,8 +384,9 @@ export class TrainLoop {
   }
 
   private sealLive(): void {
-    const { pages, book, rank, run, progress } = this.options;
+    const { pages, memory, book, rank, run, progress } = this.options;
     progress.set({ phase: "snapshot" });
+    memory.copied(book.live!.index);
     pages.seal(book.live!.index, { meta: this.meta(), rank });
     book.written(run.state);
   }
@@ -394,16 +434,17 @@ export class TrainLoop {
    * sealed or committed.
    */
   private async finish(reason: LoopEnd): Promise<void> {
-    const { job, book, pages, run, progress, rank, generation, send } = this.options;
+    const { job, book, memory, run, progress, rank, generation, send } = this.options;
     if (reason === "rollBack") {
       // The groups stay until the next generation: some rank may not have read the whole vote yet.
       const { code, message } = this.rolledBack();
       send({ kind: "failed", generation, rank, code, message, peer: -1, operation: "" });
       return;
     }
+    this.sealOwed();
     progress.set({ phase: "finished" });
     if (!run.durable && book.find(run.state) === null) {
-      pages.sum(book.live!.index);
+      memory.copyStart(book.live!.index);
       this.sealLive();
       progress.set({ phase: "finished" });
     }

@@ -17,6 +17,7 @@ import { ReplicaLedger } from "../../../worker/rank/replica_ledger.js";
 import { restoreState } from "../../../worker/rank/restore_state.js";
 import { SlotBook } from "../../../worker/rank/slots.js";
 import { SnapshotPages } from "../../../worker/rank/snapshot_pages.js";
+import { stateMemory } from "../../../worker/rank/state_memory.js";
 import { TrainLoop } from "../../../worker/rank/train_loop.js";
 import { verifyFacts } from "../../../worker/rank/verify_groups.js";
 import type { FromRank, RestoreSource, StepMetrics } from "../../../worker/rank_messages.js";
@@ -95,16 +96,26 @@ class ChainRank {
     const generation = String(index + 2);
     const groups = await this.connect(index + 2, layout);
     const pages = new SnapshotPages(native, this.slots(index, rank), snapshotLayout(UNITS, layout, rank));
+    const memory = stateMemory(native, pages);
     const book = new SlotBook(pages.states());
     const progress = new Progress(this.pages[1]);
     const emptyText = { length: 2, data: new Float32Array(2 * TINY.text_width).fill(0.5) };
     const common = { native, job, model: TINY, layout, rank };
-    const trainer = new Trainer({ ...common, groups, progress, state: pages.tensors(0), emptyText });
+    const trainer = new Trainer({ ...common, groups, progress, state: memory.tensors(0), emptyText });
     const { packs_per_step: packsPerStep } = job.train;
     const source = syntheticSource({ model: TINY, packsPerStep, digest: "chain" });
     const restored = await restoreState(
       {
-        ...{ ...common, trainer, pages, book, jobId: "chain", access: PEER_ACCESS, peerOf: () => null },
+        ...{
+          ...common,
+          trainer,
+          pages,
+          memory,
+          book,
+          jobId: "chain",
+          access: PEER_ACCESS,
+          peerOf: () => null,
+        },
         ...{ openData: async () => source, signal: new AbortController().signal, replica: groups.replica },
       },
       await this.restoreFrom(index),
@@ -131,6 +142,7 @@ class ChainRank {
         source,
         progress,
         pages,
+        memory,
         book,
         replicas,
       },
@@ -139,6 +151,7 @@ class ChainRank {
     });
     await loop.train();
     trainer.close();
+    memory.close();
     pages.close();
     closeGroups(native, groups);
   }

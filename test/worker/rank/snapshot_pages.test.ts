@@ -9,6 +9,7 @@ import { flatUnits } from "../../../job/sharding.js";
 import { nothingSeen } from "../../../job/spikes.js";
 import { loadNative } from "../../../worker/engine/load_native.js";
 import { readFloats, writeFloats } from "../../../worker/engine/tensor.js";
+import { flipBit } from "../../../worker/rank/flip_bit.js";
 import { SnapshotPages } from "../../../worker/rank/snapshot_pages.js";
 
 const native = loadNative();
@@ -67,7 +68,7 @@ test(
     const pages = new SnapshotPages(native, folder, plan);
     fill(pages, 0, 1, 1);
     assert.equal(pages.damaged(0), 0);
-    pages.flipBit(0);
+    flipBit(native, pages.tensors(0));
     assert.equal(pages.damaged(0), 1);
     for (const kind of STATE_KINDS) {
       fill(pages, 1, 2, 1);

@@ -97,12 +97,20 @@ function loopOf(
     controlPage: new Uint8Array(PAGE_BYTES),
     pages: {
       slotPath: (index: number) => `slot-${index}`,
-      begin: () => null,
-      sum: () => {},
-      damaged: () => damagedAt(options.run.state.step),
       spoil: (file: string) => spoilt.push(file),
       states: () => book.slots.map(({ index, state }) => (spoilt.includes(`slot-${index}`) ? null : state)),
       seal: (_: number, { meta }: { meta: StateMeta }) => seal(meta.state.step, structuredClone(meta)),
+    },
+    memory: {
+      copying: false,
+      begin: () => null,
+      copyStart: () => {},
+      copied: () => {},
+      damaged: () => {
+        const damaged = damagedAt(options.run.state.step);
+        if (damaged > 0) spoilt.push(`slot-${book.live!.index}`);
+        return damaged;
+      },
     },
     book,
     replicas: new ReplicaLedger(book),

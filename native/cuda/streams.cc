@@ -1,0 +1,43 @@
+#include "native/cuda/streams.h"
+
+namespace goku {
+namespace {
+
+enum class Priority { kLowest, kHighest };
+
+/// Does not wait for the default stream, which nothing uses.
+class Stream {
+ public:
+  explicit Stream(Priority priority) {
+    int lowest = 0, highest = 0;
+    CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
+    CUDA_CHECK(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking,
+                                            priority == Priority::kHighest ? highest : lowest));
+  }
+  ~Stream() { cudaStreamDestroy(stream_); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+}  // namespace
+
+cudaStream_t computeStream() {
+  thread_local const Stream stream(Priority::kHighest);
+  return stream.get();
+}
+
+cudaStream_t copyStream() {
+  thread_local const Stream stream(Priority::kLowest);
+  return stream.get();
+}
+
+Event::Event() { CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
+Event::~Event() { cudaEventDestroy(event_); }
+void Event::record(cudaStream_t stream) { CUDA_CHECK(cudaEventRecord(event_, stream)); }
+void Event::holdBack(cudaStream_t stream) const { CUDA_CHECK(cudaStreamWaitEvent(stream, event_, 0)); }
+
+}  // namespace goku

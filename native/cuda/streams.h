@@ -1,0 +1,29 @@
+// Streams beside the compute stream, and the events that order them. The host never waits for an order
+// between two streams.
+#pragma once
+
+#include "native/cuda/device.h"
+
+namespace goku {
+
+/// Of this thread, for copies that training does not wait for: with the lowest priority, so that their
+/// kernels take what the compute stream leaves.
+cudaStream_t copyStream();
+
+/// A place in a stream's work.
+class Event {
+ public:
+  Event();
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  /// After what the stream was given until now.
+  void record(cudaStream_t stream);
+  /// What the stream is given from here on comes after this place; the host goes on at once.
+  void holdBack(cudaStream_t stream) const;
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+}  // namespace goku
