@@ -133,9 +133,11 @@ Tensor& Call::tensor(size_t index, DType dtype) const {
 
 std::vector<Tensor> Call::tensors(size_t index) const {
   std::vector<Tensor> found;
-  for (const double id : doubles(index)) {
-    const Tensor* tensor =
-        id >= 0 && id < 9007199254740992.0 ? context().tensors.find(static_cast<TensorId>(id)) : nullptr;
+  for (const double real : doubles(index)) {
+    if (!(real >= 0 && real < 9007199254740992.0))
+      reject(index, "element ", found.size(), ": ", real, " is no tensor");
+    const auto id = static_cast<TensorId>(real);
+    const Tensor* tensor = context().tensors.find(id);
     if (tensor == nullptr)
       reject(index, "element ", found.size(), ": tensor ", id, " is freed or unknown, want a live one");
     found.push_back(*tensor);

@@ -33,6 +33,8 @@ class Queue {
   uint64_t queued() const { return queued_; }
   bool isDone() const { return work_.empty(); }
   void runUntil(uint64_t count) {
+    if (started_ >= count) return;
+    const Opened opened;  // once for all of it
     while (started_ < count) {
       const std::function<void()> work = std::move(work_.front());
       work_.pop_front();
