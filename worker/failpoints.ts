@@ -21,7 +21,7 @@ export const FAILPOINT_NAMES = [
   "vote.before", // rank: gradients are reduced, the vote is not cast
   "optimizer.before", // rank: voted, no weight changed
   "optimizer.after", // rank: the new state is written, and not sealed
-  "snapshot.write", // rank: half of the new state is written into its slot
+  "snapshot.write", // rank: half of the new state is written
   "save.write", // agent: before a chunk of a durable save is written
   "save.commit", // agent: everything is written but the commit record
   "save.committed", // agent: the commit record is durable, nobody was told

@@ -9,6 +9,7 @@ import { gpuMemory } from "../../job/gpu_memory.js";
 import { type Job, modelConfig } from "../../job/job.js";
 import { Layout } from "../../job/layout.js";
 import type { PackBatch } from "../../worker/data/pack_batch.js";
+import type { Native } from "../../worker/engine/native.js";
 import type { FromRank } from "../../worker/rank_messages.js";
 import { inMemory, native, Rank, smallJob, sourceOf } from "../worker/rank/rank_harness.js";
 
@@ -51,10 +52,12 @@ interface Run {
   held?: readonly number[];
   look?: (answer: FromRank, set: string) => void;
   change?: (pack: PackBatch, step: number) => PackBatch;
+  /** The backend as the rank sees it. */
+  on?: Native;
 }
 
 /** A rank that stands before its first step. */
-async function startOf({ job, held = [], look, change }: Run) {
+async function startOf({ job, held = [], look, change, on = native }: Run) {
   const folder = path.join(base, String(folders++));
   mkdirSync(folder);
   const set = path.join(folder, "set");
@@ -63,6 +66,7 @@ async function startOf({ job, held = [], look, change }: Run) {
     job,
     gpu: GPU,
     folder,
+    native: () => on,
     openSource: async () => sourceOf(job, "data", change),
     onAnswer: (answer) => {
       look?.(answer, set);
@@ -161,12 +165,44 @@ test("a step that is cut off leaves the state before it whole, and its process g
   assert.match("message" in failed ? failed.message : "", /cut off/);
   assert.ok(assertWanted(set, states, "cut off").includes(cutOff - 1));
   broken = false;
-  const state = { generation: "1", step: cutOff - 1 };
-  const file = readdirSync(set).find(
-    (name) => readSnapshotHeader(path.join(set, name))?.meta.state.step === state.step,
-  )!;
-  await restore(rank, set, "2", inMemory(state, path.join(set, file)));
+  await goOn(rank, set, cutOff - 1);
+  assert.ok(assertWanted(set, states, "restored").includes(STEPS));
+});
+
+/** Another generation of the rank, from the state in its slot. */
+async function goOn(rank: Rank, set: string, step: number): Promise<void> {
+  const file = readdirSync(set)
+    .map((name) => path.join(set, name))
+    .find((one) => readSnapshotHeader(one)?.meta.state.step === step)!;
+  await restore(rank, set, "2", inMemory({ generation: "1", step }, file));
   await rank.ask({ kind: "run", generation: "2" }, "finished");
+}
+
+test("a bit that turns on the device once its state has left is found before the vote, and no step is lost", async () => {
+  const states = await wanted;
+  const damaged = 2;
+  let copies = 0;
+  let state: Float64Array = new Float64Array(0);
+  const on: Native = {
+    ...native,
+    snapshotStart: (from, to) => {
+      state = from;
+      return native.snapshotStart(from, to);
+    },
+    snapshotWait: (ticket, checksums) => {
+      native.snapshotWait(ticket, checksums);
+      if (copies++ !== damaged) return; // the first is that of the initial state
+      const byte = new Uint8Array(4);
+      native.tensorRead(state[0]!, 0, byte);
+      byte[2]! ^= 1;
+      native.tensorWrite(state[0]!, 0, byte);
+    },
+  };
+  const { rank, set } = await startOf({ job: jobOf(STEPS, 1), on });
+  const failed = await rank.ask({ kind: "run", generation: "1" }, "failed");
+  assert.equal("code" in failed ? failed.code : "", "RANK_CORRUPT");
+  assert.ok(assertWanted(set, states, "damaged").includes(damaged), "its copy is sound");
+  await goOn(rank, set, damaged);
   assert.ok(assertWanted(set, states, "restored").includes(STEPS));
 });
 

@@ -44,8 +44,7 @@ export class StateOnDevice implements StateMemory {
 
   begin(index: number): StateTarget {
     this.pages.begin(index, false);
-    // Kernels that write the state wait on the device for a copy that still reads it; this thread goes on.
-    if (this.underWay !== null) this.native.snapshotFence(this.underWay);
+    this.holdBack();
     return this.target;
   }
 
@@ -79,6 +78,7 @@ export class StateOnDevice implements StateMemory {
   }
 
   flipBit(): void {
+    this.holdBack();
     flipBit(this.native, this.state);
   }
 
@@ -89,6 +89,11 @@ export class StateOnDevice implements StateMemory {
       // A device that fails writes nothing any more.
     }
     this.arena.freeAll();
+  }
+
+  /** Kernels that write the state wait on the device for a copy that still reads it; this thread goes on. */
+  private holdBack(): void {
+    if (this.underWay !== null) this.native.snapshotFence(this.underWay);
   }
 
   /** Nobody asks for the copy under way any more; it must not go on where its memory is used again. */
