@@ -149,9 +149,10 @@ GroupOptions readOptions(Call& call) {
   options.timeoutMs = fields.milliseconds("timeoutMs");
   options.reachMs = fields.milliseconds("reachMs");
   const std::string transport = fields.string("transport");
-  if (transport != "auto" && transport != "tcp")
-    fields.fail("transport", "\"" + transport + "\", want auto or tcp");
+  if (transport != "auto" && transport != "host" && transport != "tcp")
+    fields.fail("transport", "\"" + transport + "\", want auto, host or tcp");
   options.tcpOnly = transport == "tcp";
+  options.hostOnly = transport != "auto";
   for (int member = 0; member < options.size(); ++member) {
     const auto neighbours =
         std::count_if(options.members.begin(), options.members.end(), [&](const Endpoint& other) {
@@ -245,6 +246,13 @@ void commListenStats(Call& call) {
     checkNapi(napi_set_named_property(call.env(), object, name, value), name);
   }
   call.returns(object);
+}
+
+void commCarrier(Call& call) {
+  const std::string& carrier = groups(call).carrierOf(commArgument(call));
+  napi_value text;
+  checkNapi(napi_create_string_utf8(call.env(), carrier.data(), carrier.size(), &text), "commCarrier");
+  call.returns(text);
 }
 
 void commAbort(Call& call) { groups(call).abort(commArgument(call)); }
@@ -389,6 +397,7 @@ void RegisterCollectives(Registry& registry) {
   registry.add("commUnlisten", commUnlisten);
   registry.add("commListenStats", commListenStats);
   registry.add("commCreate", commCreate);
+  registry.add("commCarrier", commCarrier);
   registry.add("commAbort", commAbort);
   registry.add("commClose", commClose);
   registry.add("allGatherStart", allGatherStart);

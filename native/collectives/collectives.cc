@@ -46,9 +46,16 @@ void Collectives::abandon(CommId comm) {
 
 const GroupOptions& Collectives::optionsOf(CommId comm) const { return find(comm).options(); }
 
+const std::string& Collectives::carrierOf(CommId comm) const { return find(comm).carrier(); }
+
 Ticket Collectives::start(CommId comm, std::shared_ptr<Operation> operation) {
   Group& group = find(comm);
-  std::unique_ptr<Staged> staged = stage(*operation);
+  std::unique_ptr<Staged> staged;
+  if (const DeviceLines* lines = group.deviceLines(); lines != nullptr && lines->carries(*operation)) {
+    operation->before = lines->mark();
+  } else {
+    staged = stage(*operation);
+  }
   const Ticket ticket = ++lastId_;
   tickets_.emplace(ticket, Pending{operation, std::move(staged)});
   group.start(std::move(operation));

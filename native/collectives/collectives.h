@@ -28,6 +28,7 @@ class Collectives {
   void close(CommId comm);
   void abandon(CommId comm);
   const GroupOptions& optionsOf(CommId comm) const;
+  const std::string& carrierOf(CommId comm) const;
 
   Ticket start(CommId comm, std::shared_ptr<Operation> operation);
   /// Blocks until done, forgets the ticket, throws its error.

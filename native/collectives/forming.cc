@@ -24,7 +24,7 @@ std::string rankText(const GroupOptions& options, int member) {
 }  // namespace
 
 uint64_t membersDigest(const GroupOptions& options) {
-  uint64_t digest = fnv1a64(options.tcpOnly ? "tcp" : "auto");
+  uint64_t digest = fnv1a64(options.tcpOnly ? "tcp" : options.hostOnly ? "host" : "auto");
   for (const Endpoint& member : options.members)
     digest = fnv1a64(concat(member.rank, "@", member.nodeId, ";"), digest);
   return digest;

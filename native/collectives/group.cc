@@ -73,6 +73,7 @@ void Group::main() {
     }
     operation->finish(std::move(error));
   }
+  if (device_.lines) fault_ ? device_.lines->abort() : device_.lines->close();
   const std::lock_guard lock(mutex_);
   waiter_ = nullptr;
 }
@@ -82,6 +83,9 @@ bool Group::form(Lines& lines) {
       progress_->enter(options_.progressPage.get(), options_.generation, Kind::kConnect, options_.name, 0);
   try {
     lines = Forming(options_, mesh_, listener_.get()).run();
+    device_ = formDeviceLines(options_, *lines.waiter, [this, &lines](std::byte* all, size_t bytesEach) {
+      gather(lines, all, bytesEach);
+    });
   } catch (const FaultError& error) {
     fail(error.fault());
     formed_(errorOf(Kind::kConnect, *fault_));
@@ -94,6 +98,23 @@ bool Group::form(Lines& lines) {
   }
   formed_(std::nullopt);
   return true;
+}
+
+void Group::gather(Lines& lines, std::byte* all, size_t bytesEach) {
+  Operation operation;
+  operation.kind = Kind::kAllGather;
+  operation.out = {.storage = nullptr,
+                   .data = all,
+                   .count = static_cast<int64_t>(bytesEach) * options_.size(),
+                   .dtype = DType::kU8};
+  operation.input = {.storage = nullptr,
+                     .data = all + static_cast<size_t>(options_.rank) * bytesEach,
+                     .count = static_cast<int64_t>(bytesEach),
+                     .dtype = DType::kU8};
+  operation.outCounts.assign(options_.members.size(), static_cast<int64_t>(bytesEach));
+  Exchange exchange(options_, mesh_, lines);
+  Schedule schedule = makeSchedule(options_, exchange, operation, ++sequence_);
+  exchange.run(schedule.terms, schedule.transfers);
 }
 
 /// The next operation; null when the group is closed. Sleeps while there is none.
@@ -117,18 +138,27 @@ std::optional<NativeError> Group::run(Lines& lines, Operation& operation) {
   if (fault_) return errorOf(operation.kind, *fault_);
   Exchange exchange(options_, mesh_, lines);
   Schedule schedule = makeSchedule(options_, exchange, operation, ++sequence_);
-  const uint64_t number = progress_->enter(options_.progressPage.get(), options_.generation, operation.kind,
-                                           options_.name, schedule.bytes());
+  const bool onDevice = operation.before != nullptr;
   try {
-    exchange.run(schedule.terms, schedule.transfers);
-    if (schedule.finish) schedule.finish();
+    if (onDevice) device_.lines->arrive(operation);
+    const uint64_t number = progress_->enter(options_.progressPage.get(), options_.generation, operation.kind,
+                                             options_.name, schedule.bytes());
+    if (onDevice) {
+      schedule.announceOnly();
+      exchange.run(schedule.terms, schedule.transfers);
+      device_.lines->run(operation);
+    } else {
+      exchange.run(schedule.terms, schedule.transfers);
+      if (schedule.finish) schedule.finish();
+    }
+    progress_->complete(options_.progressPage.get(), options_.generation, number);
   } catch (const FaultError& error) {
     fail(error.fault());
     // After the others were told why, and before the caller uses its memory for something else.
     if (lines.segment) lines.segment->withdraw(lines.self);
+    if (device_.lines) device_.lines->abort();
     return errorOf(operation.kind, *fault_);
   }
-  progress_->complete(options_.progressPage.get(), options_.generation, number);
   return std::nullopt;
 }
 

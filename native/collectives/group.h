@@ -11,6 +11,7 @@
 #include <mutex>
 #include <thread>
 
+#include "native/collectives/device_lines.h"
 #include "native/collectives/listener.h"
 #include "native/collectives/mesh.h"
 #include "native/collectives/operation.h"
@@ -32,6 +33,10 @@ class Group {
   ~Group();
 
   const GroupOptions& options() const { return options_; }
+  /// Once formed: lines between devices, null where there are none.
+  const DeviceLines* deviceLines() const { return device_.lines.get(); }
+  /// Once formed: DeviceLinesFormed::carrier.
+  const std::string& carrier() const { return device_.carrier; }
   void start(std::shared_ptr<Operation> operation);
   /// Idempotent, from any thread.
   void abort();
@@ -43,6 +48,7 @@ class Group {
  private:
   void main();
   bool form(Lines& lines);
+  void gather(Lines& lines, std::byte* all, size_t bytesEach);
   /// Why the operation failed, if it did.
   std::optional<NativeError> run(Lines& lines, Operation& operation);
   /// Ends the group: tells the peers, keeps the first fault.
@@ -55,6 +61,7 @@ class Group {
   std::shared_ptr<Progress> progress_;
   Formed formed_;
   Mesh mesh_;
+  DeviceLinesFormed device_;  // changed by the group's thread alone, while nobody else may look
   std::atomic<bool> silent_{false};
   uint64_t sequence_ = 0;       // group's thread
   std::optional<Fault> fault_;  // group's thread

@@ -56,6 +56,7 @@ struct Operation {
   std::vector<bool> contributes;   // reduce-scatter only
   Reduction reduction = Reduction::kSum;
   int root = 0;
+  std::shared_ptr<void> before;  // DeviceLines::mark(); null: the host's lines carry the payload
 
   void finish(std::optional<NativeError> error) {
     {
@@ -64,6 +65,7 @@ struct Operation {
       this->error = std::move(error);
       out = Tensor{};
       input = Tensor{};
+      before = nullptr;
     }
     finished.notify_all();
   }

@@ -30,7 +30,8 @@ struct GroupOptions {
   std::shared_ptr<const Allocator> tensors;  // whose memory may be lent to members on this node
   double timeoutMs = 0;
   double reachMs = 0;
-  bool tcpOnly = false;  // transport "tcp"
+  bool tcpOnly = false;   // transport "tcp"
+  bool hostOnly = false;  // transport "tcp" or "host": no lines between devices
 
   int size() const { return static_cast<int>(members.size()); }
   /// Whether members `a` and `b` exchange payload through shared memory.

@@ -14,6 +14,8 @@ constexpr size_t kReduceSmallBytes = 16 << 10;
 constexpr size_t kBroadcastSmallBytes = 64 << 10;
 // Blocks of an all-reduce begin at cache lines of its buffer.
 constexpr size_t kBlockAlign = 64;
+// In a signature: the payload goes from device to device.
+constexpr uint32_t kOnDevice = 1 << 15;
 
 class Scheduler {
  public:
@@ -205,6 +207,12 @@ class Scheduler {
 uint64_t Schedule::bytes() const {
   return std::accumulate(terms.bytesTo.begin(), terms.bytesTo.end(), uint64_t{0}) +
          std::accumulate(terms.bytesFrom.begin(), terms.bytesFrom.end(), uint64_t{0});
+}
+
+void Schedule::announceOnly() {
+  terms.signature |= kOnDevice;
+  transfers.clear();
+  finish = nullptr;
 }
 
 Schedule makeSchedule(const GroupOptions& options, Exchange& exchange, const Operation& operation,

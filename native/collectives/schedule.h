@@ -18,6 +18,8 @@ struct Schedule {
   std::function<void()> finish;
   /// Payload of this member, sent and received, for the progress page.
   uint64_t bytes() const;
+  /// Leaves what is said of the collective; its payload goes from device to device.
+  void announceOnly();
 };
 
 /// The operation's counts and types have been checked by the caller. `sequence` counts from 1 in the group.

@@ -1,6 +1,7 @@
 #include "native/collectives/waiter.h"
 
 #include <algorithm>
+#include <thread>
 
 namespace goku::collectives {
 
@@ -40,6 +41,11 @@ bool Waiter::sleep(uint32_t seen, const std::vector<pollfd>& data) {
 }
 
 void Waiter::glance() { look(); }
+
+bool Waiter::rest(std::chrono::microseconds time) {
+  std::this_thread::sleep_for(time);
+  return look();
+}
 
 bool Waiter::look() {
   mesh_.checkAborted();

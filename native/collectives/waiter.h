@@ -33,6 +33,9 @@ class Waiter {
   bool sleep(uint32_t seen, const std::vector<pollfd>& data);
   /// To be called between pieces of work: notices an abort while there is no need to sleep.
   void glance();
+  /// Sleeps for `time` beside work of a device; false when the time of the collective is over. Throws as
+  /// sleep().
+  bool rest(std::chrono::microseconds time);
   /// Wakes a neighbour on this node after shared memory has changed.
   void ring(int localMember);
   void ringAll();

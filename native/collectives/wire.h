@@ -102,9 +102,9 @@ struct ControlFrame {
 static_assert(sizeof(ControlFrame) == 32);
 
 /// Error codes as abort frames carry them: index + 1. Append only.
-inline constexpr ErrorCode kWireCodes[] = {ErrorCode::kArgument, ErrorCode::kOutOfMemory,
-                                           ErrorCode::kIo,       ErrorCode::kPeerDied,
-                                           ErrorCode::kAborted,  ErrorCode::kTimeout};
+inline constexpr ErrorCode kWireCodes[] = {ErrorCode::kArgument, ErrorCode::kOutOfMemory, ErrorCode::kIo,
+                                           ErrorCode::kPeerDied, ErrorCode::kAborted,     ErrorCode::kTimeout,
+                                           ErrorCode::kDevice};
 
 inline constexpr uint32_t kDataMagic = 0x44524647;
 
@@ -113,7 +113,7 @@ struct DataHeader {
   uint32_t magic = kDataMagic;
   uint32_t signature = 0;  // kind, element type and reduction: equal on both sides
   uint64_t sequence = 0;   // of this group, from 1
-  uint64_t bytes = 0;      // payload that follows
+  uint64_t bytes = 0;      // payload that follows, or goes from device to device
   uint64_t wanted = 0;     // payload that the sender expects in return
 };
 static_assert(sizeof(DataHeader) == 32);

@@ -9,9 +9,10 @@ set(GOKU_NVIDIA_ROOT "$ENV{GOKU_NVIDIA_ROOT}" CACHE PATH "folder `nvidia` of NVI
 set(GOKU_CUDA_SHARED_SOURCES ${GOKU_SHARED_SOURCES})
 list(REMOVE_ITEM GOKU_CUDA_SHARED_SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/native/tensor_memory.cc
      ${CMAKE_CURRENT_SOURCE_DIR}/native/devices.cc
+     ${CMAKE_CURRENT_SOURCE_DIR}/native/collectives/device_lines.cc
      ${CMAKE_CURRENT_SOURCE_DIR}/native/collectives/staging.cc)
-list(APPEND GOKU_CUDA_SHARED_SOURCES native/cuda/device.cc native/cuda/devices.cc native/cuda/staging.cc native/cuda/streams.cc
-     native/cuda/tensor_memory.cc)
+list(APPEND GOKU_CUDA_SHARED_SOURCES native/cuda/device.cc native/cuda/devices.cc native/cuda/library.cc native/cuda/nccl_api.cc
+     native/cuda/nccl_comm.cc native/cuda/nccl_lines.cc native/cuda/staging.cc native/cuda/streams.cc native/cuda/tensor_memory.cc)
 
 function(goku_backend target)
   set_target_properties(${target} PROPERTIES PREFIX "" SUFFIX ".node" CXX_VISIBILITY_PRESET hidden
@@ -84,7 +85,7 @@ if(NOT GOKU_CUBLASLT_INCLUDE)
   message(FATAL_ERROR "Cannot configure goku_cuda: cublasLt.h not found, run: pip install nvidia-cublas, and give "
                       "-DGOKU_NVIDIA_ROOT=its folder nvidia")
 endif()
-add_library(goku_cuda SHARED ${GOKU_CUDA_SHARED_SOURCES} native/cuda/cublaslt.cc native/cuda/library.cc
+add_library(goku_cuda SHARED ${GOKU_CUDA_SHARED_SOURCES} native/cuda/cublaslt.cc
                              $<TARGET_OBJECTS:goku_cuda_kernels> ${CMAKE_JS_SRC})
 goku_backend(goku_cuda)
 set_target_properties(goku_cuda PROPERTIES LINKER_LANGUAGE CXX CUDA_STANDARD_REQUIRED OFF)
@@ -93,3 +94,12 @@ target_compile_options(goku_cuda PRIVATE -O2)
 # The runtime is linked in; libcuda is found by it when there is a device, the other libraries by native/cuda/library.h.
 target_link_libraries(goku_cuda PRIVATE CUDA::cudart_static)
 string(APPEND GOKU_CUDA_FOUND ", cublasLt.h in ${GOKU_CUBLASLT_INCLUDE}")
+# Not needed: native/cuda/nccl_api.h declares what is used of NCCL, which is found at run time. Where there is its header, the two are compared.
+find_path(GOKU_NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS} ${GOKU_NVIDIA_ROOT}/nccl/include)
+if(GOKU_NCCL_INCLUDE)
+  target_sources(goku_cuda PRIVATE native/cuda/nccl_header.cc)
+  target_include_directories(goku_cuda SYSTEM PRIVATE ${GOKU_NCCL_INCLUDE})
+  string(APPEND GOKU_CUDA_FOUND ", NCCL's declarations compared with nccl.h in ${GOKU_NCCL_INCLUDE}")
+else()
+  string(APPEND GOKU_CUDA_FOUND ", NCCL's declarations not compared: no nccl.h")
+endif()

@@ -18,9 +18,11 @@
 // some, by number; GOKU_EMULATED_MIB how much memory each has (8192).
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 
 #define __global__
@@ -36,7 +38,19 @@
 
 namespace goku {
 
-struct CUstream_st;
+namespace emulated {
+class Queue;
+}
+/// Work that was queued, and groups of operations that a library has given it (test/support/fake_nccl.cc),
+/// which do not wait for each other.
+struct CUstream_st {
+  struct Groups {
+    std::atomic<uint64_t> given{0};
+    std::atomic<uint64_t> done{0};  // of those, in their order
+  };
+  std::shared_ptr<Groups> groups = std::make_shared<Groups>();
+  std::shared_ptr<emulated::Queue> queue;
+};
 using cudaStream_t = CUstream_st*;
 
 struct Index {
@@ -94,6 +108,7 @@ enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorMemoryAllocation = 2,
   cudaErrorNoDevice = 100,
+  cudaErrorNotReady = 600,
   cudaErrorHostMemoryAlreadyRegistered = 712
 };
 enum cudaMemcpyKind { cudaMemcpyDefault = 4 };
@@ -127,6 +142,7 @@ cudaError_t cudaMemcpy2DAsync(void* to, size_t toPitch, const void* from, size_t
                               size_t height, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream);
 cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
@@ -134,6 +150,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaDeviceSynchronize();
 cudaError_t cudaHostRegister(void* memory, size_t bytes, unsigned flags);
 cudaError_t cudaHostUnregister(void* memory);

@@ -15,13 +15,6 @@
 
 namespace goku {
 namespace emulated {
-namespace {
-
-/// Whatever is run or queued: work of one stream may run on the thread that waits for another's.
-std::recursive_mutex& turn() {
-  static std::recursive_mutex mutex;
-  return mutex;
-}
 
 class Queue {
  public:
@@ -48,6 +41,14 @@ class Queue {
   uint64_t queued_ = 0, started_ = 0;
 };
 
+namespace {
+
+/// Whatever is run or queued: work of one stream may run on the thread that waits for another's.
+std::recursive_mutex& turn() {
+  static std::recursive_mutex mutex;
+  return mutex;
+}
+
 std::set<std::shared_ptr<Queue>>& queues() {
   static std::set<std::shared_ptr<Queue>> queues;
   return queues;
@@ -62,14 +63,12 @@ void runStreams() {
 
 }  // namespace emulated
 
-struct CUstream_st {
-  std::shared_ptr<emulated::Queue> queue = std::make_shared<emulated::Queue>();
-};
-
-/// What was queued on a stream when it was recorded; none: it has not been.
+/// What a stream had been given when it was recorded; none: it has not been.
 struct CUevent_st {
   std::shared_ptr<emulated::Queue> queue;
   uint64_t count = 0;
+  std::shared_ptr<CUstream_st::Groups> groups;
+  uint64_t given = 0;
 };
 
 namespace emulated {
@@ -88,9 +87,13 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
   *greatest = -5;
   return cudaSuccess;
 }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
+  return cudaStreamCreateWithPriority(stream, flags, 0);
+}
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) {
   const std::lock_guard lock(turn());
   *stream = new CUstream_st;
+  (*stream)->queue = std::make_shared<emulated::Queue>();
   emulated::queues().insert((*stream)->queue);
   return cudaSuccess;
 }
@@ -123,7 +126,15 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const std::lock_guard lock(turn());
   event->queue = stream->queue;
   event->count = stream->queue->queued();
+  event->groups = stream->groups;
+  event->given = stream->groups->given;
   return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (event->queue == nullptr) return cudaSuccess;
+  const std::lock_guard lock(turn());
+  event->queue->runUntil(event->count);
+  return event->groups->done >= event->given ? cudaSuccess : cudaErrorNotReady;
 }
 cudaError_t cudaDeviceSynchronize() {
   emulated::runStreams();

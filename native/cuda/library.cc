@@ -21,7 +21,8 @@ Library::Library(const std::string& file, const std::string& package) : file_(fi
   std::string reason;
   for (const std::string& place : places(file)) {
     // Its own: libraries of another CUDA in the process must not answer for it.
-    handle_.reset(dlopen(place.c_str(), RTLD_NOW | RTLD_LOCAL), [](void* handle) {
+    // Never unmapped: NCCL's own threads may run for a while after its last communicator.
+    handle_.reset(dlopen(place.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE), [](void* handle) {
       if (handle != nullptr) dlclose(handle);
     });
     if (handle_) return;

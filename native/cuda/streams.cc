@@ -36,8 +36,19 @@ cudaStream_t copyStream() {
 }
 
 Event::Event() { CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
+Event::Event(cudaStream_t stream) : Event() { record(stream); }
 Event::~Event() { cudaEventDestroy(event_); }
 void Event::record(cudaStream_t stream) { CUDA_CHECK(cudaEventRecord(event_, stream)); }
 void Event::holdBack(cudaStream_t stream) const { CUDA_CHECK(cudaStreamWaitEvent(stream, event_, 0)); }
+
+bool Event::passed() const {
+  const cudaError_t error = cudaEventQuery(event_);
+  if (error == cudaErrorNotReady) {
+    cudaGetLastError();  // an answer, not a failure of the next call
+    return false;
+  }
+  CUDA_CHECK(error);
+  return true;
+}
 
 }  // namespace goku

@@ -14,6 +14,8 @@ cudaStream_t copyStream();
 class Event {
  public:
   Event();
+  /// After what the stream was given until now.
+  explicit Event(cudaStream_t stream);
   ~Event();
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
@@ -21,6 +23,8 @@ class Event {
   void record(cudaStream_t stream);
   /// What the stream is given from here on comes after this place; the host goes on at once.
   void holdBack(cudaStream_t stream) const;
+  /// Whether the device is past it. Throws NATIVE_DEVICE where the device has failed meanwhile.
+  bool passed() const;
 
  private:
   cudaEvent_t event_ = nullptr;

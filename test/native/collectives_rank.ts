@@ -55,6 +55,7 @@ export type Command =
   | { kind: "abortThenRun"; group: string; operation: OperationSpec } // commAbort while the operation runs
   | { kind: "closeWhileRunning"; group: string; operation: OperationSpec }
   | { kind: "waitTwice"; group: string }
+  | { kind: "carrier"; group: string }
   | { kind: "abort"; group: string }
   | { kind: "close"; group: string }
   | { kind: "exitWhileBusy"; group: string; operation: OperationSpec } // process.exit with an operation running
@@ -67,6 +68,8 @@ export interface RankError {
 }
 export type Reply = { id: number; value: unknown } | { id: number; error: RankError };
 
+// All on one device, where there is one: docs/cuda.md.
+process.env.NCCL_HOSTID ??= `test.${process.pid}`;
 const native = loadNative();
 const [controlPath, progressPath] = process.argv.slice(2) as [string, string];
 const control = native.pageMap(controlPath, PAGE_BYTES);
@@ -331,6 +334,8 @@ async function execute(command: Command): Promise<unknown> {
       native.commWait(ticket);
       return null;
     }
+    case "carrier":
+      return native.commCarrier(groupOf(command.group).comm);
     case "abort":
       native.commAbort(groupOf(command.group).comm);
       return null;

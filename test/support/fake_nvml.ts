@@ -1,31 +1,15 @@
-import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { REPOSITORY } from "../job/repository.js";
+import { libraryPath, standInLibrary, withEnvironment } from "./stand_in_library.js";
 
 export type FakeValues = Readonly<Record<string, string | number>>;
 
 const scratch = mkdtempSync(path.join(tmpdir(), "goku-fake-nvml-"));
 process.once("exit", () => rmSync(scratch, { recursive: true, force: true }));
-const built = new Map<string, string>();
 
 /** Why tests of a machine without NVIDIA's driver cannot run here; false: they can. */
 export const nvidiaDriver = existsSync("/dev/nvidiactl") && "this machine has NVIDIA's driver";
-
-/** Folder of a stand-in for libnvidia-ml.so.1, compiled once a process. */
-function libraryFolder(flags: readonly string[]): string {
-  const key = flags.join(" ");
-  const known = built.get(key);
-  if (known !== undefined) return known;
-  const folder = path.join(scratch, `library-${built.size}`);
-  mkdirSync(folder);
-  const out = path.join(folder, "libnvidia-ml.so.1");
-  const source = path.join(REPOSITORY, "test/support/fake_nvml.cc");
-  execFileSync(process.env.CXX ?? "c++", ["-std=c++20", "-shared", "-fPIC", ...flags, "-o", out, source]);
-  built.set(key, folder);
-  return folder;
-}
 
 /** GPUs that are not there: what `tell` writes, the library answers from then on (fake_nvml.cc says in which words). */
 export class FakeNvml {
@@ -36,17 +20,13 @@ export class FakeNvml {
 
   /** @param flags of the compiler, for example -DOLD_LIBRARY */
   constructor(values: FakeValues, flags: readonly string[] = []) {
-    this.folder = libraryFolder(flags);
+    this.folder = standInLibrary({ source: "fake_nvml.cc", file: "libnvidia-ml.so.1", flags });
     this.tell(values);
   }
 
   /** For processes that are to find it. */
   get env(): { LD_LIBRARY_PATH: string; GOKU_FAKE_NVML: string } {
-    const before = process.env.LD_LIBRARY_PATH;
-    return {
-      LD_LIBRARY_PATH: before === undefined ? this.folder : `${this.folder}:${before}`,
-      GOKU_FAKE_NVML: this.file,
-    };
+    return { LD_LIBRARY_PATH: libraryPath(this.folder), GOKU_FAKE_NVML: this.file };
   }
 
   /** Changes what is named; a value "" takes it away. */
@@ -62,16 +42,7 @@ export class FakeNvml {
 
 /** While `body` runs, processes that are started from here find it. */
 export async function withNvml<T>(fake: FakeNvml, body: () => Promise<T>): Promise<T> {
-  const before = { ...process.env };
-  Object.assign(process.env, fake.env);
-  try {
-    return await body();
-  } finally {
-    for (const name of Object.keys(fake.env)) {
-      if (before[name] === undefined) delete process.env[name];
-      else process.env[name] = before[name];
-    }
-  }
+  return withEnvironment(fake.env, body);
 }
 
 export const uuidOf = (index: number) => `GPU-0000000${index}-aaaa-bbbb-cccc-00000000000${index}`;

@@ -18,9 +18,11 @@ const EXPLAIN_MS = 2_000;
 
 /** Runs the same task on `count` processes; rejects with what every rank said and leaves no process behind. */
 export async function runRanks<Task, Result>(module: URL, count: number, task: Task): Promise<Result[]> {
-  // As agents start ranks: threads that wait leave the core to other ranks.
+  // As agents start ranks: threads that wait leave the core to other ranks, and those on one device are NCCL's hosts.
   const env = { ...process.env, OMP_WAIT_POLICY: "passive" };
-  const children = Array.from({ length: count }, () => fork(module, { serialization: "advanced", env }));
+  const children = Array.from({ length: count }, (_, rank) =>
+    fork(module, { serialization: "advanced", env: { ...env, NCCL_HOSTID: `test.${rank}` } }),
+  );
   try {
     const ranks = children.map((child, rank) => follow<Task, Result>(child, rank, task));
     const members = await Promise.all(ranks.map(({ ready }) => ready));

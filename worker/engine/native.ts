@@ -375,7 +375,9 @@ export interface CommOptions {
   progressPage: Uint8Array; // the native thread writes collective numbers there
   timeoutMs: number; // a collective that takes longer fails with COMM_TIMEOUT
   reachMs: number; // so does forming when a member's host answers no connection for so long
-  transport: "auto" | "tcp"; // tcp: even within a node (benchmarks, tests)
+  // auto: from device to device where the backend has devices and every member can; else, and for "host", shared memory within a
+  // node and TCP between nodes; "tcp": TCP within a node, too
+  transport: "auto" | "host" | "tcp";
 }
 export type CommId = number;
 /** Connections at the listening socket since commListen. */
@@ -397,6 +399,8 @@ export interface NativeCollectives {
   commListenStats(): CommListenStats;
   /** Connects the group; resolves when every member is there. Rejects with a Comm error. Runs on the comm's own thread. */
   commCreate(options: CommOptions): Promise<CommId>;
+  /** What carries payload between devices, as all members have agreed, or why nothing does; "" on the CPU backend. */
+  commCarrier(comm: CommId): string;
   /** Idempotent; may be called while a collective runs; waits of the group fail with COMM_ABORTED. */
   commAbort(comm: CommId): void;
   /** Says goodbye to peers and frees the group; after an abort just frees it. */

@@ -1,5 +1,5 @@
 import type { Layout } from "../../job/layout.js";
-import type { CommEndpoint, CommId, Native } from "../engine/native.js";
+import type { CommEndpoint, CommId, CommOptions, Native } from "../engine/native.js";
 
 /** First packets of a connection are sent at 0, 1, 3 and 7 s: a host that answered none of the four cannot be reached. */
 const REACH_MS = 8_000;
@@ -38,11 +38,18 @@ export async function createGroups(native: Native, options: GroupOptions): Promi
   const { layout, rank } = options;
   const world = Array.from({ length: layout.worldSize }, (_, i) => i);
   const groups: Groups = { world: null, shard: null, replica: null, sequence: null };
-  const connect = async (key: keyof Groups, name: string, ranks: number[]) => {
-    if (ranks.length > 1) groups[key] = await connectGroup(native, options, name, ranks);
+  const connect = async (
+    key: keyof Groups,
+    name: string,
+    ranks: number[],
+    transport: CommOptions["transport"] = options.transport,
+  ) => {
+    if (ranks.length > 1) groups[key] = await connectGroup(native, options, { name, ranks, transport });
   };
+  // Votes alone: small, and read by the host.
+  const votes = options.transport === "auto" ? "host" : options.transport;
   const results = await Promise.allSettled([
-    connect("world", "world", world),
+    connect("world", "world", world, votes),
     connect("shard", `shard.${layout.coordinates(rank).replica}`, layout.shardGroup(rank)),
     connect("replica", `replica.${rank % layout.shardGroupSize}`, layout.replicaGroup(rank)),
     connect("sequence", `sequence.${layout.dataRank(rank)}`, layout.sequenceGroup(rank)),
@@ -56,7 +63,33 @@ export async function createGroups(native: Native, options: GroupOptions): Promi
   return groups;
 }
 
-function connectGroup(native: Native, options: GroupOptions, name: string, ranks: number[]): Promise<CommId> {
+/**
+ * How payload goes between devices, for the groups whose first member this rank is: over the host it takes many times as long. Empty on
+ * the CPU backend.
+ */
+export function carrierLines(
+  native: Native,
+  groups: Groups,
+  place: { layout: Layout; rank: number },
+): string[] {
+  const { layout, rank } = place;
+  const members: [string, CommId | null, number[]][] = [
+    ["shard", groups.shard, layout.shardGroup(rank)],
+    ["replica", groups.replica, layout.replicaGroup(rank)],
+    ["sequence", groups.sequence, layout.sequenceGroup(rank)],
+  ];
+  return members.flatMap(([name, comm, ranks]) => {
+    const carrier = comm === null || ranks[0] !== rank ? "" : native.commCarrier(comm);
+    return carrier === "" ? [] : [`collectives of ${name} group ${ranks.join(", ")}: ${carrier}`];
+  });
+}
+
+function connectGroup(
+  native: Native,
+  options: GroupOptions,
+  group: { name: string; ranks: number[]; transport: CommOptions["transport"] },
+): Promise<CommId> {
+  const { name, ranks, transport } = group;
   return native.commCreate({
     name,
     job: options.job,
@@ -67,7 +100,7 @@ function connectGroup(native: Native, options: GroupOptions, name: string, ranks
     progressPage: options.progressPage,
     timeoutMs: options.timeoutMs,
     reachMs: REACH_MS,
-    transport: options.transport,
+    transport,
   });
 }
 

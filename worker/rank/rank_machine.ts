@@ -12,7 +12,7 @@ import { HashTextEncoder, textSettings } from "../data/text_encoder.js";
 import type { CommEndpoint, Native } from "../engine/native.js";
 import { failpoint, setFailpointScope } from "../failpoints.js";
 import { PAGE_BYTES } from "../pages.js";
-import { abortGroups, closeGroups, createGroups, type Groups } from "../parallel/groups.js";
+import { abortGroups, carrierLines, closeGroups, createGroups, type Groups } from "../parallel/groups.js";
 import { Trainer } from "../parallel/trainer.js";
 import { memberVariables, placeVariables } from "../program/torchrun_environment.js";
 import { Progress } from "../progress.js";
@@ -217,7 +217,7 @@ export class RankMachine {
    * A process keeps its device over all places that it has: CUDA looks at the variable once, and what was made with one backend is
    * no other's.
    */
-  private openBackend({ gpu }: Prepare): Native {
+  private openBackend({ gpu, nodeId }: Prepare): Native {
     if (this.place !== null && this.place.prepare.gpu?.visible !== gpu?.visible)
       throw new GokuError(
         "INTERNAL",
@@ -225,6 +225,8 @@ export class RankMachine {
       );
     if (gpu === null) return this.options.native("cpu");
     process.env.CUDA_VISIBLE_DEVICES = gpu.visible;
+    // NCCL wants one rank a device of a host; those that share one rehearse ranks of as many hosts.
+    if (gpu.ranks > 1) process.env.NCCL_HOSTID ??= `${nodeId}.${process.pid}`;
     const native = this.options.native("cuda");
     if (native.devices().length > 0) return native;
     throw new GokuError(
@@ -322,6 +324,8 @@ export class RankMachine {
       timeoutMs: COLLECTIVE_TIMEOUT_MS,
       transport: "auto",
     });
+    for (const line of carrierLines(native, this.groups, { layout, rank: prepare.rank }))
+      process.stderr.write(`${line}\n`);
     const model = modelConfig(prepare.job);
     verifyGroups(native, this.groups, { layout, rank: prepare.rank }, [
       { name: "job", digest: JSON.stringify(prepare.job) },

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { GokuError } from "../../job/errors.js";
 import type { Layout } from "../../job/layout.js";
-import type { CommId, Native } from "../engine/native.js";
+import { type CommId, DTYPE, type Native } from "../engine/native.js";
 import type { Groups } from "../parallel/groups.js";
 import { REDUCE, reduceNumbers } from "./reduce_numbers.js";
 
@@ -13,7 +13,7 @@ export interface AgreedFact {
 }
 
 /**
- * The first collectives of a generation: each group sums numbers that only its members in their order give, and the world
+ * The first collectives of a generation: each group sums and gathers numbers that only its members in their order give, and the world
  * compares what all ranks must have in common (48 bits of each digest are exact in a double).
  * Throws COMM_CHECK_FAILED, or DATA_CHANGED where ranks see different data, and what collectives throw.
  */
@@ -32,7 +32,9 @@ export function verifyGroups(
     ["sequence", groups.sequence, layout.sequenceGroup(rank)],
   ];
   for (const [name, comm, ranks] of members) {
-    if (comm !== null) verifySum(native, comm, name, ranks, rank);
+    if (comm === null) continue;
+    verifySum(native, comm, name, ranks, rank);
+    verifyGather(native, comm, name, ranks, rank);
   }
   verifyFacts(native, groups.world, facts);
 }
@@ -54,6 +56,32 @@ function verifySum(native: Native, comm: CommId, name: string, ranks: readonly n
   throw new GokuError(
     "COMM_CHECK_FAILED",
     `Cannot trust group ${name}: its first sum is ${found[wrong]} at place ${wrong}, want ${wanted[wrong]}, form the generation again`,
+  );
+}
+
+/** Every member gives its rank + 1 and finds all in their order. Goes the way of weights, from device to device, where a sum of few numbers does not. */
+function verifyGather(
+  native: Native,
+  comm: CommId,
+  name: string,
+  ranks: readonly number[],
+  rank: number,
+): void {
+  const [own, all] = [native.tensorAlloc(DTYPE.f32, 1), native.tensorAlloc(DTYPE.f32, ranks.length)];
+  const found = new Float32Array(ranks.length);
+  try {
+    native.tensorWrite(own, 0, new Uint8Array(Float32Array.of(rank + 1).buffer));
+    native.commWait(native.allGatherStart(comm, all, own, new Float64Array(ranks.length).fill(1)));
+    native.tensorRead(all, 0, new Uint8Array(found.buffer));
+  } finally {
+    native.tensorFree(own);
+    native.tensorFree(all);
+  }
+  const wrong = ranks.findIndex((member, i) => found[i] !== member + 1);
+  if (wrong < 0) return;
+  throw new GokuError(
+    "COMM_CHECK_FAILED",
+    `Cannot trust group ${name}: at place ${wrong} of its first gather is ${found[wrong]}, want ${ranks[wrong]! + 1}, form the generation again`,
   );
 }
 
