@@ -177,12 +177,14 @@ Fault Mesh::toldFault(int member, const ControlFrame& frame) const {
     case ErrorCode::kAborted:
       return {code, frame.peer, sender + " was aborted"};
     case ErrorCode::kArgument:
+      return {code, frame.peer, sender + " refused to go on, see its own error"};
     case ErrorCode::kOutOfMemory:
     case ErrorCode::kIo:
     case ErrorCode::kDevice:
       break;
   }
-  return {code, frame.peer, sender + " refused to go on, see its own error"};
+  // Of that rank's machine or device, not of ours: its own report is the cause, this one an echo of it.
+  return {ErrorCode::kAborted, options_.members[member].rank, sender + " cannot go on, see its own error"};
 }
 
 void Mesh::throwDied(int member, const char* how) {

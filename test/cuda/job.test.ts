@@ -6,12 +6,16 @@ import { STATE_KINDS } from "../../checkpoint/state.js";
 import type { Job } from "../../job/job.js";
 import { type RunRecord, TestCluster, testJob } from "../faults/cluster.js";
 import { onEmulatedDevice } from "../support/emulated_device.js";
+import { FakeNccl } from "../support/fake_nccl.js";
 
 /**
  * A whole job on CUDA devices: controller, agents, ranks, snapshots and checkpoints are real, and so is the device where the addon that
- * GOKU_NATIVE names here is goku_cuda.node; with goku_cuda_emulated.node there are two that are not.
+ * GOKU_NATIVE names here is goku_cuda.node; with goku_cuda_emulated.node there are two that are not, and what carries bytes between them
+ * stands in for NCCL.
  */
+const nccl = onEmulatedDevice ? new FakeNccl() : null;
 const ENVIRONMENT = {
+  ...nccl?.env,
   GOKU_NATIVE: "", // the CPU's own, for what runs on the CPU
   GOKU_NATIVE_CUDA: path.resolve(process.env.GOKU_NATIVE!),
   GOKU_EMULATED_DEVICES: "2",
@@ -31,6 +35,7 @@ interface Run {
 const stops: (() => Promise<void>)[] = [];
 after(async () => {
   for (const stop of stops) await stop().catch(() => {});
+  nccl?.remove();
 });
 
 /** Emulated ranks are slow; four on one real GPU rehearse four GPUs. */
@@ -91,6 +96,7 @@ test("a job on cuda trains every step in one generation", LIMIT, async () => {
   const { record, logs } = await reference();
   assert.equal(record.losses.size, STEPS);
   assert.ok(logs.includes(`generation 1 as ${LAYOUT} on cuda`));
+  if (nccl !== null) assert.ok(nccl.done > 0, "nothing went over NCCL");
 });
 
 test(
