@@ -172,7 +172,7 @@ export const ERRORS = {
     grpc: "UNAVAILABLE",
     exit: 32,
     retriable: true,
-    meaning: "A rank died while others waited for it",
+    meaning: "A rank died while others waited for it, or a connection to one broke",
   },
   COMM_ABORTED: {
     number: 34,

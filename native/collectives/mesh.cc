@@ -171,6 +171,7 @@ Fault Mesh::toldFault(int member, const ControlFrame& frame) const {
   const std::string culprit = "rank " + std::to_string(frame.peer);
   switch (code) {
     case ErrorCode::kPeerDied:
+      if (frame.peer < 0) break;  // its lines between devices broke, it cannot tell at whose end
       return {code, frame.peer, culprit + " died, says " + sender};
     case ErrorCode::kTimeout:
       return {code, frame.peer, culprit + " kept the others waiting too long, says " + sender};
@@ -183,7 +184,7 @@ Fault Mesh::toldFault(int member, const ControlFrame& frame) const {
     case ErrorCode::kDevice:
       break;
   }
-  // Of that rank's machine or device, not of ours: its own report is the cause, this one an echo of it.
+  // Seen by that rank alone: its own report is the cause, this one an echo of it.
   return {ErrorCode::kAborted, options_.members[member].rank, sender + " cannot go on, see its own error"};
 }
 

@@ -1,5 +1,6 @@
 #include "native/cuda/emulated_streams.h"
 
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <deque>
@@ -7,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -104,8 +106,12 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  const std::lock_guard lock(turn());
-  stream->queue->runUntil(stream->queue->queued());
+  {
+    const std::lock_guard lock(turn());
+    stream->queue->runUntil(stream->queue->queued());
+  }
+  while (stream->groups->done < stream->groups->given)
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {

@@ -45,7 +45,7 @@ struct Config {
   int splitShare = INT_MIN;
 };
 
-/// Older ones stall in communicators that do not block.
+/// The first for CUDA 12.8, the oldest that this backend is built with.
 inline constexpr int kVersionMin = 22500;
 
 /// "2.30.7" of 23007.

@@ -91,6 +91,9 @@ void Communicator::abort() noexcept {
   if (comm_ == nullptr) return;
   api_.commAbort(comm_);
   comm_ = nullptr;
+  // NCCL may still be at it, and what its kernels write to belongs to somebody else when this returns. A
+  // device that does not let go of it holds the process, which its agent ends then.
+  cudaStreamSynchronize(stream_);
 }
 
 void Communicator::close() noexcept {

@@ -226,8 +226,9 @@ class NcclLines final : public DeviceLines {
   [[noreturn]] void explain(const nccl::Failure& failure) {
     const auto deadline = std::chrono::steady_clock::now() + kExplainTime;
     while (std::chrono::steady_clock::now() < deadline) waiter_.rest(std::chrono::milliseconds(5));
-    const bool device = failure.result() == nccl::Result::kUnhandledCudaError;
-    throw FaultError(device ? ErrorCode::kDevice : ErrorCode::kIo, -1, failure.what());
+    const bool line =
+        failure.result() == nccl::Result::kRemoteError || failure.result() == nccl::Result::kSystemError;
+    throw FaultError(line ? ErrorCode::kPeerDied : ErrorCode::kDevice, -1, failure.what());
   }
 
   const GroupOptions& options_;

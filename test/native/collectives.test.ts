@@ -82,11 +82,13 @@ function allOperations(size: number): OperationSpec[] {
 
 describe("collectives", () => {
   for (let size = 1; size <= SIZE_MAX; size++) {
-    it(`give the twin's bits in a group of ${size}, whatever carries them`, async () => {
+    it(`give the twin's bits in a group of ${size}, whatever carries them`, async (t) => {
       const digests = new Map<string, string[]>();
       for (const arrangement of Object.keys(NODES)) {
         const group = groupOf(size, arrangement);
         await ranks.form(group);
+        const carrier = await ranks.ranks[0]!.do<string>({ kind: "carrier", group: group.name });
+        if (carrier !== "") t.diagnostic(`${arrangement}: ${carrier}`);
         digests.set(arrangement, await ranks.run(group, allOperations(size)));
         await ranks.close(group);
       }

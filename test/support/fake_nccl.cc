@@ -197,6 +197,7 @@ struct ncclComm {
   std::condition_variable changed;
   std::deque<Group> groups;
   DeviceMemory memory;
+  cudaStream_t last = nullptr;  // all groups are given to one
   std::thread thread;
 
   void work() {
@@ -241,7 +242,12 @@ struct ncclComm {
 
   void perform(Group& group) {
     std::this_thread::sleep_for(kDelay);
-    group.stream->groups->given++;
+    {
+      const std::lock_guard lock(mutex);
+      if (stop) return;  // after ncclCommAbort nothing begins
+      last = group.stream;
+      last->groups->given++;
+    }
     state = kSuccess;
     if (const auto code = ordered("async", rank)) {
       std::this_thread::sleep_for(4 * kDelay);
@@ -281,11 +287,13 @@ struct ncclComm {
     close(file);
   }
 
+  /// What was not done stays on its stream until here.
   void end() {
     stop = true;
     changed.notify_all();
     thread.join();
     munmap(shared, sizeof(Shared));
+    if (last != nullptr) last->groups->done = last->groups->given.load();
   }
 };
 
@@ -418,9 +426,18 @@ int ncclCommDestroy(ncclComm* comm) {
   return kSuccess;
 }
 
+// Returns before its kernels have ended.
 int ncclCommAbort(ncclComm* comm) {
   comm->shared->members[comm->rank].gone = 1;
-  return ncclCommDestroy(comm);
+  {
+    const std::lock_guard lock(comm->mutex);
+    comm->stop = true;
+  }
+  std::thread([comm] {
+    std::this_thread::sleep_for(4 * kDelay);
+    ncclCommDestroy(comm);
+  }).detach();
+  return kInProgress;
 }
 
 }  // extern "C"
