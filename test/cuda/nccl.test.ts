@@ -197,13 +197,13 @@ describe("collectives by NCCL", { skip }, () => {
   });
 
   it("a rank that comes too late is COMM_TIMEOUT naming it; payload that does not come is one that names nobody", async () => {
-    const late = four({ timeoutMs: 400 });
+    const late = four({ timeoutMs: 1_000 });
     await formOverNccl(late);
     for (const outcome of await Promise.all([0, 1, 3].map((rank) => ranks.runOn(late, rank, GATHER))))
       assertFault(outcome, "COMM_TIMEOUT", 2);
     await ranks.close(late);
 
-    const stuck = four({ timeoutMs: 400 });
+    const stuck = four({ timeoutMs: 1_000 });
     await formOverNccl(stuck);
     fake.order("hang 2");
     const outcomes = await Promise.all(await startInNccl(stuck, GATHER));
@@ -214,8 +214,8 @@ describe("collectives by NCCL", { skip }, () => {
 
   it("an asynchronous error is COMM_PEER_DIED or NATIVE_DEVICE with NCCL's words, and the others learn who has it", async () => {
     for (const [result, code, words] of [
-      [6, "COMM_PEER_DIED", /NCCL: remote error at an operation, failed by order$/],
-      [1, "NATIVE_DEVICE", /NCCL: unhandled CUDA error at an operation, failed by order$/],
+      [6, "COMM_PEER_DIED", /NCCL: remote error at .*, failed by order$/],
+      [1, "NATIVE_DEVICE", /NCCL: unhandled CUDA error at .*, failed by order$/],
     ] as const) {
       const group = four();
       await formOverNccl(group);
