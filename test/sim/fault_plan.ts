@@ -28,6 +28,8 @@ export type SimFault =
   | { kind: "slowNetwork"; delayMsMax: number; forMs: number }
   | { kind: "corruptCheckpoint"; index: number }
   | Hardship
+  /** Strikes so long after the next vote of ranks to go back. */
+  | { kind: "uponRollBack"; afterMs: number; fault: SimFault }
   | { kind: "requestSave"; index: number }
   | { kind: "requestStop"; index: number };
 
@@ -40,7 +42,7 @@ type Maker = (random: Random) => SimFault;
 const index = (random: Random) => random.between(0, 1_000);
 const way = (random: Random) => random.pick(["up", "down", "both"] as const);
 
-const MAKERS: Record<Exclude<SimFault["kind"], "breakNode" | Hardship["kind"]>, Maker> = {
+const MAKERS: Record<Exclude<SimFault["kind"], "breakNode" | "uponRollBack" | Hardship["kind"]>, Maker> = {
   killRank: (r) => ({ kind: "killRank", index: index(r) }),
   killTwoRanks: (r) => ({ kind: "killTwoRanks", index: index(r) }),
   stopRank: (r) => ({
@@ -117,6 +119,6 @@ export function planFaults(random: Random, untilMs: number): PlannedFault[] {
 
 export function faultText({ atMs, fault }: PlannedFault): string {
   const { kind, ...rest } = fault;
-  const details = Object.entries(rest).map(([key, value]) => `${key} ${value}`);
+  const details = Object.entries(rest).map(([key, value]) => `${key} ${JSON.stringify(value)}`);
   return `${(atMs / 1000).toFixed(3).padStart(8)} s  ${kind}  ${details.join(", ")}`;
 }

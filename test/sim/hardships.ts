@@ -2,14 +2,15 @@ import type { ErrorCode } from "../../job/errors.js";
 import type { PlannedFault } from "./fault_plan.js";
 import type { Random } from "./random.js";
 import type { Wrong } from "./sim_node.js";
+import type { BadData } from "./train_numbers.js";
 
 /** What goes wrong while all processes live, and what people ask for meanwhile. */
 export type Hardship =
   /** Its ranks need so many times as long for a step. */
   | { kind: "slowNode"; index: number; factor: number; forMs: number }
   | { kind: "computeWrong"; index: number; how: Wrong; forMs: number }
-  /** Packs of so many of the next steps have a loss that is not finite, whoever computes them. */
-  | { kind: "badData"; index: number; count: number }
+  /** A pack of so many of the next steps is bad, whoever computes it: of each, or of every so many. */
+  | { kind: "badData"; index: number; count: number; gap: number; what: BadData }
   /** A bit turns in the state that a rank computes with. */
   | { kind: "flipLive"; index: number }
   /** Bits turn in so many of the snapshots and replicas that a node holds. */
@@ -38,7 +39,13 @@ const MAKERS: Record<Exclude<Hardship["kind"], "storeOutage">, (random: Random) 
     how: r.pick(["losses", "losses", "gradients", "always"] as const),
     forMs: r.between(2_000, 60_000),
   }),
-  badData: (r) => ({ kind: "badData", index: index(r), count: r.pick([1, 1, 2, 4]) }),
+  badData: (r) => ({
+    kind: "badData",
+    index: index(r),
+    count: r.pick([1, 1, 2, 4]),
+    gap: 1,
+    what: "notFinite",
+  }),
   flipLive: (r) => ({ kind: "flipLive", index: index(r) }),
   flipCopies: (r) => ({ kind: "flipCopies", index: index(r), count: r.pick([1, 1, 3, 20]) }),
   fillDisk: (r) => ({

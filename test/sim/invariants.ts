@@ -44,7 +44,11 @@ export class Invariants implements TrainObserver {
   /** Groups that ended to make way for a larger one of their job that has not stepped yet, and when, by job. */
   readonly #yielded = new Map<string, { group: TrainGroup; atMs: number }>();
 
-  constructor(truth: Truth) {
+  /** @param onRollBack ranks have voted to go back */
+  constructor(
+    truth: Truth,
+    private readonly onRollBack: () => void,
+  ) {
     this.#truth = truth;
     this.#records = new RecordChecks(truth);
     this.#commands = new CommandChecks(truth, this.#records);
@@ -61,6 +65,8 @@ export class Invariants implements TrainObserver {
   written(key: string, record: DurableRecord | null, before: DurableRecord | null): void {
     if (record === null) return;
     this.#records.written(key, record, before);
+    if (record.kind === "job")
+      this.#restores.rollBacks.written(record, before?.kind === "job" ? before : null);
     if (record.kind === "quarantine") this.#verdicts.quarantined(record);
     if (record.kind === "checkpoints")
       this.#restores.registered(record, before?.kind === "checkpoints" ? before : null);
@@ -174,5 +180,10 @@ export class Invariants implements TrainObserver {
 
   applied(group: TrainGroup, rank: SimRank): void {
     this.#contents.applied(group, rank);
+  }
+
+  rolledBack(group: TrainGroup, steps: { to: number; last: number }): void {
+    this.#restores.rollBacks.voted(group, steps);
+    this.onRollBack();
   }
 }

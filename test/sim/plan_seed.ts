@@ -1,6 +1,7 @@
 import type { LayoutSize } from "../../job/layout.js";
 import { faultText, type PlannedFault, planFaults } from "./fault_plan.js";
 import { planHardships } from "./hardships.js";
+import { planNumbers } from "./numbers_hardships.js";
 import { Random } from "./random.js";
 import type { SimJobOptions } from "./sim_cluster.js";
 import type { SimProgram } from "./sim_program.js";
@@ -38,6 +39,7 @@ export function planSeed(seed: number, nodes: { min: number; max: number }): See
   for (const job of jobs) planExtras(apart, job);
   const hardships = planHardships(apart, FAULTY_MS);
   const outage = planOutage(apart);
+  const bad = planNumbers(new Random(seed ^ 0xbad), jobs, FAULTY_MS);
   // With it jobs are longer, so that there is something to see of them meanwhile.
   const faultyMs = outage === null ? FAULTY_MS : outage.atMs + outage.fault.forMs;
   if (outage !== null) for (const job of jobs) job.steps = Math.ceil((job.steps * faultyMs) / FAULTY_MS);
@@ -49,9 +51,12 @@ export function planSeed(seed: number, nodes: { min: number; max: number }): See
     duplicateRate: random.chance(0.3) ? 0.1 : 0,
     jobs,
     faultyMs,
-    faults: [...planFaults(random, FAULTY_MS), ...hardships, ...(outage === null ? [] : [outage])].sort(
-      (a, b) => a.atMs - b.atMs,
-    ),
+    faults: [
+      ...planFaults(random, FAULTY_MS),
+      ...hardships,
+      ...bad,
+      ...(outage === null ? [] : [outage]),
+    ].sort((a, b) => a.atMs - b.atMs),
   };
 }
 

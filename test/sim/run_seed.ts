@@ -66,9 +66,10 @@ async function checkOutcomes(sim: SimCluster, plan: SeedPlan): Promise<void> {
 function whyFailed(
   sim: SimCluster,
   { storage, badSteps }: SimJob,
-  { maxAttempts = 1_000, maxBadSteps = 10 }: SimJobOptions,
+  { maxAttempts = 1_000, maxBadSteps = 10, badStep, spike }: SimJobOptions,
   code: string | null,
 ): string | null {
+  const isTold = (how: SimJobOptions["badStep" | "spike"]) => how === "stop" || how === "roll_back";
   const isWrong = sim.nodes.some(({ guilt }) => guilt.has("wrong"));
   switch (code) {
     case "NO_PROGRESS":
@@ -83,14 +84,19 @@ function whyFailed(
     case "RANK_CORRUPT":
       return isWrong ? "a device was wrong" : null;
     case "NOT_FINITE":
+      if (badSteps.size > 0 && isTold(badStep)) return "it was to end then, or has gone back too often";
       return isWrong || longestRun(badSteps) >= maxBadSteps ? "too many steps in a row were bad" : null;
+    case "NUMBERS_SPIKED":
+      if ((badSteps.size > 0 || isWrong) && isTold(spike))
+        return "it was to end then, or has gone back too often";
+      return longestRun(badSteps) >= maxBadSteps ? "too many steps in a row were bad" : null;
     default:
       return null;
   }
 }
 
-function longestRun(steps: ReadonlySet<number>): number {
-  const lengths = [...steps].map((step) => {
+function longestRun(steps: ReadonlyMap<number, unknown>): number {
+  const lengths = [...steps.keys()].map((step) => {
     let length = 1;
     while (steps.has(step + length)) length += 1;
     return length;

@@ -342,7 +342,7 @@ export class SimAgent {
         supervisor.connect(command.value);
         return;
       case "restore":
-        supervisor.restore(command.value.source);
+        supervisor.restore(command.value);
         return;
       case "run":
         supervisor.run();

@@ -56,6 +56,10 @@ export interface SimJobOptions {
   replicas?: number;
   spares?: number;
   maxBadSteps?: number;
+  badStep?: Job["recovery"]["bad_step"];
+  spike?: Job["recovery"]["spike"];
+  rollBackSteps?: number;
+  maxRollBacks?: number;
   replaceStragglers?: boolean;
   previewEverySteps?: number;
   source?: CheckpointSource | null;
@@ -84,6 +88,8 @@ export class SimCluster implements SimWorld, Truth {
   readonly graceMs: number;
   /** Event-log texts, newest last. */
   readonly logs: string[] = [];
+  /** What happens when the ranks of some job next vote to go back. */
+  readonly onRollBack: (() => void)[] = [];
   /** FNV-1a over everything that controllers heard and did. */
   hash = 0x811c9dc5;
   onTrace: ((line: string) => void) | null = null;
@@ -98,7 +104,9 @@ export class SimCluster implements SimWorld, Truth {
     this.random = new Random(options.seed);
     this.graceMs = 1000 * (options.graceSeconds ?? 30);
     this.store = new SimStore(this.scheduler, this.random.fork());
-    this.invariants = new Invariants(this);
+    this.invariants = new Invariants(this, () => {
+      for (const strikes of this.onRollBack.splice(0)) strikes();
+    });
     this.store.onWrite = (key, record, before) => this.invariants.written(key, record, before);
     const limits = { ...DEFAULT_LIMITS, restoreMs: 60_000, finalSaveMs: 60_000, ...options.limits };
     for (let i = 0; i < (options.controllers ?? 2); i++) {
@@ -141,7 +149,7 @@ export class SimCluster implements SimWorld, Truth {
       // Shared by all runs of a plan otherwise, and it counts down.
       program: options.program === undefined ? null : { ...options.program },
       spec: ours,
-      badSteps: new Set(),
+      badSteps: new Map(),
     });
     const source = options.source ?? null;
     this.#ask((requestId) => ({
@@ -174,6 +182,10 @@ export class SimCluster implements SimWorld, Truth {
         ...this.#recovery(options),
         replace_stragglers: options.replaceStragglers ?? false,
         max_bad_steps: options.maxBadSteps ?? 10,
+        bad_step: options.badStep ?? "skip",
+        spike: options.spike ?? "apply",
+        roll_back_steps: options.rollBackSteps ?? 1,
+        max_roll_backs: options.maxRollBacks ?? 3,
       },
     };
   }

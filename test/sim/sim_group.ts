@@ -7,6 +7,7 @@ import type { SimMemory } from "./sim_memory.js";
 import type { SimProgram } from "./sim_program.js";
 import type { SimRank } from "./sim_rank.js";
 import type { SimStorage } from "./sim_storage.js";
+import type { BadData } from "./train_numbers.js";
 
 /** What the groups of one job share, and where the truth about it is kept. */
 export interface SimJob {
@@ -21,8 +22,8 @@ export interface SimJob {
   program: SimProgram | null;
   /** As it was submitted; null: it brings a program of its own. */
   spec: Job | null;
-  /** Steps of which one pack has a loss that is not finite, whoever computes it. */
-  badSteps: Set<number>;
+  /** Steps of which one pack is bad, whoever computes it. */
+  badSteps: Map<number, BadData>;
 }
 
 export interface Member {

@@ -4,8 +4,8 @@ import { SimAgent } from "./sim_agent.js";
 import { SimMemory } from "./sim_memory.js";
 import type { SimWorld } from "./sim_world.js";
 
-/** What a device of a node gets wrong: the losses of one step, the gradients of one, or every loss from now on. */
-export type Wrong = "losses" | "gradients" | "always";
+/** What a device of a node gets wrong: the losses of one step, which are NaN or (`surge`) far too high, the gradients of one, or every loss. */
+export type Wrong = "losses" | "surge" | "gradients" | "always";
 
 /** A machine. Its memory outlives agent processes, and is lost when the machine goes down. */
 export class SimNode {

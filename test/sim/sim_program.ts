@@ -1,5 +1,6 @@
 import * as messages from "../support/agent_messages.js";
 import type { SimAgent } from "./sim_agent.js";
+import { INITIAL } from "./sim_content.js";
 import { type GroupOptions, SimGroup } from "./sim_group.js";
 import type { SimRank } from "./sim_rank.js";
 
@@ -124,7 +125,7 @@ export class ProgramGroup extends SimGroup {
   }
 
   #contentAt(step: number) {
-    return { state: { generation: this.generation, step }, parent: null, digest: 0, skipped: [] };
+    return { ...INITIAL, state: { generation: this.generation, step }, parent: null, digest: 0 };
   }
 
   #end(rank: SimRank, reason: "steps" | "stop"): void {

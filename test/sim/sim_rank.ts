@@ -2,6 +2,7 @@ import type { StateName } from "../../controller/core/contract.js";
 import { sameState } from "../../controller/core/state_name.js";
 import type { RankProgress } from "../../gen/goku/v1/agent.pb.js";
 import type { ErrorCode } from "../../job/errors.js";
+import type { LeftOut } from "../../job/left_out.js";
 import type { StepDecision } from "../../worker/rank/decide_step.js";
 import { ReplicaLedger } from "../../worker/rank/replica_ledger.js";
 import { SLOT_COUNT, SLOT_COUNT_REPLICATED, SlotBook } from "../../worker/rank/slots.js";
@@ -50,6 +51,8 @@ export class SimRank {
   /** Generation that its progress page is about. */
   pageGeneration = 0;
   content: Content | null = null;
+  /** Those of its state, with what the run was rolled back over since. */
+  leftOut: readonly LeftOut[] = [];
   place: RankPlace | null = null;
   /** State of its last whole snapshot in this generation. */
   sealed: StateName | null = null;

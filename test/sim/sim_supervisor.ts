@@ -1,6 +1,7 @@
 import type { Command, StateName } from "../../controller/core/contract.js";
 import { compareStates } from "../../controller/core/state_name.js";
 import type { SnapshotSource } from "../../gen/goku/v1/agent.pb.js";
+import { type LeftOut, ROLL_BACK, withLeftOut } from "../../job/left_out.js";
 import * as messages from "../support/agent_messages.js";
 import { readState } from "./read_state.js";
 import type { SimAgent } from "./sim_agent.js";
@@ -33,6 +34,8 @@ export class SimSupervisor {
   /** Of the present generation: a step is done, and one whose state is replicated. */
   #stepped = false;
   #settled = false;
+  /** Steps that are not computed, beside those that the restored state names. */
+  #rollBacks: readonly LeftOut[] = [];
   /** Ranks that have told what they restored. */
   readonly #restored = new Set<number>();
 
@@ -184,7 +187,12 @@ export class SimSupervisor {
     for (const rank of this.present) rank.later(1, () => rank.group?.connect(rank));
   }
 
-  restore(source: Source): void {
+  restore({ source, rollBacks }: Extract<Command, { $case: "restore" }>["value"]): void {
+    this.#rollBacks = rollBacks.map(({ first, last }) => ({
+      first: Number(first),
+      last: Number(last),
+      why: ROLL_BACK,
+    }));
     if (source?.$case === "snapshot") this.#restoring(messages.plain(source.value.state!));
     for (const rank of this.present) this.#restore(rank, source);
   }
@@ -283,6 +291,7 @@ export class SimSupervisor {
     const { book, ledger } = rank.place!;
     const { replicated } = this.#memory;
     rank.content = { ...content };
+    rank.leftOut = this.#rollBacks.reduce(withLeftOut, content.leftOut);
     rank.durable = durable;
     book.restoredTo(stored(content.state));
     ledger.begin(this.replicate, replicated === null ? null : stored(replicated));

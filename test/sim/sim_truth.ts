@@ -1,4 +1,4 @@
-import type { StateName } from "../../controller/core/contract.js";
+import { durableKeys, type RollBackRecord, type StateName } from "../../controller/core/contract.js";
 import type { CoreState } from "../../controller/core/state.js";
 import { compareStates, sameState, stateText } from "../../controller/core/state_name.js";
 import type { SimController } from "./sim_controller.js";
@@ -19,6 +19,12 @@ export interface Truth {
   readonly graceMs: number;
   /** No message passes between the two nodes. */
   isCut(a: SimNode, b: SimNode): boolean;
+}
+
+/** Steps that are undone, as the store has it. */
+export function rollBacksOf({ store }: Truth, jobId: string): readonly RollBackRecord[] {
+  const record = store.peek(durableKeys.job(jobId));
+  return record?.kind === "job" ? record.rollBacks : [];
 }
 
 /** What a node's memory was at some time; another one, or freed, since: what it held is gone. */

@@ -39,6 +39,9 @@ export function strike(sim: SimCluster, fault: SimFault): void {
     case "deposeLeader":
       strikeController(sim, fault);
       return;
+    case "uponRollBack":
+      sim.onRollBack.push(() => sim.scheduler.after(fault.afterMs, () => strike(sim, fault.fault)));
+      return;
     default:
       strikeRest(sim, fault);
   }

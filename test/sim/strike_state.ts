@@ -41,7 +41,7 @@ export function strikeState(sim: SimCluster, fault: StateFault): void {
     case "badData": {
       const job = jobOf(sim, fault.index);
       const step = sim.stepOf(job.jobId);
-      for (let i = 2; i < 2 + fault.count; i++) job.badSteps.add(step + i);
+      for (let i = 0; i < fault.count; i++) job.badSteps.set(step + 2 + i * fault.gap, fault.what);
       return;
     }
     case "flipLive":

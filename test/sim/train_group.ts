@@ -1,17 +1,21 @@
 import type { StateName } from "../../controller/core/contract.js";
 import { sameState } from "../../controller/core/state_name.js";
-import { wireReplay } from "../../worker/agent/wire.js";
-import { decideFate } from "../../worker/rank/decide_fate.js";
+import { type LeftOutReason, rollBackOf } from "../../job/left_out.js";
+import { wireReplay, wireSpike } from "../../worker/agent/wire.js";
 import { decideStep, isPeriodicSave, type StepDecision } from "../../worker/rank/decide_step.js";
+import { gaveUp } from "../../worker/rank/gave_up.js";
+import { judgeNumbers } from "../../worker/rank/judge_numbers.js";
+import type { TriedStep as Tried } from "../../worker/rank/retry_step.js";
 import * as messages from "../support/agent_messages.js";
 import { Connections } from "./connections.js";
 import type { SimAgent } from "./sim_agent.js";
-import { mixStep, stored, unstored } from "./sim_content.js";
+import { mixStep, ordinaryNumbers, stored, unstored } from "./sim_content.js";
 import { type GroupOptions, type Member, SimGroup } from "./sim_group.js";
 import type { SimNode } from "./sim_node.js";
 import type { SimRank } from "./sim_rank.js";
 import { shardCount } from "./sim_shards.js";
-import { type StepNumbers, TriedStep } from "./train_numbers.js";
+import { type StepOutcome, stepOutcome } from "./step_outcome.js";
+import { passedOver, TriedStep } from "./train_numbers.js";
 
 /** Told of everything that the invariants are about. */
 export interface TrainObserver {
@@ -20,6 +24,8 @@ export interface TrainObserver {
   /** The vote found the state in two places for every rank. */
   replicated(group: TrainGroup, state: StateName): void;
   applied(group: TrainGroup, rank: SimRank): void;
+  /** A vote sends the run back to the weights of step `to`. */
+  rolledBack(group: TrainGroup, steps: { to: number; last: number }): void;
   /** Every rank has ended it as asked, for a larger one. */
   yielded(group: TrainGroup): void;
 }
@@ -30,9 +36,7 @@ const LAST_SAVE_MS = 55_000;
 type End = NonNullable<StepDecision["end"]>;
 
 /** What one vote has found, for every rank. */
-interface Vote {
-  step: number;
-  numbers: StepNumbers;
+interface Vote extends StepOutcome {
   snapshotWhole: boolean;
   slotFree: boolean;
   replicated: boolean;
@@ -71,8 +75,10 @@ export class TrainGroup extends SimGroup {
   readonly #observer: TrainObserver;
   readonly #arrived = new Set<number>();
   #tried: TriedStep | null = null;
-  /** Steps in a row whose numbers were not finite. */
+  /** Steps in a row whose numbers were bad. */
   badSteps = 0;
+  /** Why the last step changed no weight. */
+  #gaveUpFor: LeftOutReason | null = null;
   /** When rank 0 began its step. */
   #stepBeganMs = 0;
   /** From then on a last save that is not durable need not be waited for. */
@@ -160,6 +166,10 @@ export class TrainGroup extends SimGroup {
 
   #compute(rank: SimRank): void {
     rank.enter("forward");
+    if (rollBackOf(rank.leftOut, rank.content!.state.step + 1) !== null) {
+      rank.later(rank.random.between(5, 40), () => this.#arrive(rank));
+      return;
+    }
     const { slowness } = this.#agentOf(rank).node;
     const ms = Math.ceil(this.job.stepMs * slowness * (0.7 + 0.6 * rank.random.unit()));
     rank.computedMs += ms;
@@ -201,30 +211,52 @@ export class TrainGroup extends SimGroup {
     }
     this.#arrived.clear();
     const step = this.members[0]!.rank.content!.state.step + 1;
-    const numbers = this.#numbers(step);
-    if (numbers === null) {
+    const isLeftOut = rollBackOf(this.members[0]!.rank.leftOut, step) !== null;
+    const tried = isLeftOut ? passedOver() : this.#try(step);
+    if (tried === null) {
       for (const member of this.members) this.#again(member!.rank);
       return;
     }
     this.#tried = null;
     this.votes += 1;
-    this.#count(this.#votesOf(step, numbers));
-    this.badSteps = numbers.finite ? 0 : this.badSteps + 1;
+    const { rank } = this.members[0]!;
+    const outcome = stepOutcome(tried, {
+      step,
+      recovery: this.job.spec!.recovery,
+      leftOut: rank.leftOut,
+      seen: rank.content!.numbers,
+      badSteps: this.badSteps,
+    });
+    const { fate } = outcome;
+    this.badSteps = tried.bad === null || tried.bad.isTaken ? 0 : this.badSteps + 1;
+    this.#gaveUpFor = "why" in fate ? fate.why : null;
+    this.#count(this.#votesOf(outcome));
+    if (fate.kind !== "rollBack") return;
+    this.disturbed = true;
+    this.#observer.rolledBack(this, { to: fate.to, last: step });
   }
 
-  /** Null: the numbers are not finite, and the step is to be computed once more. */
-  #numbers(step: number): StepNumbers | null {
+  /** Null: the numbers are bad, and the step is to be computed once more. */
+  #try(step: number): Tried | null {
     const { layout } = this;
     const { badSteps, spec } = this.job;
+    const { digest, numbers: seen } = this.members[0]!.rank.content!;
     const packs = spec!.train.packs_per_step;
-    const badPack = badSteps.has(step) ? step % packs : null;
-    this.#tried ??= new TriedStep({ layout, packs, badPack });
-    const numbers = this.#tried.attempt((rank) => this.members[rank]!.agent.node.wrong);
+    const what = badSteps.get(step);
+    const spikesTaken = spec!.recovery.spike === "apply";
+    this.#tried ??= new TriedStep({
+      layout,
+      packs,
+      ordinary: ordinaryNumbers(digest, step),
+      bad: what === undefined ? null : { pack: step % packs, what },
+      judge: (vote) => judgeNumbers(vote, { seen, spikesTaken }),
+    });
+    const tried = this.#tried.attempt((rank) => this.members[rank]!.agent.node.wrong);
     for (const member of this.members) {
       const { node } = member!.agent;
       if (node.wrong !== "always") node.wrong = null;
     }
-    return numbers;
+    return tried;
   }
 
   #again(rank: SimRank): void {
@@ -234,11 +266,10 @@ export class TrainGroup extends SimGroup {
     });
   }
 
-  #votesOf(step: number, numbers: StepNumbers): Vote {
+  #votesOf(outcome: StepOutcome): Vote {
     const flags = this.members.map((m) => ({ ...m!.rank.place!.book.flags, ...m!.rank.place!.ledger.flags }));
     return {
-      step,
-      numbers,
+      ...outcome,
       snapshotWhole: flags.every(({ snapshotWhole }) => snapshotWhole),
       slotFree: flags.every(({ slotFree }) => slotFree),
       replicated: flags.every(({ replicated }) => replicated),
@@ -246,17 +277,8 @@ export class TrainGroup extends SimGroup {
       save: this.wantsSave,
       stop: this.wantsStop,
       yield: this.wantsYield,
-      giveUp: this.#givesUp(step, numbers),
+      giveUp: outcome.fate.kind === "giveUp",
     };
-  }
-
-  #givesUp(step: number, { finite, replay }: StepNumbers): boolean {
-    const bad = finite ? null : { why: "not_finite" as const, isTaken: false };
-    const { recovery } = this.job.spec!;
-    const { badSteps } = this;
-    return (
-      decideFate({ step, vote: { finite }, bad, replay, recovery, leftOut: [], badSteps }).kind === "giveUp"
-    );
   }
 
   #count(vote: Vote): void {
@@ -275,13 +297,20 @@ export class TrainGroup extends SimGroup {
   #apply(member: Member, vote: Vote): void {
     const { rank, agent } = member;
     const { book, ledger } = rank.place!;
-    const { step, numbers } = vote;
+    const { step, fate } = vote;
     rank.completed = rank.entered;
     book.voted(vote.snapshotWhole);
     const { confirmed, copy } = ledger.voted(vote);
     if (confirmed !== null) agent.supervisor.confirmed(unstored(confirmed));
     if (copy !== null) this.#replicate(member, unstored(copy));
     this.#tellPreview(rank, vote.snapshotWhole);
+    if (fate.kind === "rollBack") {
+      if (rank.rank === 0) this.#tellStep(member, vote);
+      rank.enter("idle");
+      rank.turnAway();
+      agent.report(messages.failed(rank, { code: "ROLLED_BACK", operation: "" }));
+      return;
+    }
     const decision = decideStep(this.job.spec!, { ...vote, before: rank.decided });
     rank.decided = decision;
     rank.takeSlot();
@@ -290,38 +319,49 @@ export class TrainGroup extends SimGroup {
     rank.content = {
       state: { generation, step },
       parent: before.state.generation === generation ? before.parent : before.state,
-      digest: mixStep(before.digest, step, !numbers.finite),
-      skipped: numbers.finite ? before.skipped : [...before.skipped, step],
+      digest: mixStep(before.digest, step, fate.kind !== "apply"),
+      leftOut: vote.leftOut,
+      numbers: vote.seen,
     };
+    rank.leftOut = vote.leftOut;
     rank.durable = false;
-    rank.timedSteps += 1;
+    if (rank.computedMs > 0) rank.timedSteps += 1;
     rank.timedMs += rank.computedMs;
     rank.computedMs = 0;
     this.#observer.applied(this, rank);
     rank.enter("snapshot");
-    rank.later(this.random.between(5, 60), () => this.#seal({ rank, agent }, decision, numbers));
+    rank.later(this.random.between(5, 60), () => this.#seal({ rank, agent }, decision, vote));
   }
 
   /** It writes where nothing whole was; what the decision was about follows. */
-  #seal({ rank, agent }: Pick<Member, "rank" | "agent">, decision: StepDecision, numbers: StepNumbers): void {
+  #seal({ rank, agent }: Pick<Member, "rank" | "agent">, decision: StepDecision, vote: Vote): void {
     if (decision.snapshot) rank.seal();
     agent.inventoryChanged();
     if (decision.snapshot && decision.save !== null) this.#save(rank, false);
     if (decision.preview !== null) this.#preview(rank, decision.preview);
     agent.supervisor.stepped(rank.place!.ledger.step > 0);
-    if (rank.rank === 0) this.#tellStep(agent, rank, numbers);
+    if (rank.rank === 0) this.#tellStep({ rank, agent }, vote);
     if (decision.end === null) this.#compute(rank);
     else this.#finish(rank, decision.end);
   }
 
-  #tellStep(agent: SimAgent, rank: SimRank, { finite: applied, replay }: StepNumbers): void {
+  #tellStep({ agent, rank }: Pick<Member, "rank" | "agent">, { step, fate, replay, news }: Vote): void {
     const { generation, scheduler } = this;
-    const { step } = rank.content!.state;
     const stepSeconds = (scheduler.nowMs - this.#stepBeganMs) / 1000;
     this.#stepBeganMs = scheduler.nowMs;
     const longestPauseSeconds = rank.takePauseMs() / 1000;
-    const told = { stepSeconds, longestPauseSeconds, replicatedStep: rank.place!.ledger.step, applied };
-    agent.report(messages.step(generation, step, { ...told, replay: wireReplay(replay) }));
+    const told = { stepSeconds, longestPauseSeconds, replicatedStep: rank.place!.ledger.step };
+    const isBack = fate.kind === "rollBack";
+    const message = messages.step(generation, step, {
+      ...told,
+      applied: fate.kind === "apply",
+      replay: wireReplay(replay),
+      leftOut: "why" in fate ? fate.why : "",
+      rollBack: isBack ? { first: BigInt(fate.to + 1), last: BigInt(step) } : undefined,
+      lossSpike: wireSpike(news.loss),
+      gradientSpike: wireSpike(news.gradient),
+    });
+    agent.report(message);
   }
 
   /** A rank with a twin in another failure domain has its copy there already. */
@@ -424,8 +464,11 @@ export class TrainGroup extends SimGroup {
   #finished(rank: SimRank, end: "steps" | "stop" | "bad"): void {
     rank.onSaved = null;
     this.over = true;
-    if (end === "bad") this.#leaves(rank, { code: "NOT_FINITE", operation: "" });
-    else this.#agentOf(rank).report(messages.finished(rank, rank.content!.state, end));
+    if (end === "bad") {
+      const { step } = rank.content!.state;
+      const error = gaveUp({ job: this.job.spec!, step, why: this.#gaveUpFor!, count: this.badSteps });
+      this.#leaves(rank, { code: error.code, operation: "" });
+    } else this.#agentOf(rank).report(messages.finished(rank, rank.content!.state, end));
   }
 
   /** Whoever waits for it, or comes to, gets a typed error that names it. */

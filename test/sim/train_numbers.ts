@@ -1,69 +1,85 @@
 import { Layout } from "../../job/layout.js";
 import type { VoteResult } from "../../worker/parallel/vote.js";
-import { judgeMoved, judgeReplay, mayBeMoved, type Replay } from "../../worker/rank/judge_replay.js";
+import type { BadNumbers } from "../../worker/rank/judge_numbers.js";
+import { judgeMoved, judgeReplay, mayBeMoved } from "../../worker/rank/judge_replay.js";
+import type { TriedStep as Tried } from "../../worker/rank/retry_step.js";
 import type { Wrong } from "./sim_node.js";
+
+/** What is wrong with the data of a step, whoever computes it: a pack is not finite, or its loss or gradient is a spike. */
+export type BadData = "notFinite" | "loss" | "gradient";
+
+/** How far above the usual a spike is. */
+const SPIKE = { loss: 8, gradient: 30 };
 
 /** What one try at a step came to, as far as its numbers are concerned. */
 interface Try {
   packLosses: number[];
   /** Data ranks whose losses a device got wrong. */
   wrong: ReadonlySet<number>;
-  normFinite: boolean;
+  gradNorm: number;
 }
 
-export interface StepNumbers {
-  /** The step changes the weights. */
-  finite: boolean;
-  replay: Replay | null;
+interface StepOptions {
+  layout: string;
+  packs: number;
+  /** What the step comes to where nothing is wrong. */
+  ordinary: { loss: number; gradNorm: number };
+  bad: { pack: number; what: BadData } | null;
+  judge: (vote: VoteResult) => BadNumbers | null;
 }
 
 /**
- * The numbers of one step, tried as often as ranks do: once; again where they are not finite; a third time, by other ranks, where
- * they were the same again. What that shows is judged by the real code.
+ * The numbers of one step, tried as often as ranks do: once; again where they are bad; a third time, by other ranks, where they
+ * were the same again. What that shows is judged by the real code.
  */
 export class TriedStep {
   readonly #layout: Layout;
-  readonly #packs: number;
-  /** Pack whose loss is not finite, whoever computes it; null: there is none. */
-  readonly #badPack: number | null;
+  readonly #options: StepOptions;
   readonly #tries: Try[] = [];
 
-  constructor(options: { layout: string; packs: number; badPack: number | null }) {
+  constructor(options: StepOptions) {
     this.#layout = Layout.parse(options.layout);
-    this.#packs = options.packs;
-    this.#badPack = options.badPack;
+    this.#options = options;
   }
 
   /** All ranks have computed it once more. Null: they are to compute it again. @param wrongOf what the device of a rank does now */
-  attempt(wrongOf: (rank: number) => Wrong | null): StepNumbers | null {
-    const isMoved = this.#tries.length === 2;
-    const now = this.#compute(wrongOf, isMoved ? 1 : 0);
-    this.#tries.push(now);
-    const [first, second] = this.#tries;
-    if (second === undefined) return areFinite(now) ? { finite: true, replay: null } : null;
-    const atHome = this.#vote(second, first!);
-    const replay = { ...judgeReplay(this.#vote(first!, null), atHome), loss: null, gradient: null };
-    if (!isMoved) {
-      if (!areFinite(now) && mayBeMoved(replay, this.#layout)) return null;
-      return { finite: areFinite(now), replay };
-    }
-    const homeRanks = judgeMoved(atHome, this.#vote(now, null), this.#layout);
-    return { finite: false, replay: { ...replay, homeRanks } };
+  attempt(wrongOf: (rank: number) => Wrong | null): Tried | null {
+    const { judge } = this.#options;
+    this.#tries.push(this.#compute(wrongOf, this.#tries.length === 2 ? 1 : 0));
+    const [one, two, three] = this.#tries;
+    const first = this.#vote(one!, null);
+    if (two === undefined)
+      return judge(first) === null ? { vote: first, bad: null, replay: null, first } : null;
+    const second = this.#vote(two, one!);
+    const replay = judgeReplay(first, second);
+    const bad = judge(second);
+    if (bad === null || bad.isTaken || !mayBeMoved(replay, this.#layout))
+      return { vote: second, bad, replay, first };
+    if (three === undefined) return null;
+    const homeRanks = judgeMoved(second, this.#vote(three, null), this.#layout);
+    return { vote: { ...second, finite: false }, bad, replay: { ...replay, homeRanks }, first };
   }
 
   #compute(wrongOf: (rank: number) => Wrong | null, moved: number): Try {
+    const { packs, ordinary, bad } = this.#options;
     const { dataRankCount, worldSize } = this.#layout;
-    const wrong = new Set<number>();
-    let gradients = false;
+    const wrong = new Map<number, Wrong>();
+    let gradNorm = ordinary.gradNorm;
     for (let rank = 0; rank < worldSize; rank++) {
       const how = wrongOf(rank);
-      if (how === "gradients") gradients = true;
-      else if (how !== null) wrong.add(this.#layout.dataRank(rank));
+      if (how === "gradients") gradNorm = Number.NaN;
+      else if (how !== null) wrong.set(this.#layout.dataRank(rank), how);
     }
-    const packLosses = Array.from({ length: this.#packs }, (_, slot) =>
-      slot === this.#badPack || wrong.has((slot + moved) % dataRankCount) ? Number.NaN : 1,
-    );
-    return { packLosses, wrong, normFinite: !gradients && packLosses.every(Number.isFinite) };
+    const packLosses = Array.from({ length: packs }, (_, slot) => {
+      const own = ordinary.loss / packs;
+      const how = wrong.get((slot + moved) % dataRankCount);
+      if (how !== undefined) return how === "surge" ? own * dataRankCount * SPIKE.loss : Number.NaN;
+      if (slot !== bad?.pack || bad.what === "gradient") return own;
+      return bad.what === "loss" ? own * packs * SPIKE.loss : Number.NaN;
+    });
+    if (bad?.what === "gradient") gradNorm *= SPIKE.gradient;
+    if (!packLosses.every(Number.isFinite)) gradNorm = Number.NaN;
+    return { packLosses, wrong: new Set(wrong.keys()), gradNorm };
   }
 
   #vote(one: Try, before: Try | null): VoteResult {
@@ -73,34 +89,44 @@ export class TriedStep {
         ? null
         : Array.from({ length: worldSize }, (_, rank) => ({
             losses: this.#hasOther(one, before, this.#layout.dataRank(rank)),
-            norm: rank < shardGroupSize && one.normFinite !== before.normFinite,
+            norm: rank < shardGroupSize && !Object.is(one.gradNorm, before.gradNorm),
           }));
-    return {
-      step: 0,
-      loss: 0,
-      gradNorm: 0,
-      finite: areFinite(one),
-      numbersFinite: areFinite(one),
-      packLosses: one.packLosses,
-      work: 0,
-      differences,
-      snapshotWhole: true,
-      slotFree: true,
-      save: false,
-      stop: false,
-      yield: false,
-      replicated: false,
-      replicaLost: false,
-      excluded: [],
-    };
+    const loss = one.packLosses.reduce((sum, each) => sum + each, 0);
+    return voteOf({ ...one, loss, differences });
   }
 
   /** Its losses are others than before; a rank without a pack has none. */
   #hasOther(one: Try, before: Try, dataRank: number): boolean {
-    return dataRank < this.#packs && one.wrong.has(dataRank) !== before.wrong.has(dataRank);
+    return dataRank < this.#options.packs && one.wrong.has(dataRank) !== before.wrong.has(dataRank);
   }
 }
 
-function areFinite({ packLosses, normFinite }: Try): boolean {
-  return normFinite && packLosses.every(Number.isFinite);
+/** A step that a roll-back leaves out: only its vote is held. */
+export function passedOver(): Tried {
+  const vote = voteOf({ packLosses: [], loss: 0, gradNorm: 0, differences: null });
+  return { vote, bad: null, replay: null, first: vote };
+}
+
+/** What it says of snapshots and requests is asked of the ranks. */
+function voteOf(numbers: Pick<VoteResult, "packLosses" | "loss" | "gradNorm" | "differences">): VoteResult {
+  const { packLosses, loss, gradNorm, differences } = numbers;
+  const finite = Number.isFinite(loss) && Number.isFinite(gradNorm);
+  return {
+    step: 0,
+    loss,
+    gradNorm,
+    finite,
+    numbersFinite: finite,
+    packLosses,
+    work: 0,
+    differences,
+    snapshotWhole: true,
+    slotFree: true,
+    save: false,
+    stop: false,
+    yield: false,
+    replicated: false,
+    replicaLost: false,
+    excluded: [],
+  };
 }

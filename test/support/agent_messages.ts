@@ -82,13 +82,14 @@ export function step(
     replicatedStep,
     applied = true,
     replay,
+    ...told
   }: {
     stepSeconds: number;
     longestPauseSeconds?: number;
     replicatedStep: number;
     applied?: boolean;
     replay?: StepReplay | undefined;
-  },
+  } & Partial<Pick<StepCompleted, "leftOut" | "rollBack" | "lossSpike" | "gradientSpike">>,
 ): AgentMessage {
   return {
     $case: "stepCompleted",
@@ -121,6 +122,7 @@ export function step(
       modelFlops: 0,
       completedMs: 0n,
       longestPauseSeconds,
+      ...told,
     },
   };
 }

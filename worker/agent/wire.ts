@@ -117,7 +117,7 @@ export function wireReplay(replay: StepMetrics["replay"]): StepReplay | undefine
     : { ...replay, loss: replay.loss ?? undefined, gradient: replay.gradient ?? undefined };
 }
 
-function wireSpike(news: SpikeNews | null): WireSpike | undefined {
+export function wireSpike(news: SpikeNews | null): WireSpike | undefined {
   switch (news?.kind) {
     case undefined:
       return undefined;

@@ -154,7 +154,9 @@ export class Floors {
     if (replicated === undefined || this.#isBad(job.record.jobId, replicated.state)) return null;
     const { durable } = this.#truth.jobs.get(job.record.jobId)!.storage;
     const isDurable = ({ content, corrupt }: DurableTruth) =>
-      !corrupt && compareStates(content.state, replicated.state) >= 0;
+      !corrupt &&
+      !this.#isBad(job.record.jobId, content.state) &&
+      compareStates(content.state, replicated.state) >= 0;
     if (durable.some(isDurable)) return null;
     const left = replicated.members.filter(
       (each) => isKept(each) && isThere(core, each.node, this.#truth.nowMs),

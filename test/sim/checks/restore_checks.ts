@@ -13,9 +13,11 @@ import type { SimGroup } from "../sim_group.js";
 import type { Copy } from "../sim_memory.js";
 import type { SimNode } from "../sim_node.js";
 import { shardCount, shardsNeeded } from "../sim_shards.js";
-import { isKept, isThere, newestWhole, type Truth } from "../sim_truth.js";
+import { isKept, isThere, newestWhole, rollBacksOf, type Truth } from "../sim_truth.js";
 import { badCheckpoint } from "../sim_world.js";
+import { TrainGroup } from "../train_group.js";
 import { Floors } from "./floors.js";
+import { isUndone, RollBackChecks } from "./roll_back_checks.js";
 
 /** News of its damage may get lost with a stream, and a leader with what it knows. */
 const AGAIN_COUNT_MAX = 4;
@@ -23,6 +25,7 @@ const AGAIN_COUNT_MAX = 4;
 /** What generations are told to restore: the newest there is, the same for all, and from where it can be had. */
 export class RestoreChecks {
   readonly floors: Floors;
+  readonly rollBacks: RollBackChecks;
   readonly #truth: Truth;
   /** Term and number under which a generation was planned. */
   readonly #planOf: (generation: number) => string;
@@ -40,6 +43,7 @@ export class RestoreChecks {
   constructor(truth: Truth, planOf: (generation: number) => string) {
     this.#truth = truth;
     this.#planOf = planOf;
+    this.rollBacks = new RollBackChecks(truth);
     this.floors = new Floors(truth, (jobId, state) => this.#isBad(jobId, state));
   }
 
@@ -55,11 +59,13 @@ export class RestoreChecks {
     );
   }
 
-  sent(core: CoreState, { generation, source }: Restore, nodeId: string): void {
+  sent(core: CoreState, restore: Restore, nodeId: string): void {
+    const { generation, source } = restore;
     const group = this.#truth.groups.get(Number(generation))!;
     const places = source?.$case === "snapshot" ? source.value.places : [];
     const what = source?.$case === "snapshot" ? { ...source.value, places: [] } : source?.value;
     this.#sameAsBefore(group, `${group.generation}/${nodeId}`, places);
+    if (group instanceof TrainGroup) this.rollBacks.restores(group, restore, sourceState(source));
     if (!this.#sameAsBefore(group, group.generation, what)) this.#restoreChosen(core, group, source);
     if (source?.$case === "snapshot") {
       this.#canRestore(core, group, source.value, nodeId);
@@ -206,6 +212,7 @@ export class RestoreChecks {
     for (const state of [...(this.#registered.get(job.jobId)?.values() ?? []), ...listed]) {
       const stands = job.storage.find(state);
       if (stands === null || this.#bad.has(badCheckpoint(stands.uri, state))) continue;
+      if (isUndone(rollBacksOf(this.#truth, job.jobId), state)) continue;
       assert.ok(
         compareStates(chosen, state) >= 0,
         `${label}, ${stands.uri} of ${stateText(state)} was registered or found, and is there`,
@@ -238,7 +245,10 @@ export class RestoreChecks {
   }
 
   #isBad(jobId: string, state: StateName): boolean {
-    return this.#bad.has(`${jobId}@${state.generation}-${state.step}`);
+    return (
+      this.#bad.has(`${jobId}@${state.generation}-${state.step}`) ||
+      isUndone(rollBacksOf(this.#truth, jobId), state)
+    );
   }
 }
 

@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { SimCluster } from "../sim_cluster.js";
+import { stepsOf } from "../sim_content.js";
 import { decisions, FOUR, finishes, generation, JOB, members, recovers, trained } from "./scenario.js";
 
 const guilty = (sim: SimCluster) => [...sim.leader()!.core!.quarantine.keys()];
-const skipped = (sim: SimCluster) => sim.rankOf(JOB, 0).content!.skipped;
+const skipped = (sim: SimCluster) => stepsOf(sim.rankOf(JOB, 0).content!.leftOut);
 
 test("numbers: a device gets losses wrong once: the step counts, its node is named and replaced, nothing is computed again", async () => {
   const sim = await trained(20);
@@ -28,14 +29,14 @@ test("numbers: a device gets gradients wrong once: nobody is named, the generati
 
 test("numbers: a pack is not finite, whoever computes it: the step is left out, no node is suspected", async () => {
   const sim = await trained(20);
-  sim.job(JOB).badSteps.add(24).add(25);
+  sim.job(JOB).badSteps.set(24, "notFinite").set(25, "notFinite");
   await finishes(sim);
   assert.deepEqual([generation(sim), skipped(sim), sim.incidents(JOB)], [1, [24, 25], []]);
 });
 
 test("numbers: a step is left out, then its ranks are lost and it is computed again: it is left out again", async () => {
   const sim = await trained(20, {}, { replicas: 0, saveEverySteps: 10 });
-  sim.job(JOB).badSteps.add(24);
+  sim.job(JOB).badSteps.set(24, "notFinite");
   await sim.until(() => sim.stepOf(JOB) >= 26);
   for (const node of sim.nodes.slice(0, 2)) sim.crashNode(node, 2_000);
   await recovers(sim);
@@ -45,7 +46,7 @@ test("numbers: a step is left out, then its ranks are lost and it is computed ag
 
 test("numbers: too many steps in a row are bad: the job fails for that, with its last state durable", async () => {
   const sim = await trained(20, {}, { maxBadSteps: 3 });
-  for (const step of [24, 25, 26]) sim.job(JOB).badSteps.add(step);
+  for (const step of [24, 25, 26]) sim.job(JOB).badSteps.set(step, "notFinite");
   await sim.until(() => sim.allOver);
   const { outcome } = sim.record(JOB)!;
   assert.deepEqual([outcome?.phase, outcome?.code], ["FAILED", "NOT_FINITE"]);
