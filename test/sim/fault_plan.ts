@@ -1,5 +1,6 @@
 import type { Hardship } from "./hardships.js";
 import type { Random } from "./random.js";
+import type { SignHardship } from "./sign_hardships.js";
 import type { Blockade } from "./sim_link.js";
 
 /** One thing that goes wrong; `index` picks the victim among those there are when it strikes. */
@@ -28,6 +29,7 @@ export type SimFault =
   | { kind: "slowNetwork"; delayMsMax: number; forMs: number }
   | { kind: "corruptCheckpoint"; index: number }
   | Hardship
+  | SignHardship
   /** Strikes so long after the next vote of ranks to go back. */
   | { kind: "uponRollBack"; afterMs: number; fault: SimFault }
   | { kind: "requestSave"; index: number }
@@ -42,7 +44,10 @@ type Maker = (random: Random) => SimFault;
 const index = (random: Random) => random.between(0, 1_000);
 const way = (random: Random) => random.pick(["up", "down", "both"] as const);
 
-const MAKERS: Record<Exclude<SimFault["kind"], "breakNode" | "uponRollBack" | Hardship["kind"]>, Maker> = {
+const MAKERS: Record<
+  Exclude<SimFault["kind"], "breakNode" | "uponRollBack" | (Hardship | SignHardship)["kind"]>,
+  Maker
+> = {
   killRank: (r) => ({ kind: "killRank", index: index(r) }),
   killTwoRanks: (r) => ({ kind: "killTwoRanks", index: index(r) }),
   stopRank: (r) => ({

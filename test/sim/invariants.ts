@@ -15,6 +15,7 @@ import { PreviewChecks } from "./checks/preview_checks.js";
 import { RecordChecks } from "./checks/record_checks.js";
 import { RestoreChecks } from "./checks/restore_checks.js";
 import { SaveChecks } from "./checks/save_checks.js";
+import { SignChecks } from "./checks/sign_checks.js";
 import { VerdictChecks } from "./checks/verdict_checks.js";
 import type { SimAgent } from "./sim_agent.js";
 import type { CommandFrame, SimController } from "./sim_controller.js";
@@ -40,6 +41,7 @@ export class Invariants implements TrainObserver {
   readonly #contents: ContentChecks;
   readonly #previews: PreviewChecks;
   readonly #saves = new SaveChecks();
+  readonly signs: SignChecks;
   readonly #planned = new Set<string>();
   /** Groups that ended to make way for a larger one of their job that has not stepped yet, and when, by job. */
   readonly #yielded = new Map<string, { group: TrainGroup; atMs: number }>();
@@ -57,12 +59,14 @@ export class Invariants implements TrainObserver {
     this.#verdicts = new VerdictChecks(truth);
     this.#contents = new ContentChecks(truth);
     this.#previews = new PreviewChecks(truth);
+    this.signs = new SignChecks(truth);
   }
 
   // The store ---------------------------------------------------------------------------------------------------------
 
   /** A record is about to be the one that stands there; null: it is deleted. */
   written(key: string, record: DurableRecord | null, before: DurableRecord | null): void {
+    this.signs.written(record, before);
     if (record === null) return;
     this.#records.written(key, record, before);
     if (record.kind === "job")
@@ -90,6 +94,7 @@ export class Invariants implements TrainObserver {
   stepped(controller: SimController, event: Event): void {
     this.#yieldedGoOn();
     this.#saves.stepped(controller, event);
+    this.signs.stepped(controller, event);
     const { core } = controller;
     if (core?.leader == null) return;
     for (const job of core.jobs.values()) this.#commands.lookForSilence(core, job);
@@ -99,6 +104,7 @@ export class Invariants implements TrainObserver {
       if (job.generation?.stage !== "persisting" || this.#planned.has(key)) continue;
       this.#planned.add(key);
       this.#placements.planned(core, job);
+      this.signs.planned(job);
       this.#restores.floors.planned(core, job, key);
     }
   }
@@ -125,7 +131,10 @@ export class Invariants implements TrainObserver {
   }
 
   committed(job: SimJob, state: StateName): void {
-    this.#contents.check(job.storage.find(state)!.content, `checkpoint of ${job.jobId}`);
+    const { content } = job.storage.find(state)!;
+    const label = `checkpoint ${state.step} of ${job.jobId}`;
+    this.#contents.check(content, label);
+    this.#contents.hasSeen(job, content, label);
   }
 
   previewBegun(agent: SimAgent, state: StateName): void {

@@ -3,6 +3,7 @@ import { faultText, type PlannedFault, planFaults } from "./fault_plan.js";
 import { planHardships } from "./hardships.js";
 import { planNumbers } from "./numbers_hardships.js";
 import { Random } from "./random.js";
+import { planSigns } from "./sign_hardships.js";
 import type { SimJobOptions } from "./sim_cluster.js";
 import type { SimProgram } from "./sim_program.js";
 
@@ -40,6 +41,7 @@ export function planSeed(seed: number, nodes: { min: number; max: number }): See
   const hardships = planHardships(apart, FAULTY_MS);
   const outage = planOutage(apart);
   const bad = planNumbers(new Random(seed ^ 0xbad), jobs, FAULTY_MS);
+  const signs = planSigns(new Random(seed ^ 0x516), FAULTY_MS);
   // With it jobs are longer, so that there is something to see of them meanwhile.
   const faultyMs = outage === null ? FAULTY_MS : outage.atMs + outage.fault.forMs;
   if (outage !== null) for (const job of jobs) job.steps = Math.ceil((job.steps * faultyMs) / FAULTY_MS);
@@ -55,6 +57,7 @@ export function planSeed(seed: number, nodes: { min: number; max: number }): See
       ...planFaults(random, FAULTY_MS),
       ...hardships,
       ...bad,
+      ...signs,
       ...(outage === null ? [] : [outage]),
     ].sort((a, b) => a.atMs - b.atMs),
   };

@@ -13,6 +13,7 @@ import { SimPreviewer } from "./sim_previewer.js";
 import type { SimRank } from "./sim_rank.js";
 import { SimReplicator } from "./sim_replicator.js";
 import { SimSupervisor } from "./sim_supervisor.js";
+import { SimWatch } from "./sim_watch.js";
 import type { SimWorld } from "./sim_world.js";
 import { SimWriter } from "./sim_writer.js";
 
@@ -34,6 +35,7 @@ export class SimAgent {
   readonly supervisor: SimSupervisor;
   readonly writer: SimWriter;
   readonly replicator: SimReplicator;
+  readonly watch: SimWatch;
   readonly #previewer: SimPreviewer;
   readonly #world: SimWorld;
   readonly #outbox = new Outbox();
@@ -71,6 +73,7 @@ export class SimAgent {
     this.writer = new SimWriter(this, world, random.fork());
     this.replicator = new SimReplicator(this, world);
     this.#previewer = new SimPreviewer(this, world);
+    this.watch = new SimWatch(this, world);
     this.later(random.between(1, 50), () => this.#connect());
     this.later(random.between(1, HEARTBEAT_MS), () => this.#beat());
   }
@@ -262,7 +265,7 @@ export class SimAgent {
       term: this.#fence.term,
       leaving: this.#leaving()?.value,
       failureDomain: node.failureDomain,
-      bootId: "",
+      bootId: node.bootId,
       metricsUrl: "",
       peerPort: 7_000,
       selfCheck: this.#checked?.value,
@@ -288,7 +291,7 @@ export class SimAgent {
         heldStatesChanged,
         term: this.#fence.term,
         commandId: this.#fence.commandId,
-        counterRates: [],
+        counterRates: this.watch.rates,
       },
     });
   }
@@ -400,6 +403,7 @@ export class SimAgent {
   /** A generation begins here. */
   prepared(jobId: string): void {
     this.#outbox.prepared();
+    this.watch.begin();
     if (this.jobId !== jobId) {
       this.#outbox.forgetJob();
       this.writer.abandon();

@@ -149,6 +149,7 @@ export class SimCluster implements SimWorld, Truth {
       // Shared by all runs of a plan otherwise, and it counts down.
       program: options.program === undefined ? null : { ...options.program },
       spec: ours,
+      stepHighest: 0,
       badSteps: new Map(),
     });
     const source = options.source ?? null;
@@ -221,10 +222,15 @@ export class SimCluster implements SimWorld, Truth {
 
   drain(nodeId: string): void {
     this.node(nodeId).guilt.add("drained");
-    this.#ask((requestId) => ({ kind: "drainRequested", requestId, nodeId }));
+    const asked = this.invariants.signs.drainAsked(nodeId);
+    this.#ask(
+      (requestId) => ({ kind: "drainRequested", requestId, nodeId }),
+      () => asked.done(),
+    );
   }
 
   liftQuarantine(nodeId: string): void {
+    this.invariants.signs.liftAsked(nodeId);
     this.#ask((requestId) => ({ kind: "quarantineLifted", requestId, nodeId }));
   }
 
@@ -415,7 +421,7 @@ export class SimCluster implements SimWorld, Truth {
   }
 
   bootNode(node: SimNode): void {
-    node.up = true;
+    node.boots();
     node.startAgent(this, this.random.fork());
   }
 

@@ -6,6 +6,7 @@ import type {
   Effect,
   Event,
   FoundCheckpoint,
+  NodeFate,
   Session,
 } from "../../controller/core/contract.js";
 import { type CoreState, createState } from "../../controller/core/state.js";
@@ -146,6 +147,11 @@ export class SimController {
   ): void {
     this.#replies.set(event.requestId, answer);
     this.#feed(event);
+  }
+
+  /** What the platform says of a node. */
+  tellFate(nodeId: string, fate: NodeFate): void {
+    this.#whenAwake(() => this.#feed({ kind: "nodeFate", nodeId, fate }));
   }
 
   // Leadership --------------------------------------------------------------------------------------------------------

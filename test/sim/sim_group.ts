@@ -22,7 +22,9 @@ export interface SimJob {
   program: SimProgram | null;
   /** As it was submitted; null: it brings a program of its own. */
   spec: Job | null;
-  /** Steps of which one pack is bad, whoever computes it. */
+  /** Highest step that any generation has computed. */
+  stepHighest: number;
+  /** Steps of which one pack is bad, whoever computes it: set before anybody has. */
   badSteps: Map<number, BadData>;
 }
 

@@ -2,6 +2,7 @@ import type { ErrorCode } from "../../job/errors.js";
 import type { Random } from "./random.js";
 import { SimAgent } from "./sim_agent.js";
 import { SimMemory } from "./sim_memory.js";
+import { MachineCounters } from "./sim_watch.js";
 import type { SimWorld } from "./sim_world.js";
 
 /** What a device of a node gets wrong: the losses of one step, which are NaN or (`surge`) far too high, the gradients of one, or every loss. */
@@ -26,13 +27,30 @@ export class SimNode {
   #slowness = 1;
   slownessChangedMs = 0;
   /** Something was wrong with it that a verdict may name, ever: nobody else's node is ever taken away. */
-  readonly guilt = new Set<"broken" | "wrong" | "unkillable" | "flipped" | "drained">();
+  readonly guilt = new Set<"broken" | "wrong" | "unkillable" | "flipped" | "drained" | "sign">();
+  /** What its machine counts of its own errors. */
+  counters = new MachineCounters();
+  /** Its kernel, its counters or a rank's output said what only a machine makes them say, ever; that it killed for memory. */
+  hasToldOfMachine = false;
+  hasKilledForMemory = false;
+  #boots = 1;
   #incarnations = 0;
 
   constructor(nodeId: string, slots: number, failureDomain: string) {
     this.nodeId = nodeId;
     this.slots = slots;
     this.failureDomain = failureDomain;
+  }
+
+  /** Another one each time that the machine starts. */
+  get bootId(): string {
+    return `${this.nodeId}/${this.#boots}`;
+  }
+
+  boots(): void {
+    this.up = true;
+    this.#boots += 1;
+    this.counters = new MachineCounters();
   }
 
   get slowness(): number {

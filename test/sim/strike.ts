@@ -1,5 +1,6 @@
 import type { SimFault } from "./fault_plan.js";
 import type { SimCluster } from "./sim_cluster.js";
+import { strikeSigns } from "./strike_signs.js";
 import { jobOf, strikeState } from "./strike_state.js";
 
 /** Something goes wrong now, or somebody asks for something. */
@@ -38,6 +39,14 @@ export function strike(sim: SimCluster, fault: SimFault): void {
     case "pauseLeader":
     case "deposeLeader":
       strikeController(sim, fault);
+      return;
+    case "kernelSays":
+    case "countsErrors":
+    case "linkFalls":
+    case "writesWords":
+    case "killedForMemory":
+    case "podEnds":
+      strikeSigns(sim, fault);
       return;
     case "uponRollBack":
       sim.onRollBack.push(() => sim.scheduler.after(fault.afterMs, () => strike(sim, fault.fault)));

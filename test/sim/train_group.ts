@@ -219,6 +219,7 @@ export class TrainGroup extends SimGroup {
     }
     this.#tried = null;
     this.votes += 1;
+    this.job.stepHighest = Math.max(this.job.stepHighest, step);
     const { rank } = this.members[0]!;
     const outcome = stepOutcome(tried, {
       step,

@@ -101,6 +101,11 @@ export class TriedStep {
   }
 }
 
+/** What a step comes to on devices that are right. */
+export function ordinaryVote(step: Pick<StepOptions, "packs" | "ordinary" | "bad">): VoteResult {
+  return new TriedStep({ ...step, layout: "1x1x1", judge: () => null }).attempt(() => null)!.vote;
+}
+
 /** A step that a roll-back leaves out: only its vote is held. */
 export function passedOver(): Tried {
   const vote = voteOf({ packLosses: [], loss: 0, gradNorm: 0, differences: null });

@@ -1,10 +1,13 @@
 import assert from "node:assert/strict";
 import { sameState } from "../../../controller/core/state_name.js";
 import { isLeftOut, type LeftOut } from "../../../job/left_out.js";
-import { type Content, mixStep, stepsOf } from "../sim_content.js";
+import { GRADIENT_FACTOR, LOSS_FACTOR, nothingSeen, watchSpikes } from "../../../job/spikes.js";
+import { type Content, mixStep, ordinaryNumbers, stepsOf } from "../sim_content.js";
+import type { SimJob } from "../sim_group.js";
 import type { SimRank } from "../sim_rank.js";
 import { rollBacksOf, type Truth } from "../sim_truth.js";
 import type { TrainGroup } from "../train_group.js";
+import { ordinaryVote } from "../train_numbers.js";
 
 /** What states hold: each step's packs exactly once, and no step left out that need not be. */
 export class ContentChecks {
@@ -59,6 +62,36 @@ export class ContentChecks {
   check(content: Content, label: string): void {
     const { state, leftOut, digest } = content;
     assert.equal(digest, this.#digest(state.step, leftOut), `${label}: packs are lost or consumed twice`);
+  }
+
+  /**
+   * What is committed has seen the losses of the steps that count, as a run that voted the others down. Where a device was wrong,
+   * what it made of a spike may have been taken.
+   */
+  hasSeen({ badSteps, spec }: SimJob, content: Content, label: string): void {
+    const isWrong = this.#truth.nodes.some(({ guilt }) => guilt.has("wrong"));
+    if (badSteps.size === 0 || isWrong || spec === null) return;
+    const { leftOut, state, numbers } = content;
+    const seen = nothingSeen();
+    for (let step = 1; step <= state.step; step++) {
+      if (isLeftOut(leftOut, step)) continue;
+      const what = badSteps.get(step);
+      assert.notEqual(what, "notFinite", `${label}: counts step ${step}, which is not finite`);
+      const ordinary = ordinaryNumbers(this.#digest(step - 1, leftOut), step);
+      const packs = spec.train.packs_per_step;
+      const vote = ordinaryVote({
+        packs,
+        ordinary,
+        bad: what === undefined ? null : { pack: step % packs, what },
+      });
+      watchSpikes(seen.loss, vote.loss, LOSS_FACTOR);
+      watchSpikes(seen.gradient, vote.gradNorm, GRADIENT_FACTOR);
+    }
+    assert.deepEqual(
+      [numbers.loss.values, numbers.gradient.values],
+      [seen.loss.values, seen.gradient.values],
+      `${label}: has seen other numbers than a run that voted the steps down that it goes without`,
+    );
   }
 
   /** Digest of a history that consumed steps 1..step, each exactly once. */

@@ -31,7 +31,9 @@ export class HangChecks {
   /** A leader ends the generation, or a rank of it, maybe for a hang: is what it cannot know excused? */
   judged(core: CoreState, group: TrainGroup): void {
     const job = core.jobs.get(group.job.jobId);
-    if (!group.goesOn || job === undefined || !job.faults.some(({ source }) => source === "stall")) return;
+    if (job === undefined) return;
+    this.#judgedByWords(core, group, job);
+    if (!group.goesOn || !job.faults.some(({ source }) => source === "stall")) return;
     const { nowMs } = this.#truth;
     // A node that has answered nothing since is silent.
     const sinceMs = nowMs - 3 * core.config.limits.heartbeatMs;
@@ -44,6 +46,19 @@ export class HangChecks {
     if (seen.some((rank) => rank.stoodMs(sinceMs) < limitMs)) return;
     group.disturbed = true;
     for (const rank of seen) this.#seemedHung.add(rank);
+  }
+
+  /** A rank that wrote words of a machine may stand still for two usual steps, and as long as its page may be old. */
+  #judgedByWords(core: CoreState, group: TrainGroup, job: JobState): void {
+    const ageMs = 4 * core.config.limits.heartbeatMs;
+    const usualMs = job.stepTimesMs.length === 0 ? 0 : middle(job.stepTimesMs);
+    const limitMs = Math.max(ageMs, 2 * usualMs);
+    for (const { source, remedy, rank } of job.faults) {
+      const member = source === "signal" && remedy === "kill" ? group.members[rank!] : null;
+      if (member == null || member.rank.stoodMs(this.#truth.nowMs - ageMs) < limitMs) continue;
+      group.disturbed = true;
+      this.#seemedHung.add(member.rank);
+    }
   }
 
   seemedHung(rank: SimRank): boolean {

@@ -35,12 +35,12 @@ export class VerdictChecks {
     assert.ok(node.slowness > 1 || wasSlow, `${node.nodeId} is not slow: ${text}`);
   }
 
-  quarantined({ nodeId, reason }: Extract<DurableRecord, { kind: "quarantine" }>): void {
+  quarantined({ nodeId, reason, machine }: Extract<DurableRecord, { kind: "quarantine" }>): void {
     const node = this.#truth.nodes.find((each) => each.nodeId === nodeId)!;
-    assert.ok(
-      node.broken || node.guilt.size > 0,
-      `nothing is wrong with ${nodeId}, quarantined for: ${reason}`,
-    );
+    assert.ok(!reason.startsWith("its output"), `${nodeId} is quarantined for words: ${reason}`);
+    const others = [...node.guilt].filter((guilt) => guilt !== "sign");
+    const isGuilty = machine === undefined ? node.broken || others.length > 0 : node.guilt.has("sign");
+    assert.ok(isGuilty, `nothing is wrong with ${nodeId}, quarantined for: ${reason}`);
   }
 
   /** Rounds that all lie behind the change, in which most others were not slow: then it has been named. */
