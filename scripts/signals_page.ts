@@ -39,8 +39,8 @@ UUID, and called by the index that ranks see: where \`CUDA_VISIBLE_DEVICES\` is 
 does not tell is left out. Where the kernel's log cannot be read, Xids are taken from NVML, with the names below; there only those that the driver calls critical,
 up to 10 s later, and without the process.
 
-A line of a log costs 4 to 6 microseconds of CPU. Of each kind, rank and device the first three are told, then the tenth, hundredth and so on; what ranks write counts anew with each
-generation, the rest after an hour. A controller keeps the newest 16 of each node, while it leads; what it decided is durable.
+A line of a log costs 4 to 6 microseconds of CPU. Of each kind, rank and device the first three are told, then the tenth, hundredth and so on; what ranks write, and
+kills for memory, count anew with each generation, the rest after an hour. A controller keeps the newest 16 of each node, while it leads; what it decided is durable.
 Heartbeats carry the counters that grew in the last minute and nothing else of this.
 
 ## What follows

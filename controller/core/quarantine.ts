@@ -10,12 +10,12 @@ const CHECK_QUARANTINE_MS_MAX = 24 * 3600 * 1000;
 /**
  * Gives a node no ranks until a person releases it, also one that was to be examined again some time later, and one that was
  * only drained.
- * @param machine the boot that it ends with; absent: none
+ * @param machine the boot that it ends with, unless a person wants the node free; absent: none
  */
 export function quarantine(turn: Turn, nodeId: string, reason: string, machine?: string): void {
   const before = turn.state.quarantine.get(nodeId);
   if (before !== undefined && before.untilMs === null && !before.drained) return;
-  const boot = machine === undefined ? {} : { machine };
+  const boot = machine === undefined || before?.drained ? {} : { machine };
   put(turn, { kind: "quarantine", nodeId, reason, atMs: turn.nowMs, untilMs: null, drained: false, ...boot });
 }
 

@@ -47,13 +47,16 @@ function endRun(health: NodeHealth): void {
 /** Examines a node that nobody uses, where that is due. */
 export function considerChecks(turn: Turn, node: NodeState): void {
   const health = turn.state.health.get(node.nodeId);
-  const bad = turn.state.quarantine.get(node.nodeId);
-  if (health === undefined || health.run !== null || !isFree(turn, node)) return;
-  if (bad !== undefined) {
-    if (!isExpired(turn, bad)) return;
-    health.state = "due";
-  }
+  if (health === undefined || health.run !== null || !mayExamine(turn, node)) return;
+  if (turn.state.quarantine.has(node.nodeId)) health.state = "due";
   if (health.state === "due") startChecks(turn, node, "use");
+}
+
+/** One whose quarantine may end need not be free: its job may wait for nothing but this node. Ranks that still leave it say so. */
+function mayExamine(turn: Turn, node: NodeState): boolean {
+  const bad = turn.state.quarantine.get(node.nodeId);
+  if (bad === undefined) return isFree(turn, node);
+  return isExpired(turn, bad) && isReachable(turn, node) && !node.releasing && node.leaving === null;
 }
 
 /** Nobody's ranks or snapshots are there, and it stays. */
@@ -240,9 +243,7 @@ export function armChecks(turn: Turn): void {
   const { health, quarantine, diagnosis, nodes } = turn.state;
   const isAskedAgain = [...health].some(([nodeId, { state, run }]) => {
     const node = nodes.get(nodeId);
-    return (
-      state === "due" && run === null && node !== undefined && !quarantine.has(nodeId) && isFree(turn, node)
-    );
+    return state === "due" && run === null && node !== undefined && mayExamine(turn, node);
   });
   const times = [
     ...(isAskedAgain ? [turn.nowMs + turn.state.config.limits.heartbeatMs] : []),

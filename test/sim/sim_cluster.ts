@@ -50,6 +50,7 @@ export interface SimJobOptions {
   saveEverySteps?: number;
   stepMs?: number;
   maxAttempts?: number;
+  stallSeconds?: number;
   saveFailRate?: number;
   keepLast?: number;
   snapshotEverySteps?: number;
@@ -200,11 +201,11 @@ export class SimCluster implements SimWorld, Truth {
     });
   }
 
-  #recovery({ maxAttempts, spares }: SimJobOptions) {
+  #recovery({ maxAttempts, spares, stallSeconds }: SimJobOptions) {
     return {
       spares: spares ?? 0,
       max_attempts: maxAttempts ?? 1_000,
-      stall_seconds: 1.5,
+      stall_seconds: stallSeconds ?? 1.5,
       node_grace_seconds: this.graceMs / 1000,
     };
   }

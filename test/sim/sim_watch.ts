@@ -65,6 +65,7 @@ export class SimWatch {
   begin(): void {
     this.#readers.clear();
     this.#book.clear("rank ");
+    this.#book.clear("node kernel.oom_kill ");
   }
 
   /** A rank has written that. */

@@ -40,7 +40,7 @@ export function strikeState(sim: SimCluster, fault: StateFault): void {
       return;
     case "badData": {
       const job = jobOf(sim, fault.index);
-      const step = Math.max(job.stepHighest, sim.stepOf(job.jobId)); // data do not turn bad once somebody has read them
+      const step = job.stepHighest; // data do not turn bad once somebody has read them
       for (let i = 0; i < fault.count; i++) job.badSteps.set(step + 2 + i * fault.gap, fault.what);
       return;
     }

@@ -100,6 +100,16 @@ test("numbers: a device is always wrong and no node is free: its node is quarant
   assert.equal(skipped(sim).length, 2);
 });
 
+test("numbers: the same, and nobody comes: it is examined when its time is over, passes, and the job goes on", async () => {
+  const sim = await trained(20, { nodes: 2 }, { maxBadSteps: 2 });
+  const { node } = sim.agentOf(JOB, 2);
+  node.computesWrong("always");
+  await sim.until(() => guilty(sim).length > 0);
+  node.wrong = null;
+  await sim.until(() => sim.allOver, 2 * 3_600_000);
+  assert.equal(sim.record(JOB)!.outcome?.phase, "COMPLETED", sim.status());
+});
+
 test("node: avoided since it was wrong, and a member is lost: another free node takes over", async () => {
   const sim = await trained(20, { nodes: 4 }, { steps: 120 });
   const { node } = sim.agentOf(JOB, 2);

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { sameState } from "../../../controller/core/state_name.js";
 import type { SimCluster, SimJobOptions, SimOptions } from "../sim_cluster.js";
 import { stepsOf } from "../sim_content.js";
 import { decisions, finishes, generation, JOB, members, recovers, resumed, trained } from "./scenario.js";
@@ -101,13 +102,24 @@ test("roll back: a node is lost on the way: the same steps are left out by who t
   assert.ok(!members(sim).includes(lost!));
 });
 
+test("roll back: then a rank dies: its run goes on from what has been computed since", async () => {
+  const sim = await goesBack();
+  await upon(sim, 24, () => {});
+  await sim.until(() => sim.stepOf(JOB) >= 32);
+  sim.agentOf(JOB, 2).rankDies(sim.rankOf(JOB, 2), "SIGKILL");
+  await sim.until(() => generation(sim) === 3 && sim.stepOf(JOB) > 32);
+  assert.ok(resumed(sim) >= 31);
+  await finishes(sim);
+});
+
 test("roll back: saves of steps that are undone become durable later: nobody restores them", async () => {
   const sim = await goesBack({ rollBackSteps: 8 });
   for (const node of sim.nodes) node.disk = "STORAGE_FAILED";
-  await upon(sim, 24, () => {
-    for (const node of sim.nodes) node.disk = null;
-  });
+  await upon(sim, 24, () => {});
   await sim.until(() => sim.record(JOB)!.rollBacks.length > 0);
+  for (const node of sim.nodes) node.disk = null;
+  const late = { generation: 1, step: 20 };
+  await sim.until(() => sim.view(JOB)!.checkpoints.some(({ state }) => sameState(state, late)));
   for (const node of sim.nodes) sim.crashNode(node, 3_000);
   await finishes(sim);
   assert.deepEqual([undone(sim), leftOut(sim)], [[[17, 24]], [17, 18, 19, 20, 21, 22, 23, 24]]);

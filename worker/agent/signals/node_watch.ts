@@ -75,10 +75,11 @@ export class NodeWatch {
     return this.gpuWatch.watched;
   }
 
-  /** A generation begins: what its ranks say counts anew. */
+  /** A generation begins: what its ranks say counts anew, and who is killed for memory, which in a container is told of the node. */
   begin(): void {
     this.readers.clear();
     this.book.clear("rank ");
+    this.book.clear("node kernel.oom_kill ");
   }
 
   /** Output of a rank. */
