@@ -27,25 +27,29 @@ export function rollBack(turn: Turn, job: JobState): void {
   if (asked === null) return;
   job.numbers.rollBack = null;
   const wanted = asked.first - 1;
-  const to = reachable(job, wanted);
   const { last } = asked;
-  job.record = {
-    ...job.record,
-    rollBacks: [...job.record.rollBacks, { generation: generation.number, first: to + 1, last }],
-  };
-  const { rollBacks } = job.record;
-  for (const entry of job.checkpoints) {
-    if (isGivenUp(rollBacks, entry.state)) entry.unusable ??= `the run went back to step ${to}`;
-  }
-  persist(turn, [jobWrite(job), checkpointsWrite(job)]);
-  if (job.replicated !== null && isGivenUp(rollBacks, job.replicated)) job.replicated = null;
+  // A leader that fell before the next generation was durable may have written it.
+  const written = job.record.rollBacks.find((each) => each.generation === generation.number);
+  const to = written === undefined ? reachable(job, wanted) : written.first - 1;
+  if (written === undefined) undo(turn, job, { generation: generation.number, first: to + 1, last });
+  if (job.replicated !== null && isGivenUp(job.record.rollBacks, job.replicated)) job.replicated = null;
   generation.step = Math.min(generation.step, to);
   job.attempts = 0; // it is the run that was wrong, not an attempt
-  const labels = { job: job.record.job.name, reason: ROLL_BACK };
-  observe(turn, "goku_steps_left_out_total", last - to, labels);
   const left = to + 1 === last ? `step ${last} is` : `steps ${to + 1} to ${last} are`;
   const less = to === wanted ? "" : `, not to step ${wanted}, since no earlier state is left`;
   decide(turn, job, `go back to step ${to}${less}: ${left} left out`);
+}
+
+function undo(turn: Turn, job: JobState, steps: RollBackRecord): void {
+  const { first, last } = steps;
+  const rollBacks = [...job.record.rollBacks, steps];
+  job.record = { ...job.record, rollBacks };
+  for (const entry of job.checkpoints) {
+    if (isGivenUp(rollBacks, entry.state)) entry.unusable ??= `the run went back to step ${first - 1}`;
+  }
+  persist(turn, [jobWrite(job), checkpointsWrite(job)]);
+  const labels = { job: job.record.job.name, reason: ROLL_BACK };
+  observe(turn, "goku_steps_left_out_total", last - first + 1, labels);
 }
 
 /** The step to go back to, or the first after it from which there is still a way. */

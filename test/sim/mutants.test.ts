@@ -399,8 +399,15 @@ const MUTANTS: Mutant[] = [
   {
     name: "goes back further than anything that is durable",
     file: "roll_back.js",
-    from: "const to = reachable(job, wanted);",
-    to: "const to = wanted;",
+    from: "reachable(job, wanted) :",
+    to: "wanted :",
+    by: "roll_backs",
+  },
+  {
+    name: "writes down a second time what the leader before it has undone",
+    file: "roll_back.js",
+    from: "(each) => each.generation === generation.number",
+    to: "() => false",
     by: "roll_backs",
   },
   {
@@ -504,6 +511,7 @@ const MUTANTS: Mutant[] = [
     file: "signals.js",
     from: "Math.max(heardMs, generation.changedMs[rank])",
     to: "heardMs",
+    by: "signs",
   },
   {
     name: "blames a node for a kill for memory",
@@ -517,6 +525,7 @@ const MUTANTS: Mutant[] = [
     file: "judge_signals.js",
     from: "return fault.killed && ageMs <= KILLED_MS;",
     to: "return true;",
+    by: "signs",
   },
   {
     name: "does not ask the platform why a node has ended",

@@ -68,6 +68,15 @@ test("roll back: the leader falls before it has written it: the next one hears o
   await finishes(sim);
 });
 
+test("roll back: the leader falls just when it has written it: its successor hears of it again, and adds nothing", async () => {
+  const sim = await goesBack({}, { controllers: 3 });
+  await upon(sim, 24, () => {});
+  await sim.until(() => sim.record(JOB)!.rollBacks.length > 0);
+  sim.leader()!.crash();
+  await finishes(sim);
+  assert.deepEqual([undone(sim), leftOut(sim)], [[[20, 24]], [20, 21, 22, 23, 24]]);
+});
+
 test("roll back: the leader is deposed and does not know it: its successor writes it, once", async () => {
   const sim = await goesBack({}, { controllers: 3 });
   await upon(sim, 24, () => {

@@ -150,6 +150,16 @@ for (const named of [true, false])
     await finishes(sim);
   });
 
+test("memory: a rank ends by itself soon after another was killed for it: that explains nothing", async () => {
+  const sim = await trained(20, {}, { steps: 100 });
+  sim.agentOf(JOB, 2).watch.takeKernel("Out of memory: Killed process 4000000 (other) total-vm:1kB");
+  await sim.run(300);
+  sim.agentOf(JOB, 2).rankDies(sim.rankOf(JOB, 2), "SIGABRT");
+  await recovers(sim);
+  assert.equal(incident(sim).code, "RANK_DIED");
+  await finishes(sim);
+});
+
 test("person: drained a node, whose GPU then falls off the bus: a boot does not give it back, a person does", async () => {
   const sim = await trained(20, { nodes: 4 }, { steps: 200 });
   sim.drain("n01");
