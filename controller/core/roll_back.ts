@@ -30,7 +30,7 @@ export function rollBack(turn: Turn, job: JobState): void {
   const { last } = asked;
   // A leader that fell before the next generation was durable may have written it.
   const written = job.record.rollBacks.find((each) => each.generation === generation.number);
-  const to = written === undefined ? reachable(job, wanted) : written.first - 1;
+  const to = written === undefined ? reachable(job, wanted, last) : written.first - 1;
   if (written === undefined) undo(turn, job, { generation: generation.number, first: to + 1, last });
   if (job.replicated !== null && isGivenUp(job.record.rollBacks, job.replicated)) job.replicated = null;
   generation.step = Math.min(generation.step, to);
@@ -52,15 +52,16 @@ function undo(turn: Turn, job: JobState, steps: RollBackRecord): void {
   observe(turn, "goku_steps_left_out_total", last - first + 1, labels);
 }
 
-/** The step to go back to, or the first after it from which there is still a way. */
-function reachable(job: JobState, step: number): number {
+/** The step to go back to, or the first after it, and before the bad one, from which there is still a way. */
+function reachable(job: JobState, step: number, bad: number): number {
   const { source, rollBacks, job: spec } = job.record;
   const usable = job.checkpoints.filter(
     ({ unusable, uri }) => unusable === null && !job.excludedCheckpoints.has(uri),
   );
   const steps = [...usable, ...(source === null ? [] : [source])]
     .filter(({ state }) => !isGivenUp(rollBacks, state))
-    .map(({ state }) => state.step);
+    .map(({ state }) => state.step)
+    .filter((each) => each < bad); // an older generation may have come further
   const oldest = Math.min(...steps);
   if (steps.length === 0 || oldest <= step) return step;
   const everySteps = jobTraits(spec).checkpoint?.every_steps ?? 0;

@@ -399,7 +399,7 @@ const MUTANTS: Mutant[] = [
   {
     name: "goes back further than anything that is durable",
     file: "roll_back.js",
-    from: "reachable(job, wanted) :",
+    from: "reachable(job, wanted, last) :",
     to: "wanted :",
     by: "roll_backs",
   },

@@ -190,3 +190,13 @@ test("isGivenUp() holds for the undone steps of that generation and older ones o
     [false, true, true, false, false],
   );
 });
+
+test("a checkpoint of an older generation from behind the bad step is no way back to a step before it", () => {
+  const core = CoreHarness.running(["n0", "n1"]);
+  for (let step = 1; step <= 24; step++) core.stepDone("n0", step);
+  core.saved("n0", { generation: 1, step: 30 });
+  core.take();
+  spike(core, { first: 18, last: 25 });
+  const undone = core.job.record.rollBacks.map(({ first, last }) => ({ first, last }));
+  assert.deepEqual(undone, [{ first: 18, last: 25 }]);
+});
