@@ -193,10 +193,10 @@ test("isGivenUp() holds for the undone steps of that generation and older ones o
 
 test("a checkpoint of an older generation from behind the bad step is no way back to a step before it", () => {
   const core = CoreHarness.running(["n0", "n1"]);
-  for (let step = 1; step <= 24; step++) core.stepDone("n0", step);
-  core.saved("n0", { generation: 1, step: 30 });
+  for (let step = 1; step <= 1_024; step++) core.stepDone("n0", step);
+  core.saved("n0", { generation: 1, step: 1_030 });
   core.take();
-  spike(core, { first: 18, last: 25 });
+  spike(core, { first: 1_018, last: 1_025 });
   const undone = core.job.record.rollBacks.map(({ first, last }) => ({ first, last }));
-  assert.deepEqual(undone, [{ first: 18, last: 25 }]);
+  assert.deepEqual(undone, [{ first: 1_018, last: 1_025 }]);
 });
