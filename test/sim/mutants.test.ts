@@ -527,13 +527,6 @@ const MUTANTS: Mutant[] = [
     to: "return true;",
     by: "signs",
   },
-  {
-    name: "does not ask the platform why a node has ended",
-    file: "fate.js",
-    from: "apply(turn, node, fate);\n}",
-    to: "}",
-    by: "signs",
-  },
 ];
 
 const dist = path.resolve(import.meta.dirname, "../..");
