@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 NODE := node --enable-source-maps
 
-.PHONY: help setup build cuda run test test-gpu test-kubernetes test-s3 sim faults bench bench-checkpoint bench-controller metrics-page signals-page dashboards crd images format clean
+.PHONY: help setup build cuda run test test-gpu test-kubernetes test-cluster test-s3 sim faults bench bench-checkpoint bench-controller metrics-page signals-page dashboards crd images format clean
 
 help: ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -29,6 +29,9 @@ test-gpu: build cuda ## Kernels, parity and a whole job on this machine's CUDA d
 test-kubernetes: build ## Our side of Kubernetes on a real control plane, built once from Debian's sources: docs/kubernetes.md
 	@bash scripts/kubernetes_control_plane.sh
 	@GOKU_TEST_KUBERNETES=build/kubernetes $(NODE) --test --test-concurrency=1 $(ARGS) dist/test/e2e/kubernetes/*.test.js
+
+test-cluster: build ## A whole cluster on this machine: kubelets, containers, our images, the overlay cpu-demo; root alone: docs/kubernetes.md
+	@bash scripts/test_cluster.sh $(ARGS)
 
 test-s3: build ## Everything through S3 on Ceph's radosgw as well; installs it, 260 MB
 	@bash scripts/test_s3.sh $(ARGS)

@@ -4,12 +4,16 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { after, before, test } from "node:test";
 import type { TrainingJob } from "../../controller/kubernetes/training_job.js";
+import { render } from "../support/kube/manifests.js";
+import { asOf120 } from "../support/kube/test_nodes.js";
 import { untilIn } from "../support/until_in.js";
 
 /**
  * On a real cluster: the one that GOKU_TEST_KUBECONFIG names, with the images of GOKU_TEST_REGISTRY (such as
  * "ghcr.io/me/"; none: they are on its nodes already). What it makes, the namespace goku among it, it removes.
- * GOKU_TEST_CHECKPOINT_URI, an s3:// address that pods may write to, lets agents be on several machines.
+ * GOKU_TEST_ETCD_IMAGE names one of etcd that is where the cluster finds it. GOKU_TEST_CHECKPOINT_URI, an s3:// address that pods may
+ * write to, with what they need for it in GOKU_TEST_CHECKPOINT_ENV ("NAME=value,NAME=value"), lets agents be on several machines. A server of before 1.21, which knows neither our rules nor policy/v1, gets the manifests
+ * as it knows them, and knows TrainingJobs by then (make test-cluster).
  */
 const kubeconfig = process.env.GOKU_TEST_KUBECONFIG;
 const skip = kubeconfig === undefined ? "no cluster: GOKU_TEST_KUBECONFIG is not set" : false;
@@ -18,15 +22,36 @@ const FOLDER = "deploy/kubernetes/overlays/e2e";
 /** For images to be pulled, volumes to be made, and everything to start. */
 const START_MS = 900_000;
 const STEP_MS = 300_000;
-/** With checkpoints on object storage no pod has to be where another is. */
-const ELSEWHERE = [
-  "configMapGenerator: [{ name: goku-demo-job, behavior: merge, files: [shapes.yaml] }]",
-  "patches:",
-  ...["goku-worker", "goku-controller"].map(
-    (name) =>
-      `  - { target: { kind: StatefulSet, name: ${name} }, patch: '${JSON.stringify([{ op: "remove", path: "/spec/template/spec/affinity" }])}' }`,
-  ),
-];
+/** With checkpoints on object storage no pod has to be where another is, nor needs the volume, which one machine alone can have. */
+function elsewhere(settings: string): string[] {
+  const env = settings === "" ? [] : settings.split(",").map((one) => /^([^=]+)=(.*)$/.exec(one)!.slice(1));
+  const patches = [
+    ["goku-worker", "agent"],
+    ["goku-controller", "controller"],
+  ].map(([name, container]) => ({
+    ...{ apiVersion: "apps/v1", kind: "StatefulSet", metadata: { name } },
+    spec: {
+      template: {
+        spec: {
+          affinity: null,
+          containers: [
+            {
+              name: container,
+              env: env.map(([key, value]) => ({ name: key, value })),
+              volumeMounts: [{ mountPath: "/checkpoints", $patch: "delete" }],
+            },
+          ],
+          volumes: [{ name: "checkpoints", $patch: "delete" }],
+        },
+      },
+    },
+  }));
+  return [
+    "configMapGenerator: [{ name: goku-demo-job, behavior: merge, files: [shapes.yaml] }]",
+    "patches:",
+    ...patches.map((patch) => `  - { patch: ${JSON.stringify(JSON.stringify(patch))} }`),
+  ];
+}
 
 function kubectl(args: readonly string[], input = ""): string {
   const done = spawnSync("kubectl", ["--kubeconfig", kubeconfig!, ...args], { encoding: "utf8", input });
@@ -62,18 +87,21 @@ before(() => {
   const images = ["goku-controller", "goku-worker-cpu"].map(
     (name) => `  - { name: ${name}, newName: ${registry}${name}, newTag: 0.1.0 }`,
   );
+  const [etcd, tag] = process.env.GOKU_TEST_ETCD_IMAGE?.split(":") ?? [];
+  // By then it has the name that the base has given it.
+  if (etcd !== undefined)
+    images.push(`  - { name: gcr.io/etcd-development/etcd, newName: ${etcd}, newTag: ${tag} }`);
   const uri = process.env.GOKU_TEST_CHECKPOINT_URI;
   if (uri !== undefined) {
     // Agents of several machines: the job's checkpoints where all of them reach them.
     const text = readFileSync("deploy/kubernetes/overlays/cpu-demo/shapes.yaml", "utf8");
     writeFileSync(path.join(FOLDER, "shapes.yaml"), text.replace("file:///checkpoints/shapes", uri));
   }
-  const elsewhere = uri === undefined ? [] : ELSEWHERE;
   const lines = [
     "namespace: goku",
     "resources: [../cpu-demo]",
     "components: [../../components/node-taints]",
-    ...elsewhere,
+    ...(uri === undefined ? [] : elsewhere(process.env.GOKU_TEST_CHECKPOINT_ENV ?? "")),
     "images:",
     ...images,
   ];
@@ -81,20 +109,26 @@ before(() => {
 });
 after(() => {
   if (skip) return;
-  spawnSync("kubectl", [
-    "--kubeconfig",
-    kubeconfig!,
-    "delete",
-    "--ignore-not-found",
-    "--wait=true",
-    "-k",
-    FOLDER,
-  ]);
+  const [options, input] = manifests();
+  const all = ["--kubeconfig", kubeconfig!, "delete", "--ignore-not-found", "--wait=true", ...options];
+  spawnSync("kubectl", all, { input });
   rmSync(FOLDER, { recursive: true, force: true });
 });
+/** How kubectl is told what there is to apply or delete, and what it reads for that. */
+function manifests(): [options: string[], input: string] {
+  const { serverVersion } = JSON.parse(kubectl(["version", "-o", "json"])) as {
+    serverVersion: { minor: string };
+  };
+  if (Number.parseInt(serverVersion.minor, 10) > 20) return [["-k", FOLDER], ""];
+  const items = render(["kubectl", "kustomize"], FOLDER)
+    .filter(({ kind }) => kind !== "CustomResourceDefinition")
+    .map(asOf120);
+  return [["-f", "-"], JSON.stringify({ apiVersion: "v1", kind: "List", items })];
+}
 
 test("the API server takes every manifest, with unknown fields refused", { skip }, () => {
-  kubectl(["apply", "--server-side", "--force-conflicts", "--validate=strict", "-k", FOLDER]);
+  const [options, input] = manifests();
+  kubectl(["apply", "--server-side", "--force-conflicts", "--validate=strict", ...options], input);
 });
 
 test("everything starts by itself, and the job trains", { skip }, async () => {

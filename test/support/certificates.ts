@@ -22,16 +22,17 @@ export class Certificates {
     this.ca = read(certFile, keyFile);
   }
 
-  /** For servers on 127.0.0.1 and for clients. */
-  sign(name: string): Certificate {
+  /** For servers on 127.0.0.1 and of those names (`IP:10.0.0.1`, `DNS:here`), and for clients of that group. */
+  sign(name: string, { names = [], group }: { names?: readonly string[]; group?: string } = {}): Certificate {
     const { certFile, keyFile } = this.#files(name);
     const [request, extensions] = [`${certFile}.csr`, `${certFile}.ext`];
     writeFileSync(
       extensions,
-      "subjectAltName=IP:127.0.0.1,DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\n",
+      `subjectAltName=${["IP:127.0.0.1", "DNS:localhost", ...names].join(",")}\nextendedKeyUsage=serverAuth,clientAuth\n`,
     );
+    const subject = `${group === undefined ? "" : `/O=${group}`}/CN=${name}`;
     const key = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-    openssl([...key, "-subj", `/CN=${name}`, "-keyout", keyFile, "-out", request]);
+    openssl([...key, "-subj", subject, "-keyout", keyFile, "-out", request]);
     const by = ["-CA", this.ca.certFile, "-CAkey", this.ca.keyFile, "-CAcreateserial"];
     openssl(["x509", "-req", "-in", request, ...by, "-days", "1", "-extfile", extensions, "-out", certFile]);
     return read(certFile, keyFile);

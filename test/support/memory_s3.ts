@@ -79,14 +79,15 @@ export class MemoryS3 {
     this.#server = createServer((request, response) => void this.#serve(request, response));
   }
 
-  static async start(): Promise<MemoryS3> {
+  static async start(address = "127.0.0.1"): Promise<MemoryS3> {
     const made = new MemoryS3();
-    await new Promise<void>((resolve) => made.#server.listen(0, "127.0.0.1", resolve));
+    await new Promise<void>((resolve) => made.#server.listen(0, address, resolve));
     return made;
   }
 
   get endpoint(): string {
-    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
+    const { address, port } = this.#server.address() as AddressInfo;
+    return `http://${address}:${port}`;
   }
 
   /** The next `times` requests of that kind (and key, unless null) fail. */

@@ -27,10 +27,19 @@ const USERS = {
   crds: ["apiextensions-apiserver", "system:masters"],
   manager: ["system:kube-controller-manager", ""],
   scheduler: ["system:kube-scheduler", ""],
+  proxy: ["system:kube-proxy", ""],
 } as const;
 const DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 /** Where the server that keeps TrainingJobs is found by the one that everybody asks. */
 const CRD_SERVICE = "crds";
+/** The first address of Services is the API server's own. */
+const SERVICES = "10.96.0.0/16";
+const API_NAMES = ["IP:10.96.0.1", ...["", ".default", ".default.svc"].map((end) => `DNS:kubernetes${end}`)];
+
+export interface ControlPlaneOptions {
+  /** Where machines reach it, and their names; by default nobody does, and no machine has a kubelet. */
+  machines?: { address: string; names: readonly string[] };
+}
 
 export interface KubectlResult {
   code: number;
@@ -39,8 +48,8 @@ export interface KubectlResult {
 }
 
 /**
- * A control plane of Kubernetes on loopback: etcd, the API server, the controller manager and the scheduler, each a process, and no
- * kubelet. Debian's API server is of 1.20, from before rules in definitions: so TrainingJobs are served by a newer one for
+ * A control plane of Kubernetes: etcd, the API server, the controller manager and the scheduler, each a process, on loopback, or where
+ * kubelets reach it. Debian's API server is of 1.20, from before rules in definitions: so TrainingJobs are served by a newer one for
  * definitions alone, which the first passes their requests to (an aggregated API), having found out who asks.
  */
 export class ControlPlane {
@@ -52,21 +61,29 @@ export class ControlPlane {
   #admin: KubeHttp | null = null;
   #isDefined = false;
   #proxy: { proxy: EvictionProxy; port: number } | null = null;
-  readonly #certificates: Record<"serving" | "frontProxy" | "accounts", Certificate>;
+  readonly #certificates: Record<"serving" | "kubelets" | "frontProxy" | "accounts", Certificate>;
 
-  private constructor(etcd: EtcdServers, [api, crds, manager, scheduler]: number[]) {
+  readonly #machines: ControlPlaneOptions["machines"];
+
+  private constructor(
+    etcd: EtcdServers,
+    [api, crds, manager, scheduler]: number[],
+    { machines }: ControlPlaneOptions,
+  ) {
     this.#etcd = etcd;
+    this.#machines = machines;
     this.#ports = { api: api!, crds: crds!, manager: manager!, scheduler: scheduler! };
     this.#ca = new Certificates(this.folder);
     this.#certificates = {
-      serving: this.#ca.sign("server"),
+      serving: this.#ca.sign("server", { names: [`IP:${this.#address}`, ...API_NAMES] }),
+      kubelets: this.#ca.sign("asks-kubelets", { group: "system:masters" }),
       frontProxy: this.#ca.sign("front-proxy"),
       accounts: this.#ca.sign("service-accounts"),
     };
   }
 
-  static async start(): Promise<ControlPlane> {
-    const plane = new ControlPlane(await EtcdServers.start(), await freePorts(4));
+  static async start(options: ControlPlaneOptions = {}): Promise<ControlPlane> {
+    const plane = new ControlPlane(await EtcdServers.start(), await freePorts(4), options);
     try {
       plane.#writeUsers();
       await plane.startApiServer();
@@ -81,12 +98,21 @@ export class ControlPlane {
     }
   }
 
+  get #address(): string {
+    return this.#machines?.address ?? "127.0.0.1";
+  }
+
+  /** Who signed for the API server, and whom kubelets believe. */
+  get caFile(): string {
+    return this.#ca.ca.certFile;
+  }
+
   /** A kubeconfig of one of ours, or of whoever shows that token. */
   kubeconfig(name: string, token = `token-of-${name}`, port = this.#ports.api): string {
     const file = path.join(this.folder, `${name}-${port}.kubeconfig`);
     const cluster = {
-      server: `https://127.0.0.1:${port}`,
-      "certificate-authority": this.#ca.ca.certFile,
+      server: `https://${port === this.#ports.api ? this.#address : "127.0.0.1"}:${port}`,
+      "certificate-authority": this.caFile,
     };
     const config = {
       ...{ apiVersion: "v1", kind: "Config", "current-context": "test" },
@@ -165,17 +191,20 @@ export class ControlPlane {
   }
 
   async startApiServer(): Promise<void> {
-    const { frontProxy, accounts } = this.#certificates;
+    const { kubelets, frontProxy, accounts } = this.#certificates;
     this.#spawn("kube-apiserver", [
       `--etcd-servers=http://${this.#etcd.endpoints[0]}`,
-      ...["--etcd-prefix=/core", "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1"],
-      ...[`--secure-port=${this.#ports.api}`, "--endpoint-reconciler-type=none"],
+      ...["--etcd-prefix=/core", `--bind-address=${this.#address}`, `--advertise-address=${this.#address}`],
+      // Pods cannot be told of an address of loopback.
+      `--secure-port=${this.#ports.api}`,
+      `--endpoint-reconciler-type=${this.#machines === undefined ? "none" : "lease"}`,
+      ...[`--kubelet-client-certificate=${kubelets.certFile}`, `--kubelet-client-key=${kubelets.keyFile}`],
       ...this.#serving,
-      ...[`--token-auth-file=${path.join(this.folder, "users.csv")}`, "--authorization-mode=RBAC"],
+      ...[`--token-auth-file=${path.join(this.folder, "users.csv")}`, "--authorization-mode=Node,RBAC"],
       `--enable-admission-plugins=PodSecurityPolicy,OwnerReferencesPermissionEnforcement`,
       ...[
         "--service-account-issuer=https://kubernetes.default.svc",
-        "--service-cluster-ip-range=10.96.0.0/16",
+        `--service-cluster-ip-range=${SERVICES}`,
       ],
       `--service-account-key-file=${accounts.certFile}`,
       `--service-account-signing-key-file=${accounts.keyFile}`,
@@ -230,6 +259,8 @@ export class ControlPlane {
       ([name, [user, group]]) =>
         `token-of-${name},${user},uid-of-${name}${group === "" ? "" : `,"${group}"`}`,
     );
+    for (const name of this.#machines?.names ?? [])
+      lines.push(`token-of-${name},system:node:${name},uid-of-${name},"system:nodes"`);
     writeFileSync(path.join(this.folder, "users.csv"), `${lines.join("\n")}\n`);
   }
 
@@ -253,8 +284,8 @@ export class ControlPlane {
       ...["--port=0", `--secure-port=${this.#ports.manager}`, "--use-service-account-credentials"],
       `--service-account-private-key-file=${this.#certificates.accounts.keyFile}`,
       `--root-ca-file=${this.#ca.ca.certFile}`,
-      // Nodes here have no kubelet that says that it lives.
-      "--node-monitor-grace-period=24h",
+      // Without a kubelet nobody says that a machine lives.
+      ...(this.#machines === undefined ? ["--node-monitor-grace-period=24h"] : []),
     ]);
   }
 

@@ -33,24 +33,46 @@ export async function registerNodes(plane: ControlPlane, count: number): Promise
       labels: { "kubernetes.io/hostname": `machine-${i}`, "nvidia.com/gpu.present": "true" },
     },
   }));
-  const volumes = [8, 8, 8, 4].map((gibibytes, i) => ({
+  const volumes = VOLUMES_GI.map((gibibytes, i) =>
+    volume(`volume-${i}`, gibibytes, { hostPath: { path: "/nowhere" } }),
+  );
+  await applyAll(plane, [...nodes, ...volumes, LOCAL_CLASS]);
+  await restrictPods(plane);
+  const size = { cpu: "128", memory: `${2048 * GI}`, pods: "110", "nvidia.com/gpu": "8" };
+  const conditions = [{ type: "Ready", status: "True", reason: "KubeletReady", message: "" }];
+  for (const { metadata } of nodes)
+    await plane.ask("PATCH", `/api/v1/nodes/${metadata.name}/status`, {
+      type: "application/merge-patch+json",
+      body: { status: { capacity: size, allocatable: size, conditions } },
+    });
+}
+
+/** What cpu-demo claims: of etcd's members, and for checkpoints. */
+export const VOLUMES_GI = [8, 8, 8, 4];
+/** The class that claims get: volumes are there beforehand, and chosen with the pod's machine. */
+export const LOCAL_CLASS = {
+  apiVersion: "storage.k8s.io/v1",
+  kind: "StorageClass",
+  metadata: { name: "local", annotations: { "storageclass.kubernetes.io/is-default-class": "true" } },
+  provisioner: "kubernetes.io/no-provisioner",
+  volumeBindingMode: "WaitForFirstConsumer",
+};
+export function volume(name: string, gibibytes: number, source: object): object {
+  return {
     apiVersion: "v1",
     kind: "PersistentVolume",
-    metadata: { name: `volume-${i}` },
+    metadata: { name },
     spec: {
       capacity: { storage: `${gibibytes}Gi` },
       accessModes: ["ReadWriteOnce"],
-      storageClassName: "local",
-      hostPath: { path: "/nowhere" },
+      storageClassName: LOCAL_CLASS.metadata.name,
+      ...source,
     },
-  }));
-  const storageClass = {
-    apiVersion: "storage.k8s.io/v1",
-    kind: "StorageClass",
-    metadata: { name: "local", annotations: { "storageclass.kubernetes.io/is-default-class": "true" } },
-    provisioner: "kubernetes.io/no-provisioner",
-    volumeBindingMode: "WaitForFirstConsumer",
   };
+}
+
+/** The pods of the namespace goku are admitted where they are `restricted`. */
+export async function restrictPods(plane: ControlPlane): Promise<void> {
   const role = {
     apiVersion: "rbac.authorization.k8s.io/v1",
     kind: "ClusterRole",
@@ -71,14 +93,7 @@ export async function registerNodes(plane: ControlPlane, count: number): Promise
     roleRef: { apiGroup: "rbac.authorization.k8s.io", kind: "ClusterRole", name: "restricted" },
     subjects: [{ apiGroup: "rbac.authorization.k8s.io", kind: "Group", name: "system:serviceaccounts:goku" }],
   };
-  await applyAll(plane, [...nodes, ...volumes, storageClass, RESTRICTED, role, binding]);
-  const size = { cpu: "128", memory: `${2048 * GI}`, pods: "110", "nvidia.com/gpu": "8" };
-  const conditions = [{ type: "Ready", status: "True", reason: "KubeletReady", message: "" }];
-  for (const { metadata } of nodes)
-    await plane.ask("PATCH", `/api/v1/nodes/${metadata.name}/status`, {
-      type: "application/merge-patch+json",
-      body: { status: { capacity: size, allocatable: size, conditions } },
-    });
+  await applyAll(plane, [RESTRICTED, role, binding]);
 }
 
 /** As `kubectl apply --server-side` does it; throws what the API server says against it. */
