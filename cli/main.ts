@@ -96,6 +96,9 @@ function prepare(command: Command): void {
   });
 }
 
+/** For what a command that has failed still writes. */
+const LINGER_MS = 1_000;
+
 async function main(): Promise<number> {
   // It writes lines of its own about every port that cannot be had.
   if (process.env.GRPC_VERBOSITY === undefined) setLogVerbosity(logVerbosity.NONE);
@@ -132,3 +135,6 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   throw error;
 });
 process.exitCode = await main();
+// What failed may have left a connection that nobody answers, which the system gives up only after two minutes; nor may whoever would
+// start it again wait so long. Does not keep alive what has nothing left.
+if (process.exitCode !== 0) setTimeout(() => process.exit(), LINGER_MS).unref();
