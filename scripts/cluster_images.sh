@@ -14,16 +14,16 @@ printf '[storage]\ndriver = "overlay"\nrunroot = "%s/run"\ngraphroot = "%s/stora
 printf '{"default":[{"type":"insecureAcceptAnything"}]}\n' >"$ROOT/policy.json"
 export CONTAINERS_STORAGE_CONF=$ROOT/storage.conf
 
-make_image() { # make_image NAME FOLDER: of a folder's files
+make_image() { # make_image NAME FOLDER [PROGRAM]: of a folder's files
   local container
   container=$(buildah from scratch)
   buildah add --quiet "$container" "$2" / >/dev/null
-  buildah config --env PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin --cmd '["sh"]' "$container"
+  buildah config --env PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin --entrypoint "[\"${3:-/bin/sh}\"]" "$container"
   buildah commit --quiet --signature-policy "$ROOT/policy.json" --rm "$container" "$1" >/dev/null
 }
 archive() { # archive NAME FILE
   # containerd counts what a node holds by these names.
-  buildah push --quiet --signature-policy "$ROOT/policy.json" "localhost/$1" "oci-archive:$OUT/$2.part:docker.io/library/$1"
+  buildah push --quiet --disable-compression --signature-policy "$ROOT/policy.json" "localhost/$1" "oci-archive:$OUT/$2.part:docker.io/library/$1"
   mv "$OUT/$2.part" "$OUT/$2"
 }
 system() { # system FOLDER PACKAGE...: Debian with those packages
@@ -62,7 +62,7 @@ for image in controller worker-cpu; do archive "goku-$image:$version" "$image.ta
 if ! is_made goku-pause:test; then
   mkdir -p "$work/pause"
   cp build/kubernetes/pause "$work/pause/pause"
-  make_image goku-pause:test "$work/pause"
+  make_image goku-pause:test "$work/pause" /pause
 fi
 for image in etcd pause; do
   if [ ! -e "$OUT/$image.tar" ]; then archive "goku-$image:test" "$image.tar"; fi

@@ -56,7 +56,7 @@ build_core() {
     make -C "$tree" GOLDFLAGS="-s -w" WHAT="$(printf 'cmd/%s ' "${CORE[@]}")"
   for program in "${CORE[@]}"; do cp "$tree/_output/bin/$program" "$TOOLS/"; done
   # Last, since whoever finds it finds all of them.
-  ${CC:-cc} -Os -static -DVERSION="$CORE_VERSION" -o "$TOOLS/pause" "$tree/build/pause/pause.c"
+  ${CC:-cc} -Os -static -DVERSION="$CORE_VERSION" -o "$TOOLS/pause" "$tree/build/pause/linux/pause.c"
 }
 
 build_definitions() {

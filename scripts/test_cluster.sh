@@ -31,7 +31,10 @@ bash scripts/cluster_images.sh
 export GOKU_TEST_KUBERNETES=build/kubernetes GOKU_CLUSTER_GROUP=/goku-cluster-$$
 GOKU_CLUSTER_FOLDER=$(mktemp -d "$PWD/build/cluster/run.XXXX")
 export GOKU_CLUSTER_FOLDER
+cluster=
 clean() {
+  # It waits for its child, and ends it when it is ended itself, by nothing less than this.
+  if [ -n "$cluster" ]; then kill -KILL "$cluster" 2>/dev/null || true; fi
   # A group goes once the last process of it has.
   for _ in $(seq 50); do
     find /sys/fs/cgroup/*"$GOKU_CLUSTER_GROUP" -depth -type d -exec rmdir {} + 2>/dev/null || true
@@ -41,6 +44,7 @@ clean() {
   rm -rf "$GOKU_CLUSTER_FOLDER"
 }
 trap clean EXIT
+trap 'exit 130' INT TERM
 # Process 1 takes in what containers leave behind, and all end with it. The network has nothing but itself.
 unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private bash -c '
   set -e
@@ -48,5 +52,8 @@ unshare --net --mount --pid --fork --kill-child --mount-proc --propagation priva
   ip link add machines type bridge
   ip address add 172.30.0.1/24 dev machines
   ip link set machines up
+  echo 1 >/proc/sys/net/ipv4/ip_forward
   node --enable-source-maps dist/scripts/test_cluster.js "$@" || exit $?
-' test_cluster "$@"
+' test_cluster "$@" &
+cluster=$!
+wait "$cluster"

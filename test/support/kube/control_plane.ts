@@ -198,6 +198,8 @@ export class ControlPlane {
       // Pods cannot be told of an address of loopback.
       `--secure-port=${this.#ports.api}`,
       `--endpoint-reconciler-type=${this.#machines === undefined ? "none" : "lease"}`,
+      // Nobody else knows the names of machines.
+      "--kubelet-preferred-address-types=InternalIP",
       ...[`--kubelet-client-certificate=${kubelets.certFile}`, `--kubelet-client-key=${kubelets.keyFile}`],
       ...this.#serving,
       ...[`--token-auth-file=${path.join(this.folder, "users.csv")}`, "--authorization-mode=Node,RBAC"],

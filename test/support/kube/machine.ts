@@ -86,6 +86,8 @@ function containerdConfig(folder: string): string {
 root = "${folder}/containerd"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "docker.io/library/goku-pause:test"
+  # Root of a container has no CAP_SYS_RESOURCE, which it takes to be killed later than others.
+  restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "${folder}/net.d"
