@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The suite for a whole cluster, on one of two machines that are namespaces of this one: test_cluster.sh [NODE_TEST_OPTION...]
 # Kubelets, containerd and kube-proxy of Debian's packages and sources, our images, a network of its own. All processes, mounts, networks
-# and rules are of namespaces that end with this script; control groups and files it removes. docs/decisions/034-a-cluster-on-one-machine.md
+# and rules are of namespaces that end with this script; control groups and files it removes. docs/decisions/035-a-cluster-on-one-machine.md
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

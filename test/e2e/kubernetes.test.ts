@@ -180,7 +180,9 @@ test("a pod that is deleted saves, comes back, and is told of as what it was", {
 });
 
 test("a pod that is forced away is a lost node, and the job goes on", { skip }, async () => {
+  const before_ = uidOf("goku-worker-0");
   inGoku("delete", "pod", "goku-worker-0", "--force", "--grace-period=0");
+  await untilIn(STEP_MS, "another pod is there", () => !["", before_].includes(uidOf("goku-worker-0")));
   await goesOn("it trains again");
 });
 
