@@ -400,6 +400,12 @@ export const CONTROLLER_METRICS = {
     labels: JOB,
     help: "1: the newest durable save failed and none has succeeded since",
   },
+  goku_checkpoint_retention_failing: {
+    type: "gauge",
+    unit: "0 or 1",
+    labels: JOB,
+    help: "1: after the newest commit old checkpoints could not be removed; the new one is whole",
+  },
 } as const satisfies Record<string, MetricEntry>;
 
 /** At every agent's own /metrics. */

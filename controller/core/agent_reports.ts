@@ -1,5 +1,5 @@
 import { adoptRunning, onAdoptedPages } from "./adopt.js";
-import { onSaved, onSaveFailed } from "./checkpoints.js";
+import { onRetentionEnded, onSaved, onSaveFailed } from "./checkpoints.js";
 import type { Event, Session } from "./contract.js";
 import { knownCode } from "./failure_class.js";
 import { onRankConnected, onRankReady, onRankRestored } from "./form.js";
@@ -79,6 +79,12 @@ function onReport(turn: Turn, node: NodeState, report: Report): void {
       onSaved(turn, job, node, report);
       if (job.generation?.stage === "run") tryComplete(turn, job, false);
       if (job.stage === "waiting") reform(turn, job); // for this it may have waited
+      return;
+    }
+    case "retentionEnded": {
+      const job = turn.state.jobs.get(node.jobId ?? node.heldJobId ?? "");
+      // After the last commit the job is over, which makes nothing of this wrong.
+      if (job !== undefined && !isOver(job)) onRetentionEnded(turn, job, report);
       return;
     }
     case "leaving":

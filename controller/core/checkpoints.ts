@@ -87,6 +87,22 @@ export function onSaveFailed(
   });
 }
 
+/** Nothing is at risk but room: people are warned once, and told when old checkpoints go again. */
+export function onRetentionEnded(
+  turn: Turn,
+  job: JobState,
+  { state, error }: Report & { kind: "retentionEnded" },
+): void {
+  if (job.retentionFailing === (error !== null)) return;
+  job.retentionFailing = error !== null;
+  const text =
+    error === null
+      ? `old checkpoints are removed again, after ${stateText(state)}`
+      : `${stateText(state)} is durable, but older checkpoints cannot be removed and fill the storage (${error.code}: ${error.message}); tried again after each save, gokuctl ckpt prune removes them`;
+  const level = error === null ? "info" : "warning";
+  log(turn, { level, type: "checkpoint", jobId: job.record.jobId, text });
+}
+
 /** Checkpoints kept for their step alone that a job remembers, newest kept: its record is written at every save. */
 const EVERY_COUNT_MAX = 100;
 

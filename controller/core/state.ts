@@ -250,6 +250,8 @@ export interface JobState {
   checkpoints: CheckpointEntry[];
   /** The newest state whose save failed and was told, until a later one is durable; null: saves succeed. */
   saveAlarm: StateName | null;
+  /** Checkpoints that retention no longer keeps could not be removed after the newest commit. */
+  retentionFailing: boolean;
   excludedSnapshots: Set<string>;
   excludedCheckpoints: Set<string>;
   /** How its state is protected against the loss of nodes, as told last; null: nothing was told yet. */
@@ -449,6 +451,7 @@ export function createJobState(record: JobRecord): JobState {
     pauses: { layout: "", ms: [] },
     checkpoints: [],
     saveAlarm: null,
+    retentionFailing: false,
     excludedSnapshots: new Set(),
     excludedCheckpoints: new Set(),
     protection: null,

@@ -116,6 +116,8 @@ export type Report =
       seconds: number;
     }
   | { kind: "saveFailed"; generation: number; state: StateName; error: ErrorDetail }
+  /** `error` null: old checkpoints are gone. */
+  | { kind: "retentionEnded"; generation: number; state: StateName; error: ErrorDetail | null }
   | {
       kind: "replicaFailed";
       generation: number;
@@ -300,6 +302,7 @@ type EndingMessage = Extract<
       | "rankFailed"
       | "checkpointCommitted"
       | "checkpointFailed"
+      | "retentionEnded"
       | "replicaFailed"
       | "rankInspected"
       | "previewDue"
@@ -340,6 +343,10 @@ function convertEnding(message: EndingMessage): Report {
     case "checkpointFailed": {
       const { state, error } = message.value;
       return { kind: "saveFailed", generation, state: readState(state), error: present(error) };
+    }
+    case "retentionEnded": {
+      const { state, error } = message.value;
+      return { kind: "retentionEnded", generation, state: readState(state), error: error ?? null };
     }
     case "replicaFailed": {
       const { rank, state, keeperNodeId, error } = message.value;

@@ -72,6 +72,7 @@ const JOB_SERIES = [
   "goku_checkpoint_last_timestamp_seconds",
   "goku_checkpoint_last_step",
   "goku_checkpoint_failing",
+  "goku_checkpoint_retention_failing",
 ] as const satisfies readonly Shown[];
 
 function* jobSeries(job: JobState, nowMs: number): Generator<[(typeof JOB_SERIES)[number], Series]> {
@@ -120,6 +121,7 @@ function* checkpointSeries(job: JobState): Generator<[(typeof JOB_SERIES)[number
   yield ["goku_checkpoint_last_timestamp_seconds", [[own, atMs / 1000]]];
   yield ["goku_checkpoint_last_step", [[own, newest?.state.step ?? 0]]];
   yield ["goku_checkpoint_failing", [[own, job.saveAlarm === null ? 0 : 1]]];
+  yield ["goku_checkpoint_retention_failing", [[own, job.retentionFailing ? 1 : 0]]];
 }
 
 function* runSeries(job: JobState, nowMs: number): Generator<[(typeof JOB_SERIES)[number], Series]> {

@@ -184,6 +184,12 @@ export function saveFailed(generation: number, state: StateName, code = "STORAGE
   return { $case: "checkpointFailed", value: { generation: BigInt(generation), state: wire(state), error } };
 }
 
+export function retentionEnded(generation: number, state: StateName, message: string | null): AgentMessage {
+  const error =
+    message === null ? undefined : { code: "STORAGE_FAILED", message, peer: undefined, operation: "" };
+  return { $case: "retentionEnded", value: { generation: BigInt(generation), state: wire(state), error } };
+}
+
 export function leaving(graceMs: number): AgentMessage & { $case: "nodeLeaving" } {
   return { $case: "nodeLeaving", value: { graceMs: BigInt(Math.max(0, graceMs)), reason: "SIGTERM" } };
 }

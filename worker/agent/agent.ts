@@ -306,6 +306,15 @@ export class Agent {
           value: { generation: BigInt(generation), state: wireState(state), error: wireError(error) },
         });
       },
+      retentionEnded: ({ generation, state, error }) => {
+        if (error !== null)
+          this.log.warn({ code: error.code, reason: error.message }, "old checkpoints cannot be removed");
+        const told = error === null ? undefined : wireError(error);
+        this.report({
+          $case: "retentionEnded",
+          value: { generation: BigInt(generation), state: wireState(state), error: told },
+        });
+      },
     });
   }
 

@@ -17,8 +17,12 @@ const glance = [
   }),
   number({
     title: "Checkpoint failing",
-    about: "1: the newest durable save failed and none has succeeded since",
-    queries: [[`max by (job) (goku_checkpoint_failing{${JOB}})`, "{{job}}"]],
+    about:
+      "1: the newest durable save failed and none has succeeded since; or it is whole, and older ones cannot be removed",
+    queries: [
+      [`max by (job) (goku_checkpoint_failing{${JOB}})`, "{{job}}"],
+      [`max by (job) (goku_checkpoint_retention_failing{${JOB}})`, "{{job}}: old ones stay"],
+    ],
     limits: [0.5, 1],
   }),
   number({

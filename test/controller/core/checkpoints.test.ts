@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { saveFailed } from "../../support/agent_messages.js";
+import { retentionEnded, saveFailed } from "../../support/agent_messages.js";
 import { CoreHarness, jobOf } from "./harness.js";
 
 function trained(checkpoint: object = {}): CoreHarness {
@@ -63,4 +63,29 @@ test("an alarm about a save that is durable ends when that is told once more", (
   assert.deepEqual(core.job.saveAlarm, state);
   core.saved("n0", state);
   assert.equal(core.job.saveAlarm, null);
+});
+
+test("old checkpoints that cannot be removed are a warning, once, until they can: no save has failed", () => {
+  const core = trained();
+  const texts = () =>
+    core.effects.flatMap((effect) =>
+      effect.kind === "log" && effect.entry.type !== "phase"
+        ? [`${effect.entry.level}: ${effect.entry.text}`]
+        : [],
+    );
+  core.saved("n0", { generation: 1, step: 10 });
+  core.effects = [];
+  for (const step of [10, 20]) core.say("n0", retentionEnded(1, { generation: 1, step }, "not permitted"));
+  assert.equal(core.job.retentionFailing, true);
+  assert.equal(core.job.saveAlarm, null);
+  core.say("n0", retentionEnded(1, { generation: 1, step: 30 }, null));
+  assert.equal(core.job.retentionFailing, false);
+  assert.deepEqual(texts(), [
+    "warning: step 10 of generation 1 is durable, but older checkpoints cannot be removed and fill the storage (STORAGE_FAILED: not permitted); tried again after each save, gokuctl ckpt prune removes them",
+    "info: old checkpoints are removed again, after step 30 of generation 1",
+  ]);
+  assert.deepEqual(
+    core.effects.filter((effect) => effect.kind === "observe" && effect.metric.startsWith("goku_checkpoint")),
+    [],
+  );
 });

@@ -52,6 +52,7 @@ test("a running job: phase, ranks, effective time, the beginning of its last che
     ["goku_train_steps_planned shapes", 100],
     ["goku_checkpoint_last_step shapes", 0],
     ["goku_checkpoint_failing shapes", 0],
+    ["goku_checkpoint_retention_failing shapes", 0],
     ["goku_job_stuck_seconds shapes", 0],
   ];
   for (const [name, value] of expected) assert.equal(all.get(name), value, name);
