@@ -14,6 +14,7 @@ import { median } from "../job/median.js";
 import { type ModelConfig, modelConfigSchema } from "../job/model_config.js";
 import { parameterSpecs } from "../job/parameters.js";
 import type { FromCheckpointRank, ToCheckpointRank } from "./checkpoint_rank.js";
+import { commitFigures } from "./commit_figure.js";
 import { judge } from "./figures.js";
 import { nextMessage } from "./next_message.js";
 import { planFigures } from "./plan_figures.js";
@@ -211,7 +212,7 @@ async function main(): Promise<void> {
     rmSync(folder, { recursive: true, force: true });
   }
   await reportSteps(Number(values.rounds));
-  for (const { name, value, unit, limit } of planFigures()) {
+  for (const { name, value, unit, limit } of [...planFigures(), ...(await commitFigures())]) {
     const verdict = limit === null ? "" : `limit ${limit} ${unit}  ${judge(value, limit)}`;
     console.log(`${name.padEnd(46)}${`${value.toFixed(3)} ${unit}`.padStart(24)}  ${verdict}`);
   }

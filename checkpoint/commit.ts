@@ -12,6 +12,7 @@ import {
   metaDigest,
   type WriterManifest,
 } from "./manifest.js";
+import { mapLimit } from "./map_limit.js";
 import { COMMIT_NAME, checkpointFolder, dataName, laterCommitName, writerManifestName } from "./names.js";
 import { coverageFault, type Extent, planDigest } from "./plan.js";
 import { readCommitRecords } from "./records.js";
@@ -44,8 +45,12 @@ export interface CommitResult {
   created: boolean;
 }
 
-/** Between two looks for the manifests that are missing. */
-const POLL_MS = 50;
+/** Between two looks for the manifests that are missing: a tenth of the wait so far. */
+const POLL_MS_MIN = 50;
+const POLL_MS_MAX = 2_000;
+
+/** Manifests read at once: one after another, thousands of writers would cost a minute of latency. S3's client has 50 sockets. */
+const MANIFESTS_AT_ONCE = 32;
 
 interface FoundWriter {
   manifest: WriterManifest;
@@ -137,19 +142,17 @@ async function waitForWriters(
   const { layout, generation, meta, waitMs } = options;
   const digests = { meta: metaDigest(meta), plan: planDigest(options.units, layout) };
   const found = new Map<number, FoundWriter>();
-  const deadline = performance.now() + waitMs;
+  const begun = performance.now();
   for (;;) {
     // Listing rather than asking by name: a network file system may remember for seconds that a name did not exist.
     const present = new Set((await storage.list(`${folder}/`)).map((entry) => entry.key));
-    for (let writer = 0; writer < layout.worldSize; writer++) {
-      const key = `${folder}/${writerManifestName(generation, writer)}`;
-      if (found.has(writer) || !present.has(key)) continue;
-      const manifest = await readWriter(storage, key, digests);
+    const keyOf = (writer: number) => `${folder}/${writerManifestName(generation, writer)}`;
+    const fresh = missingWriters(found, layout).filter((writer) => present.has(keyOf(writer)));
+    await mapLimit(fresh, MANIFESTS_AT_ONCE, async (writer) => {
+      const manifest = await readWriter(storage, keyOf(writer), digests);
       if (manifest !== null) found.set(writer, manifest);
-    }
-    const missing = Array.from({ length: layout.worldSize }, (_, writer) => writer).filter(
-      (writer) => !found.has(writer),
-    );
+    });
+    const missing = missingWriters(found, layout);
     if (missing.length === 0)
       return [...found.entries()].sort(([a], [b]) => a - b).map(([, writer]) => writer);
     const doing = `Cannot commit ${folder} under ${storage.uri}`;
@@ -158,14 +161,23 @@ async function waitForWriters(
         "COMM_ABORTED",
         `${doing}: given up while ${tally(missing, layout.worldSize)} had not finished`,
       );
-    if (performance.now() >= deadline) {
+    const waitedMs = performance.now() - begun;
+    if (waitedMs >= waitMs) {
+      const shared = storage.uri.startsWith("s3://")
+        ? ""
+        : "; if they say they wrote it, checkpoint.uri is not one folder shared by all nodes";
       throw new GokuError(
         "STORAGE_FAILED",
-        `${doing}: ${tally(missing, layout.worldSize)} have not finished after ${waitMs} ms, the older checkpoint stays`,
+        `${doing}: ${tally(missing, layout.worldSize)} have not finished after ${waitMs} ms, the older checkpoint stays${shared}`,
       );
     }
-    await sleep(POLL_MS);
+    const pauseMs = Math.min(waitMs - waitedMs, POLL_MS_MAX, Math.max(POLL_MS_MIN, waitedMs / 10));
+    await sleep(pauseMs, undefined, options.signal ? { signal: options.signal } : {}).catch(() => {});
   }
+}
+
+function missingWriters(found: ReadonlyMap<number, FoundWriter>, { worldSize }: Layout): number[] {
+  return Array.from({ length: worldSize }, (_, writer) => writer).filter((writer) => !found.has(writer));
 }
 
 function tally(missing: readonly number[], worldSize: number): string {
@@ -228,10 +240,11 @@ async function requireDataFiles(
   folder: string,
   writers: readonly FoundWriter[],
 ): Promise<void> {
+  const present = new Map((await storage.list(`${folder}/`)).map(({ key, bytes }) => [key, bytes]));
   for (const { manifest } of writers) {
     if (manifest.file === null) continue;
     const key = `${folder}/${dataName(manifest.generation, manifest.writer)}`;
-    const found = (await storage.stat(key))?.bytes ?? null;
+    const found = present.get(key) ?? null;
     if (
       manifest.file.name !== dataName(manifest.generation, manifest.writer) ||
       found !== manifest.file.bytes

@@ -134,8 +134,9 @@ export class ShardWriter {
 
   async write(): Promise<WriterResult> {
     const manifest: WriterManifest = { ...this.#base, file: null, intervals: [] };
-    // A manifest of another run must not stand beside data that is being replaced.
-    await this.#storage.delete([this.#manifestKey]);
+    // A manifest of another run must not stand beside data that is being replaced. Where none does, no right to delete is needed.
+    if ((await this.#storage.stat(this.#manifestKey)) !== null)
+      await this.#storage.delete([this.#manifestKey]);
     try {
       if (this.#planned.length > 0) await this.#writeData(manifest);
       await this.#storage.writeFile(this.#manifestKey, [encodeWriterManifest(manifest)]);

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import path from "node:path";
 import { GokuError } from "../../job/errors.js";
+import { mapLimit } from "../map_limit.js";
 import { type Disk, type DiskFile, nodeDisk } from "./disk.js";
 import { isKeySegment, keySegments, type Storage, type StorageEntry } from "./storage.js";
 
@@ -12,6 +13,9 @@ const UNFINISHED = /^\.(.+)\.[0-9a-f]+\.tmp$/;
  * writer for the disk.
  */
 const SYNC_BYTES = 32 << 20;
+
+/** Sizes asked for at once in a listing: on a network file system each is a round trip. */
+const STATS_AT_ONCE = 16;
 
 /** What link() answers where there are no hard links, for example on FAT. */
 const NO_LINKS = new Set(["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EMLINK"]);
@@ -96,15 +100,12 @@ export class FileStorage implements Storage {
   async list(prefix: string): Promise<StorageEntry[]> {
     const found: StorageEntry[] = [];
     const visit = async (within: string): Promise<void> => {
-      for (const entry of await this.#folder(within)) {
-        if (!isKeySegment(entry.name)) continue;
-        const key = within + entry.name;
-        if (entry.folder) await visit(`${key}/`);
-        else {
-          const file = await this.stat(key);
-          if (file !== null) found.push(file);
-        }
-      }
+      const entries = (await this.#folder(within)).filter(({ name }) => isKeySegment(name));
+      await mapLimit(entries, STATS_AT_ONCE, async ({ name, folder }) => {
+        const file = folder ? null : await this.stat(within + name);
+        if (file !== null) found.push(file);
+      });
+      for (const { name, folder } of entries) if (folder) await visit(`${within}${name}/`);
     };
     await visit(prefix);
     return found.sort((a, b) => (a.key < b.key ? -1 : 1));

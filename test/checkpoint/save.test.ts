@@ -89,13 +89,38 @@ test("commitCheckpoint() names the writers that have not finished, and leaves no
   await saveAll(save, [0, 2]);
   await assert.rejects(
     commitOf(save),
-    refuses("STORAGE_FAILED", /writers 1, 3 \(2 of 4\) have not finished after 0 ms/),
+    refuses(
+      "STORAGE_FAILED",
+      /writers 1, 3 \(2 of 4\) have not finished after 0 ms, .* not one folder shared by all nodes/,
+    ),
   );
   assert.deepEqual(await listCheckpoints(save.storage), []);
   await assert.rejects(
     commitOf(save, { waitMs: 60_000, signal: AbortSignal.abort() }),
     refuses("COMM_ABORTED", /writers 1, 3/),
   );
+});
+
+test("commitCheckpoint() reads the manifests side by side and looks for no data file alone: latency is not paid per writer", async () => {
+  const { storage } = memoryStorage();
+  const save = setup({ storage, layout: layoutOf("1x12x1") });
+  await saveAll(save);
+  const seen = { reading: 0, readingMost: 0, stats: 0 };
+  const late = new Proxy(storage, {
+    get: (target, key) => {
+      const value: unknown = Reflect.get(target, key, target);
+      if (key === "stat") seen.stats++;
+      if (key !== "readFile") return typeof value === "function" ? value.bind(target) : value;
+      return async (name: string, bytesMax: number) => {
+        seen.readingMost = Math.max(seen.readingMost, ++seen.reading);
+        await new Promise((resolve) => setImmediate(resolve));
+        return target.readFile(name, bytesMax).finally(() => seen.reading--);
+      };
+    },
+  });
+  assert.equal((await commitOf({ ...save, storage: late })).created, true);
+  assert.equal(seen.readingMost, 12);
+  assert.ok(seen.stats < 4, `${seen.stats} keys were looked up one by one`);
 });
 
 test("commitCheckpoint() waits for a writer that is late", async () => {

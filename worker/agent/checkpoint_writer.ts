@@ -11,10 +11,10 @@ import type { Layout } from "../../job/layout.js";
 import { parameterSpecs } from "../../job/parameters.js";
 import { flatUnits } from "../../job/sharding.js";
 import { failpoint } from "../failpoints.js";
+import { CommitWatch } from "./commit_watch.js";
 import { pause } from "./pause.js";
 import { planRetry } from "./plan_retry.js";
 import { compareStates } from "./snapshot_sets.js";
-import { untilCommitted } from "./until_committed.js";
 
 /** How long a commit waits for the other writers; that of a final checkpoint waits again and again. */
 const WRITERS_WAIT_MS = 120_000;
@@ -48,6 +48,8 @@ export interface CheckpointWriterEvents {
   retried: (failure: SaveFailure & { waitMs: number }) => void;
   /** Given up, or for a final save the first try that failed. Training goes on and the older checkpoint stays. */
   failed: (failure: SaveFailure) => void;
+  /** After a commit: old checkpoints were removed, or (`error`) stay until the next one. */
+  retentionEnded: (end: { generation: string; state: StateName; error: GokuError | null }) => void;
 }
 
 export interface SaveFailure {
@@ -97,6 +99,7 @@ export class CheckpointWriter {
   private readonly events: CheckpointWriterEvents;
   private readonly tools: CheckpointWriterTools;
   private readonly saving = new Map<string, Saving>();
+  private readonly commits = new CommitWatch();
   /** Final saves begun so far. */
   finalCount = 0;
   /** The newest save begun. */
@@ -169,7 +172,7 @@ export class CheckpointWriter {
     const signal = AbortSignal.timeout(Math.ceil(timeoutMs));
     try {
       const storage = this.tools.openStorage(this.last.job.checkpoint.uri);
-      return (await untilCommitted(storage, this.last.state, signal)) !== null;
+      return (await this.commits.until(storage, this.last.state, signal)) !== null;
     } catch {
       return false; // unreadable counts as not committed: memory is kept
     }
@@ -248,7 +251,8 @@ export class CheckpointWriter {
     { job, generation, state }: SaveOrder,
     { begun, signal }: { begun: number; signal: AbortSignal },
   ): Promise<void> {
-    const checkpoint = await untilCommitted(this.tools.openStorage(job.checkpoint.uri), state, signal);
+    const storage = this.tools.openStorage(job.checkpoint.uri);
+    const checkpoint = await this.commits.until(storage, state, signal);
     if (checkpoint === null) return;
     const { uri, bytes } = checkpoint;
     this.events.committed({ generation, state, uri, bytes, seconds: (performance.now() - begun) / 1000 });
@@ -274,17 +278,11 @@ export class CheckpointWriter {
     });
     const seconds = (performance.now() - begun) / 1000;
     this.events.committed({ generation, state, uri: done.uri, bytes: done.bytes, seconds });
-    try {
-      await prune({ uri, keepLast, keepEvery, generation });
-    } catch (error) {
-      // The new checkpoint is safe; what is too many will be tried again after the next one.
-      const reason = (error as Error).message;
-      this.events.failed({
-        generation,
-        state,
-        error: new GokuError("STORAGE_FAILED", `Cannot remove old checkpoints: ${reason}`, { cause: error }),
-      });
-    }
+    const error = await prune({ uri, keepLast, keepEvery, generation }).then(
+      () => null,
+      (thrown: unknown) => toGokuError(thrown, "STORAGE_FAILED"),
+    );
+    this.events.retentionEnded({ generation, state, error });
   }
 }
 

@@ -65,6 +65,7 @@ function writing(tools: Partial<CheckpointWriterTools> = {}) {
   const failed: string[] = [];
   const retried: string[] = [];
   const settled: number[] = [];
+  const retention: (string | null)[] = [];
   const waiting: (() => void)[] = [];
   const wake = () => {
     for (const tell of waiting.splice(0)) tell();
@@ -84,12 +85,13 @@ function writing(tools: Partial<CheckpointWriterTools> = {}) {
         failed.push(error.code);
         wake();
       },
+      retentionEnded: ({ error }) => retention.push(error?.code ?? null),
     },
     tools,
   );
   const save = (order: SaveOrder) => new Promise<GokuError | null>((resolve) => writer.save(order, resolve));
   const news = () => new Promise<void>((resolve) => waiting.push(resolve));
-  return { writer, committed, failed, retried, settled, save, news };
+  return { writer, committed, failed, retried, settled, retention, save, news };
 }
 
 /** Time that passes when the test says so; chance that never varies. */
@@ -107,11 +109,16 @@ function handWound() {
 }
 
 /** Real storage whose calls of one kind fail the first `times` times, and which counts the writes that overlap. */
-function faulty(method: "writeFile" | "createExclusive", times: number, code: ErrorCode = "STORAGE_FULL") {
+function faulty(
+  method: "writeFile" | "createExclusive" | "delete",
+  times: number,
+  code: ErrorCode = "STORAGE_FULL",
+) {
   const seen = { calls: 0, writing: 0, overlap: 0, keys: [] as string[] };
   const openFaulty = (uri: string): Storage => {
     const real = openStorage(uri);
-    const call = async (name: "writeFile" | "createExclusive", key: string, value: never) => {
+    const call = async (name: "writeFile" | "createExclusive" | "delete", key: never, value: never) => {
+      if (Array.isArray(key) && key.length === 0) return real.delete(key);
       if (name === method && seen.calls++ < times) throw new GokuError(code, `Cannot write ${key}: a test`);
       seen.keys.push(key);
       seen.overlap = Math.max(seen.overlap, ++seen.writing);
@@ -123,7 +130,7 @@ function faulty(method: "writeFile" | "createExclusive", times: number, code: Er
     };
     return new Proxy(real, {
       get: (target, key) => {
-        if (key === "writeFile" || key === "createExclusive") return call.bind(null, key);
+        if (key === "writeFile" || key === "createExclusive" || key === "delete") return call.bind(null, key);
         const value: unknown = Reflect.get(target, key, target);
         return typeof value === "function" ? value.bind(target) : value;
       },
@@ -148,6 +155,19 @@ test("CheckpointWriter frees the slots when their parts are durable, commits whe
   const root = path.join(folder, "keeps");
   const present = [10, 20, 30].map((step) => existsSync(path.join(root, `checkpoint-${step}`)));
   assert.deepEqual(present, [false, true, true]);
+});
+
+test("CheckpointWriter tells apart a commit whose retention fails and a save that fails", async () => {
+  const { openStorage: open } = faulty("delete", 1, "STORAGE_FAILED");
+  const { failed, retried, committed, retention, save } = writing({ openStorage: open });
+  for (const step of [10, 20, 30, 40]) {
+    const one = setUp("no-delete", state(1, step), "1", false);
+    await Promise.all([save(one.order(0)), save(one.order(1))]);
+    await until(() => retention.length === step / 10);
+  }
+  assert.deepEqual(retention, [null, null, "STORAGE_FAILED", null]);
+  assert.deepEqual([failed, retried], [[], []], "a save itself deletes nothing");
+  assert.equal(committed.length, 4);
 });
 
 test("CheckpointWriter frees a final slot only when the checkpoint is committed, by whichever agent", async () => {
