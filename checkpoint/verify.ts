@@ -41,9 +41,10 @@ export type VerifyProgress = (progress: { bytesDone: number; bytesTotal: number 
 export async function verifyCheckpoint(
   uri: string | Storage,
   onProgress: VerifyProgress = () => {},
+  chosen: number | null = null,
 ): Promise<VerifyReport> {
   const { storage, step: folder } = openRoot(uri);
-  const step = folder ?? (await newestStep(storage)).step;
+  const step = folder ?? chosen ?? (await newestStep(storage)).step;
   const bad: BadChunk[] = [];
   const records = await readCommitRecords(storage, step, (file, error) => {
     bad.push({ file, tensor: null, chunk: 0, offset: 0, reason: error.message });

@@ -100,16 +100,17 @@ function prepare(command: Command): void {
 const LINGER_MS = 1_000;
 
 async function main(): Promise<number> {
+  const program = buildProgram();
   // It writes lines of its own about every port that cannot be had.
   if (process.env.GRPC_VERBOSITY === undefined) setLogVerbosity(logVerbosity.NONE);
   try {
-    await buildProgram().parseAsync();
+    await program.parseAsync();
     return Number(process.exitCode ?? 0);
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return 0; // --help, --version
     if (error instanceof CommanderError && error.code === "commander.help" && !asJson())
       return ERRORS.ARGUMENT_INVALID.exit; // no command was given, and the help has been printed
-    const known = error instanceof CommanderError ? usageError(error) : toGokuError(error);
+    const known = error instanceof CommanderError ? usageError(error, program) : toGokuError(error);
     if (asJson())
       process.stderr.write(`${JSON.stringify({ error: { code: known.code, message: known.message } })}\n`);
     else process.stderr.write(`${known.code}: ${known.message}\n`);
@@ -118,10 +119,26 @@ async function main(): Promise<number> {
   }
 }
 
-function usageError({ code, message }: CommanderError): GokuError {
+function usageError({ code, message }: CommanderError, program: Command): GokuError {
   const said = code === "commander.help" ? "none was given" : message.replace(/^error: /, "");
   const line = said.replace(/\s*\n\s*/g, " ").replace(/\.$/, "");
-  return new GokuError("ARGUMENT_INVALID", `Cannot read the command: ${line}; see gokuctl --help`);
+  return new GokuError(
+    "ARGUMENT_INVALID",
+    `Cannot read the command: ${line}; see ${namedCommand(program)} --help`,
+  );
+}
+
+/** The innermost command that the arguments name: its help lists its options. */
+function namedCommand(program: Command): string {
+  let command = program;
+  let path = program.name();
+  for (const word of process.argv.slice(2)) {
+    const sub = command.commands.find((each) => each.name() === word || each.aliases().includes(word));
+    if (sub === undefined) continue;
+    command = sub;
+    path += ` ${sub.name()}`;
+  }
+  return path;
 }
 
 /** Also where the arguments could not be read. */

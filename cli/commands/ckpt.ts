@@ -5,10 +5,11 @@ import { verifyCheckpoint } from "../../checkpoint/verify.js";
 import { GokuError } from "../../job/errors.js";
 import { Layout } from "../../job/layout.js";
 import { ByteProgress } from "../byte_progress.js";
+import { chosenStep, STEP, type StepOption } from "../chosen_step.js";
 import { entryJson, inspectJson, verifyJson } from "../ckpt_json.js";
 import { globals } from "../context.js";
 import { bytes, fields, show, table } from "../output.js";
-import { checkpointUri, requireFolder, wholeNumber } from "../read_options.js";
+import { checkpointUri, requireFolder } from "../read_options.js";
 import { addCkptDiffCommand } from "./ckpt_diff.js";
 import { addCkptExportCommand } from "./ckpt_export.js";
 import { addCkptImportCommand } from "./ckpt_import.js";
@@ -32,7 +33,7 @@ export function addCheckpointCommands(program: Command): void {
     .command("inspect")
     .description("tensors, files and the state's facts, without reading tensor data")
     .argument("<dir>", ONE)
-    .option("--step <step>", "that step instead of the newest")
+    .option("--step <step>", STEP)
     .option("--intervals", "every interval: which file holds which elements")
     .option("--all", "every tensor instead of the first 40")
     .addHelpText("after", "\nExample:\n  gokuctl ckpt inspect ./runs/shapes --step 200 --intervals")
@@ -41,6 +42,7 @@ export function addCheckpointCommands(program: Command): void {
     .command("verify")
     .description("read every byte of a checkpoint and compare it with its digests")
     .argument("<dir>", ONE)
+    .option("--step <step>", STEP)
     .addHelpText("after", "\nExample:\n  gokuctl ckpt verify s3://runs/shapes/checkpoint-200")
     .action(verify);
   addCkptDiffCommand(ckpt);
@@ -85,15 +87,13 @@ function entryTable(entries: readonly CheckpointEntry[]): string {
   );
 }
 
-interface InspectOptions {
-  step?: string;
+interface InspectOptions extends StepOption {
   intervals?: boolean;
   all?: boolean;
 }
 
 async function inspect(dir: string, options: InspectOptions, command: Command): Promise<void> {
-  const step = options.step === undefined ? null : wholeNumber("--step", options.step);
-  const report = await inspectCheckpoint(checkpointUri(dir), step);
+  const report = await inspectCheckpoint(checkpointUri(dir), chosenStep(dir, options));
   show(globals(command), inspectJson(report), () => inspectText(report, options));
 }
 
@@ -135,10 +135,11 @@ function inspectText(report: InspectReport, options: InspectOptions): string {
   return parts.join("\n\n");
 }
 
-async function verify(dir: string, _options: object, command: Command): Promise<void> {
+async function verify(dir: string, options: StepOption, command: Command): Promise<void> {
   const output = globals(command);
+  const step = chosenStep(dir, options);
   const report = await new ByteProgress(output).during((onProgress) =>
-    verifyCheckpoint(checkpointUri(dir), onProgress),
+    verifyCheckpoint(checkpointUri(dir), onProgress, step),
   );
   show(output, verifyJson(report), () =>
     report.bad.length === 0

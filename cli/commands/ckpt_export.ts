@@ -3,11 +3,12 @@ import type { Command } from "commander";
 import { EXPORT_DTYPES, type ExportDtype, exportCheckpoint } from "../../checkpoint/export.js";
 import { openCheckpoint } from "../../checkpoint/load.js";
 import { ByteProgress } from "../byte_progress.js";
+import { chosenStep, STEP, type StepOption } from "../chosen_step.js";
 import { globals } from "../context.js";
 import { bytes, fields, show } from "../output.js";
 import { byteSize, checkpointUri, oneWord } from "../read_options.js";
 
-interface ExportCommandOptions {
+interface ExportCommandOptions extends StepOption {
   out: string;
   weights: string;
   dtype: string;
@@ -19,6 +20,7 @@ export function addCkptExportCommand(ckpt: Command): void {
     .command("export")
     .description("write the weights of a checkpoint as a folder in the style of diffusers")
     .argument("<dir>", "folder of a run (its newest checkpoint) or one checkpoint-<step> folder")
+    .option("--step <step>", STEP)
     .requiredOption("--out <folder>", "folder to be made; must not exist, or be empty")
     .option("--weights <which>", "ema: the averaged weights, which sample best; model: the raw ones", "ema")
     .option("--dtype <dtype>", "f32, or bf16 (half the size, rounded to nearest even)", "f32")
@@ -41,7 +43,7 @@ async function exportFolder(dir: string, options: ExportCommandOptions, command:
   const weights = oneWord("--weights", options.weights, ["ema", "model"]);
   const dtype = oneWord("--dtype", options.dtype, Object.keys(EXPORT_DTYPES) as ExportDtype[]);
   const shardBytesMax = byteSize("--max-shard-bytes", options.maxShardBytes);
-  const checkpoint = await openCheckpoint(checkpointUri(dir));
+  const checkpoint = await openCheckpoint(checkpointUri(dir), chosenStep(dir, options));
   const folder = path.resolve(options.out);
   const result = await new ByteProgress(output).during((onProgress) =>
     exportCheckpoint({ checkpoint, folder, weights, dtype, shardBytesMax, onProgress }),

@@ -4,12 +4,13 @@ import { reshardCheckpoint } from "../../checkpoint/reshard.js";
 import { openStorage } from "../../checkpoint/storage/storage.js";
 import { Layout } from "../../job/layout.js";
 import { ByteProgress } from "../byte_progress.js";
+import { chosenStep, STEP, type StepOption } from "../chosen_step.js";
 import { committedJson } from "../ckpt_json.js";
 import { globals } from "../context.js";
 import { bytes, fields, show } from "../output.js";
 import { checkpointUri } from "../read_options.js";
 
-interface ReshardOptions {
+interface ReshardOptions extends StepOption {
   layout: string;
   out: string;
 }
@@ -19,6 +20,7 @@ export function addCkptReshardCommand(ckpt: Command): void {
     .command("reshard")
     .description("write a checkpoint once more, with the files that another layout would have written")
     .argument("<dir>", "folder of a run (its newest checkpoint) or one checkpoint-<step> folder")
+    .option("--step <step>", STEP)
     .requiredOption("--layout <RxSxU>", "dp_replicate x dp_shard x sp: one file for each rank of it")
     .requiredOption("--out <run>", "folder of a run without checkpoints")
     .addHelpText(
@@ -36,7 +38,7 @@ Example:
 async function reshard(dir: string, options: ReshardOptions, command: Command): Promise<void> {
   const output = globals(command);
   const layout = Layout.parse(options.layout);
-  const checkpoint = await openCheckpoint(checkpointUri(dir));
+  const checkpoint = await openCheckpoint(checkpointUri(dir), chosenStep(dir, options));
   const storage = openStorage(checkpointUri(options.out));
   const result = await new ByteProgress(output).during((onProgress) =>
     reshardCheckpoint({ checkpoint, layout, storage, onProgress }),

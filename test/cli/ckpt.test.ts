@@ -71,6 +71,7 @@ test("ckpt diff: exit code 0 for equal ones, 1 for different ones, more for erro
     /--kind: found "weights", want one of model/,
   );
   await refused(["ckpt", "diff", run, run, "--kind", "ema", "--facts"], 2, /leave one out/);
+  await refused(["ckpt", "diff", run, run, "--step", "2"], 2, /see gokuctl ckpt diff --help/);
 });
 
 test("ckpt prune: says what goes and why, deletes it, and never the newest nor what is not committed", async () => {
@@ -215,4 +216,17 @@ test("ckpt: every command says in its help what it does, with an example", async
     assert.match(stdout, new RegExp(`Examples?:\n {2}gokuctl ckpt ${command}`));
     assert.match(stdout, /--json/);
   }
+});
+
+test("ckpt verify, export and reshard take --step as inspect does, and refuse one that is not the folder's", async () => {
+  const steps = at("steps");
+  for (const step of [10, 20]) await save(steps, 1, step);
+  assert.equal((await json("ckpt", "verify", steps)).step, 20);
+  assert.equal((await json("ckpt", "verify", steps, "--step", "10")).step, 10);
+  assert.equal((await json("ckpt", "export", steps, "--step", "10", "--out", at("steps-export"))).step, 10);
+  const resharded = ["ckpt", "reshard", steps, "--step", "10", "--layout", "1x1x1", "--out", at("steps-one")];
+  assert.match((await json(...resharded)).uri, /checkpoint-10$/);
+  await refused(["ckpt", "verify", steps, "--step", "15"], 3, /NOT_FOUND/);
+  const other = ["ckpt", "inspect", path.join(steps, "checkpoint-20"), "--step", "10"];
+  await refused(other, 2, /is the checkpoint of step 20, want the folder of the run/);
 });
