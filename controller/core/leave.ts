@@ -4,7 +4,7 @@ import { requestStop } from "./form.js";
 import { addEvidence, decide, mark, openIncident } from "./incident.js";
 import { isOver } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
-import { heldFor } from "./members.js";
+import { heldFor, usualStepMs } from "./members.js";
 import { programOf } from "./program.js";
 import { endedAsAsked, reform, reportFaults } from "./recover.js";
 import { countFinished, tryComplete } from "./run.js";
@@ -17,8 +17,8 @@ import type { NodeLeaving } from "./wire.js";
  * A node that was asked to end (eviction, preemption) and says by when it will be gone:
  *   a generation that trains ends at its next vote, with a durable checkpoint, and the job goes on from that without the node;
  *   one that forms is let form and ends the same way: the state that it restores may be nowhere else than in its memory;
- *   where no vote comes in half of the grace (a rank hangs, a step takes longer), or nothing runs, the newest state that
- *   all members hold in memory is made durable by their agents alone.
+ *   where no vote comes in half of the grace (a rank hangs), or the next one is known to come too late to be saved, or
+ *   nothing runs, the newest state that all members hold in memory is made durable by their agents alone.
  * It gets no place in any generation planned from then on. The job is not stopped: nobody asked for that.
  */
 export function onLeaving(turn: Turn, node: NodeState, { graceMs, reason }: NodeLeaving): void {
@@ -58,7 +58,9 @@ export function drain(
   const incident = openIncident(turn, job, why.fault);
   if (isNews) addEvidence(incident, turn.nowMs, why.evidence);
   generation.draining.set(nodeId, untilMs);
-  arm(turn, jobTimers.leave(job), turn.nowMs + Math.floor((deadlineMs(generation) - turn.nowMs) / 2));
+  const leftMs = deadlineMs(generation) - turn.nowMs;
+  const patienceMs = voteTooLate(turn, job) === null ? Math.floor(leftMs / 2) : 0;
+  arm(turn, jobTimers.leave(job), turn.nowMs + patienceMs);
   if (job.stage === "running" && generation.stage === "run") {
     if (isNews) decide(turn, job, `save at the next step, then go on without ${why.without}`);
     requestStop(turn, generation);
@@ -68,21 +70,18 @@ export function drain(
   if (generation.rescue !== null) sendRescue(turn, generation, generation.rescue.state, node);
 }
 
-/** Half of the grace is over, or all of it, and the generation has not ended yet. */
+/** It is time to save without the ranks, or all of the grace is over, and the generation has not ended yet. */
 export function onLeaveTimer(turn: Turn, job: JobState): void {
   const generation = job.generation!;
   if (generation.draining.size === 0 || generation.finished !== null) return;
   if (job.stage !== "running" && job.stage !== "forming") return; // `reform` sees to it
   const endMs = deadlineMs(generation);
   if (turn.nowMs < endMs) {
+    const why = voteTooLate(turn, job) ?? "no vote in half of the grace";
     const voted = generation.pages.every((page) => page?.phase === "finished");
     const state = voted ? null : beginRescue(turn, job, generation);
     if (state !== null) {
-      decide(
-        turn,
-        job,
-        `no vote in half of the grace: save ${stateText(state)} from memory, without the ranks`,
-      );
+      decide(turn, job, `${why}: save ${stateText(state)} from memory, without the ranks`);
     }
     arm(turn, jobTimers.leave(job), endMs);
     return;
@@ -179,6 +178,22 @@ function isDurable(job: JobState, state: StateName): boolean {
 
 function leavingFault(turn: Turn, nodeId: string | null, text: string): Fault {
   return faultOf({ atMs: turn.nowMs, source: "leaving", code: "NODE_PREEMPTED", nodeId, text });
+}
+
+/**
+ * Why waiting for the next vote is of no use, from how long steps and the last save took; null: there is time for both, or
+ * nothing is known yet.
+ */
+function voteTooLate(turn: Turn, job: JobState): string | null {
+  const generation = job.generation!;
+  const stepMs = usualStepMs(job);
+  if (stepMs === 0 || programOf(job) !== null || generation.stage !== "run") return null;
+  const saveMs = 1000 * (job.checkpoints.at(-1)?.seconds ?? 0);
+  const voteMs = Math.max(turn.nowMs, Math.max(job.lastStepMs, generation.runMs) + stepMs);
+  const endMs = deadlineMs(generation);
+  if (voteMs + saveMs <= endMs) return null;
+  const takes = `steps take ${seconds(stepMs)}, a save ${seconds(saveMs)}`;
+  return `the next vote comes too late to be saved (${takes}, ${seconds(endMs - turn.nowMs)} are left)`;
 }
 
 /** When the first of them will be gone. */

@@ -203,6 +203,29 @@ test("no vote in half of the grace: the newest state that all hold is saved from
   );
 });
 
+test("steps that take longer than the grace: the newest state is saved from memory at once, no vote is waited for", () => {
+  const core = CoreHarness.running(undefined, jobOf({ layout: FOUR }));
+  for (let step = 1; step <= 5; step++) {
+    hang(core, 1_000);
+    core.stepDone("n0", step, 8);
+  }
+  core.saved("n0", { generation: 1, step: 4 });
+  hold(core, { n0: [AT_5], n1: [AT_5] });
+  for (const { graceMs, atOnce } of [
+    { graceMs: 30_000, atOnce: false },
+    { graceMs: 6_000, atOnce: true },
+  ]) {
+    core.take();
+    core.leaves("n1", graceMs);
+    core.pass(1);
+    assert.equal(core.commands().includes("n0 saveSnapshot"), atOnce, `grace ${graceMs} ms`);
+  }
+  assert.match(
+    decisions(core).at(-1)!,
+    /next vote comes too late to be saved \(steps take 8.0 s, a save .* save step 5 of generation 1 from memory/,
+  );
+});
+
 test("a member leaves while the job recovers: memory is made durable first, and waited for within the grace alone", () => {
   for (const durable of [true, false]) {
     const core = running();
