@@ -14,6 +14,11 @@ export function partBytesFor(bytesExpected: number): number {
   return Math.max(PART_BYTES, Math.ceil(bytesExpected / (0.9 * PARTS_MAX) / MIB) * MIB);
 }
 
+/** Memory of an upload of about this size: the part being filled and those on their way. */
+export function uploadMemoryBytes(bytesExpected: number): number {
+  return Math.min(bytesExpected, (IN_FLIGHT_MAX + 1) * partBytesFor(bytesExpected));
+}
+
 /** The requests of one upload. `P` is what the server says of a part and wants to hear again at the end. */
 export interface UploadRequests<P> {
   /** The whole key at once. */

@@ -1,3 +1,4 @@
+import { uploadMemoryBytes } from "../../checkpoint/storage/s3_upload.js";
 import type { Recompute } from "../../job/block_memory.js";
 import { cpuProductBytes } from "../../job/cpu_product_bytes.js";
 import type { Layout } from "../../job/layout.js";
@@ -23,6 +24,8 @@ export interface CpuMemory {
   ranksBytes: number;
   snapshots: NodeSnapshots;
   nodeBaseBytes: number;
+  /** Parts of durable saves on their way to s3://; 0: they go to a folder, straight from the snapshots. */
+  uploadBytes: number;
   nodeBytes: number;
 }
 
@@ -38,6 +41,8 @@ export function cpuMemory(options: {
   encodedBytes: number | null;
   threads: number;
   snapshots: NodeSnapshots;
+  /** Durable saves go to s3://. */
+  uploads: boolean;
 }): CpuMemory {
   const { model, layout, slots, precision, packsPerStep, pack, snapshots, threads } = options;
   const elementBytes = precision === "bf16" ? 2 : 4;
@@ -64,6 +69,9 @@ export function cpuMemory(options: {
     0,
   );
   const most = ranks.reduce((a, b) => (b.step.total + b.data > a.step.total + a.data ? b : a));
+  // Replicas of a shard share its writing evenly.
+  const writtenBytes = Math.ceil(snapshots.slotBytes / layout.dpReplicate);
+  const uploadBytes = options.uploads ? slots * uploadMemoryBytes(writtenBytes) : 0;
   return {
     step: most.step,
     fragmentBytes: most.fragments,
@@ -72,6 +80,7 @@ export function cpuMemory(options: {
     ranksBytes,
     snapshots,
     nodeBaseBytes: PROCESS_MEMORY.nodeBytes,
-    nodeBytes: ranksBytes + PROCESS_MEMORY.nodeBytes + snapshots.ownBytes + snapshots.keptBytes,
+    uploadBytes,
+    nodeBytes: ranksBytes + PROCESS_MEMORY.nodeBytes + uploadBytes + snapshots.ownBytes + snapshots.keptBytes,
   };
 }

@@ -150,6 +150,7 @@ function candidate(options: {
       encodedBytes: data === null ? null : 4 * data.tokensPerEpoch * patchSize(model),
       threads: threadsPerRank({ cores: availableParallelism(), ranks: cluster.slots }),
       snapshots,
+      uploads: job.checkpoint.uri.startsWith("s3://"),
     }),
   };
   const ofMemory = memory.nodeBytes - usable(cluster.memoryBytes ?? Number.POSITIVE_INFINITY, "cpu");

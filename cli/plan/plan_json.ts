@@ -104,12 +104,14 @@ function rankJson(memory: Candidate["memory"]) {
 function nodeJson({
   ranksBytes,
   nodeBaseBytes,
+  uploadBytes,
   snapshots,
   nodeBytes,
 }: Extract<Candidate["memory"], { device: "cpu" }>) {
   return {
     ranks: ranksBytes,
     processes: nodeBaseBytes,
+    uploads: uploadBytes,
     snapshot_slots: snapshots.ownBytes,
     replicas_kept: snapshots.keptBytes,
     total: nodeBytes,

@@ -184,7 +184,9 @@ function kindsText(memory: Candidate["memory"]): [string, string][] {
       ["total", `${bytes(total)} on each GPU`],
     ];
   }
-  const { step, fragmentBytes, dataBytes, processBytes, ranksBytes, nodeBaseBytes, nodeBytes } = memory;
+  const { step, fragmentBytes, dataBytes, processBytes, ranksBytes, nodeBaseBytes, uploadBytes, nodeBytes } =
+    memory;
+  const uploads = uploadBytes === 0 ? "" : `, ${bytes(uploadBytes)} of uploads under way`;
   return [
     ["weights", `${bytes(step.weights)}: gathered for two blocks, and the shard in the compute type`],
     ["gradients", `${bytes(step.gradients)}: fp32 sums on the shard, whole ones being made or on their way`],
@@ -200,7 +202,7 @@ function kindsText(memory: Candidate["memory"]): [string, string][] {
     ],
     [
       "node",
-      `${bytes(nodeBytes)}: ${bytes(ranksBytes)} of its ranks, about ${bytes(nodeBaseBytes)} of agent and spare, the rest snapshots`,
+      `${bytes(nodeBytes)}: ${bytes(ranksBytes)} of its ranks, about ${bytes(nodeBaseBytes)} of agent and spare${uploads}, the rest snapshots`,
     ],
   ];
 }
