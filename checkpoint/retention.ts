@@ -26,10 +26,8 @@ export function planRetention(options: {
   keepLast: number;
   /** Null: only the newest stay. */
   keepEvery?: number | null;
-  /** States in use, for example the one being restored; never deleted. */
-  pinned?: readonly StateName[];
 }): RetentionPlan {
-  const { entries, keepLast, keepEvery = null, pinned = [] } = options;
+  const { entries, keepLast, keepEvery = null } = options;
   for (const [name, value] of Object.entries({ keepLast, keepEvery })) {
     if (value !== null && (!Number.isInteger(value) || value < 1))
       throw new RangeError(`planRetention: ${name} is ${value}, need at least 1`);
@@ -43,8 +41,7 @@ export function planRetention(options: {
     const newerOwn = newest.filter(
       (each) => compareGenerations(each.state.generation, entry.state.generation) > 0,
     );
-    if (pinned.some((state) => sameState(state, entry.state))) keep.set(entry.step, "it is in use");
-    else if (rank >= 0) keep.set(entry.step, `it is number ${rank + 1} of the ${keepLast} newest`);
+    if (rank >= 0) keep.set(entry.step, `it is number ${rank + 1} of the ${keepLast} newest`);
     else if (entry.current && keepEvery !== null && entry.step % keepEvery === 0)
       keep.set(entry.step, `its step is a multiple of ${keepEvery}`);
     else if (entry.current) remove.set(entry.step, `${keepLast} newer ones stay`);
@@ -70,7 +67,6 @@ export interface PruneOptions {
   uri: string | Storage;
   keepLast: number;
   keepEvery?: number | null;
-  pinned?: readonly StateName[];
 }
 
 /** Everything committed under a run's root, and what prune would do with it. */

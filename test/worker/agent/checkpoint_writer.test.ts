@@ -118,7 +118,7 @@ function faulty(
   const openFaulty = (uri: string): Storage => {
     const real = openStorage(uri);
     const call = async (name: "writeFile" | "createExclusive" | "delete", key: never, value: never) => {
-      if (Array.isArray(key) && key.length === 0) return real.delete(key);
+      if (name === "delete" && (key as string[]).length === 0) return real.delete(key);
       if (name === method && seen.calls++ < times) throw new GokuError(code, `Cannot write ${key}: a test`);
       seen.keys.push(key);
       seen.overlap = Math.max(seen.overlap, ++seen.writing);
