@@ -26,7 +26,7 @@ const tls = (name: string, folder: string, pair: string): Secret => ({
   type: "kubernetes.io/tls",
 });
 /** CAs first: what is made anew later is of the same ones. The keys are those of cert-manager, which may take this over. */
-const SECRETS: readonly Secret[] = [
+export const SECRETS: readonly Secret[] = [
   tls("goku-ca", "goku", "ca"),
   tls("goku-etcd-ca", "etcd", "ca"),
   tls("goku-controller-tls", "goku", "controller"),

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 import { parse, stringify } from "yaml";
-import { SECRET_NAMES } from "../../cli/kubernetes_secrets.js";
+import { SECRET_NAMES, SECRETS } from "../../cli/kubernetes_secrets.js";
 import { AGENT_PODS } from "../../controller/kubernetes/http_kube_api.js";
 import { AGENT_CONTAINER, nodeIdOf } from "../../controller/kubernetes/pod_fate.js";
 import { DASHBOARDS } from "../../deploy/grafana/src/dashboards.js";
@@ -326,6 +326,34 @@ test("components/monitoring goes on every overlay: agents listen for Prometheus,
     }
   } finally {
     rmSync(folder, { recursive: true, force: true });
+  }
+});
+
+test("the commands of docs/kubernetes.md that show a run name Services, ports, Secrets and keys that are there", {
+  skip,
+}, () => {
+  const section = /## See it\n.*?```sh\n(.*?)```/s.exec(readFileSync("docs/kubernetes.md", "utf8"));
+  const commands = section![1]!;
+  const [, service, ports] = /port-forward svc\/(\S+) ([\d ]+)/.exec(commands)!;
+  const readme = /port-forward svc\/(\S+) (\d+)/.exec(readFileSync("README.md", "utf8"))!;
+  assert.deepEqual([readme[1], readme[2]], [service, "7080"]);
+  const secrets = [...commands.matchAll(/get secret (\S+) -o jsonpath='\{\.data\.(\S+?)\}'/g)];
+  assert.equal(secrets.length, 2);
+  for (const [, name, key] of secrets) {
+    const files = SECRETS.find((one) => one.name === name)?.files ?? {};
+    assert.ok(key!.replaceAll("\\.", ".") in files, `Secret ${name} has no ${key}`);
+  }
+  for (const folder of FOLDERS) {
+    const found = manifests(folder).find((one) => named(one) === `Service ${service}`);
+    assert.equal(found!.metadata.namespace, "goku", folder);
+    const { ports: open } = found!.spec as { ports: { port: number; targetPort: string }[] };
+    const { "goku.dev/leader": _leader, ...selected } = selectorOf(found!);
+    const { template } = pods(folder).find((one) => matches(one.template, selected))!;
+    const listened = template.spec.containers.flatMap((one) => one.ports ?? []).map(({ name }) => name);
+    for (const port of ports!.trim().split(" ")) {
+      const target = open.find((one) => one.port === Number(port))?.targetPort;
+      assert.ok(listened.includes(target!), `${folder}: ${port} of ${service} leads to ${target}`);
+    }
   }
 });
 
