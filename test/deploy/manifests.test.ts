@@ -357,6 +357,48 @@ test("the commands of docs/kubernetes.md that show a run name Services, ports, S
   }
 });
 
+test("agents and controllers get to object storage: credentials of one optional Secret, one policy to patch", {
+  skip,
+}, () => {
+  const optional = [{ secretRef: { name: "goku-s3", optional: true } }];
+  for (const folder of FOLDERS)
+    for (const { template } of pods(folder)) {
+      const { "app.kubernetes.io/component": component } = template.metadata?.labels ?? {};
+      const isOurs = component === "worker" || component === "controller";
+      for (const { envFrom } of template.spec.containers)
+        assert.deepEqual(envFrom, isOurs ? optional : undefined, `${folder}: ${component}`);
+      if (isOurs || component === "etcd")
+        assert.equal(template.spec.serviceAccountName, `goku-${component}`, folder);
+    }
+});
+
+test("the overlay of docs/kubernetes.md, Storage, is one: its port, its role and its class arrive", {
+  skip,
+}, () => {
+  const section = /## Storage\n.*?```yaml\n(.*?)```/s.exec(readFileSync("docs/kubernetes.md", "utf8"));
+  const folder = mkdtempSync(path.join(tmpdir(), "goku-storage-"));
+  try {
+    const gpu = path.relative(realpathSync(folder), path.resolve(ROOT, "overlays/gpu"));
+    writeFileSync(path.join(folder, "kustomization.yaml"), section![1]!.replace("../gpu", gpu));
+    const all = render(tool!, folder);
+    const one = (name: string) => all.find((each) => named(each) === name)!;
+    const { egress } = one("NetworkPolicy goku-storage").spec as { egress: { ports: { port: number }[] }[] };
+    assert.deepEqual(
+      egress.flatMap(({ ports }) => ports.map(({ port }) => port)),
+      [443, 9000, 80],
+    );
+    for (const name of ["goku-worker", "goku-controller"])
+      assert.match(JSON.stringify(one(`ServiceAccount ${name}`).metadata.annotations), /role-arn/);
+    assert.equal(one("ServiceAccount goku-etcd").metadata.annotations, undefined);
+    assert.equal(one("PersistentVolumeClaim goku-data").spec?.storageClassName, "cephfs");
+    for (const name of ["NetworkPolicy", "PersistentVolumeClaim", "ServiceAccount"])
+      for (const each of all.filter(({ kind }) => kind === name))
+        assert.deepEqual(fieldProblems(modelOf(each.apiVersion, name)!, each, named(each)), []);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
+
 test("overlays/jobset: queue and topology in the words of Kueue and JobSet, and one pod of a name at a time", {
   skip,
 }, () => {

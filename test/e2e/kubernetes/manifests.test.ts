@@ -132,6 +132,7 @@ const RIGHTS: [account: string, verb: string, resource: string, may: boolean][] 
   ["goku-controller", "delete", "nodes", false],
   ["goku-worker", "get", "pods", false],
   ["goku-worker", "get", "trainingjobs.goku.dev", false],
+  ["goku-etcd", "get", "pods", false],
   ["goku-bootstrap", "create", "secrets", true],
   ["goku-bootstrap", "get", "secrets/goku-ca", true],
   ["goku-bootstrap", "list", "secrets", false],

@@ -34,6 +34,7 @@ export interface Container {
   image: string;
   args?: string[];
   env?: { name: string; value?: string }[];
+  envFrom?: { secretRef?: { name: string; optional?: boolean } }[];
   resources?: { requests?: Record<string, string>; limits?: Record<string, string> };
   securityContext?: Record<string, unknown>;
   volumeMounts?: { name: string; mountPath: string }[];
