@@ -7,6 +7,7 @@ import { listPreviews } from "../../checkpoint/previews.js";
 import { entryPoint } from "../../job/entry_points.js";
 import { startTicks } from "../../worker/agent/process_records.js";
 import { gokuctl } from "../support/gokuctl.js";
+import { readTfEvents } from "../support/read_tfevents.js";
 import { until } from "../support/until.js";
 import { type RunRecord, TestCluster, type TestClusterOptions, testJob } from "./cluster.js";
 
@@ -108,6 +109,13 @@ test(
           `${name} differs`,
         );
       same("sheet.png", sheet);
+      const board = path.join(uri.replace("file://", ""), "tensorboard/previews");
+      const shown = readdirSync(board).flatMap((name) => readTfEvents(readFileSync(path.join(board, name))));
+      const pictures = shown.find((event) => event.step === step && event.pictures.size > 0)!.pictures;
+      assert.deepEqual(
+        [...pictures.keys()],
+        ["samples/1: a red circle", "samples/2: a blue square moving right"],
+      );
       same("clip-1.mp4", clip.replace(".mp4", "-1.mp4"));
       same("clip-2.mp4", clip.replace(".mp4", "-2.mp4"));
       assert.deepEqual(drawing(cluster), []);

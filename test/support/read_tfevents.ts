@@ -8,6 +8,14 @@ export interface TfEvent {
   /** SessionLog.START. */
   start: boolean;
   scalars: Map<string, number>;
+  pictures: Map<string, TfPicture>;
+}
+export interface TfPicture {
+  height: number;
+  width: number;
+  /** Channels: 1 grey, 3 RGB, 4 RGBA. */
+  colorspace: number;
+  encoded: Buffer;
 }
 
 type Fields = Map<number, (bigint | Uint8Array)[]>;
@@ -47,12 +55,15 @@ function readEvent(data: Uint8Array): TfEvent {
   const first = (number: number) => fields.get(number)?.[0];
   const session = first(7) as Uint8Array | undefined;
   const scalars = new Map<string, number>();
+  const pictures = new Map<string, TfPicture>();
   const summary = first(5) as Uint8Array | undefined;
   for (const value of summary === undefined ? [] : (readFields(summary).get(1) ?? [])) {
     const own = readFields(value as Uint8Array);
     const tag = Buffer.from(own.get(1)![0] as Uint8Array).toString();
-    assert.ok(!scalars.has(tag), `${tag} twice in one event`);
-    scalars.set(tag, Buffer.from(own.get(2)![0] as Uint8Array).readFloatLE());
+    assert.ok(!scalars.has(tag) && !pictures.has(tag), `${tag} twice in one event`);
+    const picture = own.get(4)?.[0] as Uint8Array | undefined;
+    if (picture !== undefined) pictures.set(tag, readPicture(readFields(picture)));
+    else scalars.set(tag, Buffer.from(own.get(2)![0] as Uint8Array).readFloatLE());
   }
   const version = first(3) as Uint8Array | undefined;
   return {
@@ -61,7 +72,14 @@ function readEvent(data: Uint8Array): TfEvent {
     version: version === undefined ? null : Buffer.from(version).toString(),
     start: session !== undefined && readFields(session).get(1)?.[0] === 1n,
     scalars,
+    pictures,
   };
+}
+
+function readPicture(fields: Fields): TfPicture {
+  const number = (field: number) => Number(fields.get(field)?.[0] as bigint);
+  const encoded = Buffer.from(fields.get(4)![0] as Uint8Array);
+  return { height: number(1), width: number(2), colorspace: number(3), encoded };
 }
 
 function readFields(bytes: Uint8Array): Fields {

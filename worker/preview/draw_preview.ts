@@ -20,6 +20,8 @@ import { picturePng, sheetPng } from "../media/write_sheet.js";
 import { WholeWeights } from "../model/whole_weights.js";
 import type { FromPreview, ToPreview } from "../preview_messages.js";
 import { Sampler } from "../sample/open_sampler.js";
+import type { Picture } from "../tfevents.js";
+import { boardTag, writeBoard } from "./board.js";
 import { readWeights } from "./read_weights.js";
 
 /**
@@ -53,33 +55,46 @@ export async function drawPreview(
   });
   sampler.close();
   const { name } = job;
-  const drawnAt = new Date().toISOString();
-  const facts: PreviewFacts = { job: name, state, prompts, seed, steps, guidance, shift, ...size, drawnAt };
+  const drawnAt = new Date();
+  const how = { prompts, seed, steps, guidance, shift, ...size };
+  const facts: PreviewFacts = { job: name, state, ...how, drawnAt: drawnAt.toISOString() };
   const storage = openStorage(job.checkpoint.uri);
-  const contents = await contentsOf(order, clips);
+  const { contents, pictures } = await contentsOf(order, clips);
   failpoint("preview.write");
   const { uri, files } = await writePreview(storage, facts, contents);
   await prunePreviews(storage, keepLast);
+  await writeBoard(storage, { state, seconds: drawnAt.getTime() / 1000 }, pictures, keepLast);
   const bytes = files.reduce((sum, file) => sum + file.bytes, 0);
   const seconds = (performance.now() - begun) / 1000;
   return { kind: "drawn", state, uri, bytes, seconds, peakBytes: 1024 * process.resourceUsage().maxRSS };
 }
 
-/** A sheet of all pictures, clips frame by frame; and each picture or clip alone. */
-async function contentsOf({ job, scratch }: ToPreview, clips: readonly RgbClip[]): Promise<PreviewContent[]> {
+/**
+ * A sheet of all pictures, clips frame by frame; and each picture or clip alone. For TensorBoard, which plays no clips, the
+ * frames of each side by side.
+ */
+async function contentsOf(
+  { job, scratch }: ToPreview,
+  clips: readonly RgbClip[],
+): Promise<{ contents: PreviewContent[]; pictures: Picture[] }> {
   const tiles = clips.map((clip, i) => ({ clip, caption: job.sample.prompts[i]! }));
   const contents: PreviewContent[] = [{ name: "sheet.png", bytes: await sheetPng(tiles) }];
+  const pictures: Picture[] = [];
   for (const [i, clip] of clips.entries()) {
+    const tag = boardTag(i, job.sample.prompts[i]!);
     if (clip.frames === 1) {
-      contents.push({ name: `picture-${i + 1}.png`, bytes: await picturePng(clip) });
+      const png = await picturePng(clip);
+      contents.push({ name: `picture-${i + 1}.png`, bytes: png });
+      pictures.push({ tag, png });
       continue;
     }
+    pictures.push({ tag, png: await sheetPng([tiles[i]!]) });
     const name = `clip-${i + 1}.mp4`;
     const file = path.join(scratch, name);
     await writeClip(file, clip, { fps: job.data.fps });
     contents.push({ name, bytes: await readFile(file) });
   }
-  return contents;
+  return { contents, pictures };
 }
 
 /** Training needs its memory more: a plan that was too small ends the preview, not a rank. */

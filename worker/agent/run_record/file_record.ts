@@ -1,9 +1,9 @@
 import { randomBytes } from "node:crypto";
 import { type FileHandle, mkdir, open, readdir, rename, rm } from "node:fs/promises";
 import path from "node:path";
-import { EVENTS_FOLDER, eventsName, LINES_NAME, type RecordBatch, type RecordStore } from "./record_store.js";
+import { EVENTS_FOLDER, eventsName, startRecord, versionRecord } from "../../tfevents.js";
+import { LINES_NAME, type RecordBatch, type RecordStore } from "./record_store.js";
 import { keptLines } from "./step_line.js";
-import { startRecord, versionRecord } from "./tfevents.js";
 
 /** A crash of the node takes so much along at most; the controller knows it. */
 const GATHER_MS = 1_000;

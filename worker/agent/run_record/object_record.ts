@@ -1,7 +1,7 @@
 import type { Storage } from "../../../checkpoint/storage/storage.js";
-import { EVENTS_FOLDER, eventsName, type RecordBatch, type RecordStore } from "./record_store.js";
+import { EVENTS_FOLDER, eventsName, startRecord, versionRecord } from "../../tfevents.js";
+import type { RecordBatch, RecordStore } from "./record_store.js";
 import { keptLines } from "./step_line.js";
-import { startRecord, versionRecord } from "./tfevents.js";
 
 /** A request each; what is not written when a node goes, the controller knows. */
 const GATHER_MS = 10_000;

@@ -23,21 +23,3 @@ export interface RecordBatch {
 }
 
 export const LINES_NAME = "metrics.jsonl";
-export const EVENTS_FOLDER = "tensorboard";
-
-/**
- * Name of an event file. TensorBoard reads a folder's files in the order of their names, and wants the newest last, whatever
- * the clock of the node that writes it.
- */
-export function eventsName(options: {
-  seconds: number;
-  generation: string;
-  node: string;
-  /** Of the files that are there. */
-  present: readonly string[];
-}): string {
-  const { seconds, generation, node, present } = options;
-  const before = present.map((name) => Number(/tfevents\.(\d{10})\./.exec(name)?.[1] ?? 0));
-  const at = Math.max(Math.floor(seconds), ...before.map((each) => each + 1));
-  return `events.out.tfevents.${String(at).padStart(10, "0")}.${node}.${generation}`;
-}

@@ -2,11 +2,11 @@ import type { Logger } from "pino";
 import { localFolder, openStorage } from "../../../checkpoint/storage/storage.js";
 import type { StepCompleted } from "../../../gen/goku/v1/agent.pb.js";
 import { toGokuError } from "../../../job/errors.js";
+import { scalarsRecord } from "../../tfevents.js";
 import { FileRecord } from "./file_record.js";
 import { ObjectRecord } from "./object_record.js";
 import type { RecordStore } from "./record_store.js";
 import { lineScalars, stepLine } from "./step_line.js";
-import { scalarsRecord } from "./tfevents.js";
 
 /** Steps that are kept for storage that takes none; then the oldest go, and the record has a hole. */
 const PENDING_MAX = 16_384;

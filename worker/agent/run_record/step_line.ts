@@ -1,6 +1,6 @@
 import type { StepCompleted } from "../../../gen/goku/v1/agent.pb.js";
 import { finite } from "../../../job/finite.js";
-import type { Scalar } from "./tfevents.js";
+import type { Scalar } from "../../tfevents.js";
 
 /** One line of metrics.jsonl: what a step came to. Keys are stable interface (docs/metrics.md). */
 export interface StepLine {
