@@ -55,6 +55,10 @@ export function addServerCommands(program: Command): void {
       "taint the machines of quarantined nodes, and evict their pods; needs rights on nodes (docs/kubernetes.md)",
       false,
     )
+    .option(
+      "--kubernetes-failure-domain-label <key>",
+      "label of machines that says what fails together, such as topology.kubernetes.io/zone; needs the right to read nodes (docs/kubernetes.md)",
+    )
     .addHelpText(
       "after",
       `
@@ -183,6 +187,7 @@ interface ControllerCommandOptions extends StoreOptions {
   kubernetes?: string;
   kubernetesPod?: string;
   kubernetesTaintNodes: boolean;
+  kubernetesFailureDomainLabel?: string;
 }
 
 /** Null: nothing was said of Kubernetes. Throws ARGUMENT_INVALID. */
@@ -190,18 +195,26 @@ function kubernetesSettings({
   kubernetes: namespace,
   kubernetesTaintNodes: taintNodes,
   kubernetesPod: pod = null,
+  kubernetesFailureDomainLabel: domainLabel = null,
 }: Pick<ControllerCommandOptions, "kubernetes" | "kubernetesTaintNodes"> & {
   kubernetesPod?: string | null;
+  kubernetesFailureDomainLabel?: string | null;
 }) {
   if (namespace === undefined) {
-    if (!taintNodes && pod === null) return null;
-    const option = taintNodes ? "--kubernetes-taint-nodes" : "--kubernetes-pod";
+    const options = {
+      "--kubernetes-taint-nodes": taintNodes,
+      "--kubernetes-pod": pod !== null,
+      "--kubernetes-failure-domain-label": domainLabel !== null,
+    };
+    const option = Object.entries(options).find(([, isGiven]) => isGiven)?.[0];
+    if (option === undefined) return null;
     throw new GokuError(
       "ARGUMENT_INVALID",
       `Cannot read ${option}: it says nothing without --kubernetes and its namespace`,
     );
   }
-  if (/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(namespace)) return { namespace, taintNodes, pod };
+  if (/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(namespace))
+    return { namespace, taintNodes, domainLabel, pod };
   throw new GokuError(
     "ARGUMENT_INVALID",
     `Cannot read --kubernetes ${JSON.stringify(namespace)}: want the name of a namespace`,

@@ -68,6 +68,8 @@ export type Event =
   | { kind: "saveRequested"; requestId: string; jobId: string }
   /** What the platform that runs the agents, such as Kubernetes, says of a node. */
   | { kind: "nodeFate"; nodeId: string; fate: NodeFate }
+  /** What fails together with a node as the platform knows it, instead of what its agent says; null: it knows nothing any more. */
+  | { kind: "nodeDomain"; nodeId: string; domain: string | null }
   /** A person vouches for a quarantined node. */
   | { kind: "quarantineLifted"; requestId: string; nodeId: string }
   /** A person wants a node to give its ranks up, and to get none. */

@@ -99,7 +99,7 @@ function nodeFrom(turn: Turn, from: Session, hello: NodeHello): NodeState {
     releasing: false,
     leaving: null,
     fate: null,
-    failureDomain: hello.failureDomain,
+    failureDomain: turn.state.domains.get(hello.nodeId) ?? hello.failureDomain,
     machine: hello.machine,
     peerPort: hello.peerPort,
     metricsUrl: hello.metricsUrl,
@@ -108,6 +108,18 @@ function nodeFrom(turn: Turn, from: Session, hello: NodeHello): NodeState {
     rates: new Map(),
     devices: hello.devices,
   };
+}
+
+/** Counts from the next generation on: where a present one keeps its replicas stays as it is. */
+export function onDomain(turn: Turn, { nodeId, domain }: Event & { kind: "nodeDomain" }): void {
+  const { domains, nodes } = turn.state;
+  if (domain === null) {
+    domains.delete(nodeId); // what its agent says counts from its next hello on
+    return;
+  }
+  domains.set(nodeId, domain);
+  const node = nodes.get(nodeId);
+  if (node !== undefined) node.failureDomain = domain;
 }
 
 /** The living job whose newest generation has a place for the node. */

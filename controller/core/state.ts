@@ -38,6 +38,8 @@ export interface CoreState {
   nodes: Map<string, NodeState>;
   jobs: Map<string, JobState>;
   quarantine: Map<string, QuarantineRecord>;
+  /** Failure domains by node that the platform told; they count before what agents say. Soft: told again to a new leader. */
+  domains: Map<string, string>;
   /** What self-checks found, by node. Soft: agents repeat what they passed. */
   health: Map<string, NodeHealth>;
   /** The newest; null: none was asked for since this leader was elected. */
@@ -415,6 +417,7 @@ export function createState(config: CoreConfig): CoreState {
     nodes: new Map(),
     jobs: new Map(),
     quarantine: new Map(),
+    domains: new Map(),
     health: new Map(),
     diagnosis: null,
     fleet: null,

@@ -13,7 +13,7 @@ import { checkForming, prepareGeneration } from "./form.js";
 import { acceptJob, isOver, onEnded, passStop, reconsider, saveJob, stopJob, submitJob } from "./jobs.js";
 import { gainLeadership, lead, loseLeadership } from "./leadership.js";
 import { onLeaveTimer } from "./leave.js";
-import { onDisconnected } from "./nodes.js";
+import { onDisconnected, onDomain } from "./nodes.js";
 import { onRecoveryTimer } from "./recover.js";
 import { onFinishDue } from "./run.js";
 import { armChecks, onChecksTimer, vouch } from "./self_checks.js";
@@ -85,6 +85,9 @@ function handle(turn: Turn, event: Event): void {
       return;
     case "nodeFate":
       onFate(turn, event);
+      return;
+    case "nodeDomain":
+      onDomain(turn, event);
       return;
     case "quarantineLifted":
       liftQuarantine(turn, event.requestId, event.nodeId);

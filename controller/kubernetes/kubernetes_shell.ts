@@ -1,4 +1,5 @@
 import type { Clock } from "../store/clock.js";
+import { failureDomains } from "./failure_domains.js";
 import { Informer } from "./informer.js";
 import { type JobEvent, type KubeApi, KubeError, type Pod } from "./kube_api.js";
 import { goneFate, nodeIdOf, type PodFate, podFate } from "./pod_fate.js";
@@ -33,6 +34,8 @@ export interface KubernetesOptions {
   log: KubernetesLog;
   /** Taint and untaint machines, which needs rights on all nodes of the cluster. */
   taintNodes: boolean;
+  /** Label of machines whose value is the failure domain of what runs there, which needs the right to read nodes; null: none. */
+  domainLabel: string | null;
   /** The pod that this controller runs in, to be marked while it leads; null: none. */
   pod: string | null;
 }
@@ -50,6 +53,8 @@ export class KubernetesShell {
   readonly #submissions: Submissions;
   readonly #failures = new Map<string, { count: number; untilMs: number }>();
   readonly #told = new Set<string>();
+  /** Failure domains that were told since this controller leads. */
+  readonly #domains = new Map<string, string>();
   readonly #troubled = new Set<string>();
   #timer: (() => void) | null = null;
   #passing: Promise<void> | null = null;
@@ -77,7 +82,8 @@ export class KubernetesShell {
       resource: "pods",
       onGone: (pod) => this.#tell(pod, goneFate(pod)),
     });
-    this.#machines = options.taintNodes ? new Informer({ ...common("nodes"), resource: "nodes" }) : null;
+    const readsMachines = options.taintNodes || options.domainLabel !== null;
+    this.#machines = readsMachines ? new Informer({ ...common("nodes"), resource: "nodes" }) : null;
   }
 
   start(): void {
@@ -130,8 +136,10 @@ export class KubernetesShell {
     await this.#markPod();
     if (!this.#options.training.isReady()) {
       this.#led = false;
+      this.#domains.clear();
       return;
     }
+    this.#tellDomains();
     this.#tellFates();
     await this.#passJobs();
     await this.#passNodes();
@@ -226,6 +234,17 @@ export class KubernetesShell {
     this.#led = true;
   }
 
+  #tellDomains(): void {
+    const { training, domainLabel } = this.#options;
+    if (domainLabel === null || !this.#machines!.synced || !this.#pods.synced) return;
+    const domains = failureDomains(this.#pods.all(), this.#machines!.all(), domainLabel);
+    for (const [nodeId, domain] of domains)
+      if (this.#domains.get(nodeId) !== domain) training.tellDomain(nodeId, domain);
+    for (const nodeId of this.#domains.keys()) if (!domains.has(nodeId)) training.tellDomain(nodeId, null);
+    this.#domains.clear();
+    for (const [nodeId, domain] of domains) this.#domains.set(nodeId, domain);
+  }
+
   #tell(pod: Pod, { key, fate }: PodFate): void {
     const { training } = this.#options;
     if (this.#told.has(key) || !training.isReady()) return;
@@ -234,12 +253,12 @@ export class KubernetesShell {
   }
 
   async #passNodes(): Promise<void> {
-    const { training, wallMs } = this.#options;
-    if (this.#machines === null || !this.#machines.synced || !this.#pods.synced) return;
+    const { training, wallMs, taintNodes } = this.#options;
+    if (!taintNodes || !this.#machines!.synced || !this.#pods.synced) return;
     const actions = reconcileNodes({
       quarantines: training.quarantines(),
       pods: this.#pods.all(),
-      machines: this.#machines.all(),
+      machines: this.#machines!.all(),
       nowMs: wallMs(),
     });
     const keyed = actions.map((action) => ({ action, key: `node/${action.kind}/${targetOf(action)}` }));

@@ -68,6 +68,10 @@ export class ShellTraining implements TrainingPort {
     this.#shell.tell({ kind: "nodeFate", nodeId, fate });
   }
 
+  tellDomain(nodeId: string, domain: string | null): void {
+    this.#shell.tell({ kind: "nodeDomain", nodeId, domain });
+  }
+
   async #audited<T>(action: string, target: string, act: () => Promise<T>): Promise<T> {
     const entry = (outcome: string) => ({
       ...{ who: "kubernetes", via: "kubernetes", address: "", action, target },

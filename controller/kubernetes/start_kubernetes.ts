@@ -11,18 +11,20 @@ export interface KubernetesSettings {
   namespace: string;
   /** Taint the machines of quarantined nodes. */
   taintNodes: boolean;
+  /** Label of machines whose value is the failure domain of what runs there; null: agents say it. */
+  domainLabel: string | null;
   /** The pod that this runs in, to be marked while it leads; null: none. */
   pod: string | null;
 }
 
 /** Starts the Kubernetes side of a controller. Throws ARGUMENT_INVALID where no cluster is known. */
 export function startKubernetes(
-  { namespace, taintNodes, pod }: KubernetesSettings,
+  { namespace, taintNodes, domainLabel, pod }: KubernetesSettings,
   { shell, api, log }: { shell: ControllerShell; api: ShellApi; log: Logger },
 ): KubernetesShell {
   const config = readKubeConfig();
   log.info(
-    { namespace, server: config.getCurrentCluster()?.server, taintNodes },
+    { namespace, server: config.getCurrentCluster()?.server, taintNodes, domainLabel },
     "serves TrainingJobs of Kubernetes",
   );
   const kubernetes = new KubernetesShell({
@@ -32,6 +34,7 @@ export function startKubernetes(
     wallMs: Date.now,
     log: log.child({ part: "kubernetes" }),
     taintNodes,
+    domainLabel,
     pod,
   });
   kubernetes.start();

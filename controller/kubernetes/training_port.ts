@@ -17,6 +17,8 @@ export interface TrainingPort {
   /** Lifts a quarantine. Throws GokuErrors. */
   release(nodeId: string): Promise<void>;
   tellFate(nodeId: string, fate: NodeFate): void;
+  /** What fails together with a node; null: nothing is known of it any more. */
+  tellDomain(nodeId: string, domain: string | null): void;
 }
 
 export interface TrainedJob {

@@ -378,7 +378,7 @@ export class ControllerShell {
   }
 
   /** News that nobody waits for an answer to; dropped where this controller does not lead. */
-  tell(event: Event & { kind: "nodeFate" }): void {
+  tell(event: Event & { kind: "nodeFate" | "nodeDomain" }): void {
     if (this.#fence !== null) this.#submit(event);
   }
 

@@ -23,9 +23,11 @@ import { fieldProblems, modelOf } from "../support/kube/unknown_fields.js";
 
 const ROOT = "deploy/kubernetes";
 const CERT_MANAGER = "base with components/cert-manager";
+const DOMAINS = "base with components/failure-domains";
 const FOLDERS = [
   "base",
   CERT_MANAGER,
+  DOMAINS,
   "overlays/cpu-demo",
   "overlays/gpu",
   "overlays/jobset",
@@ -370,6 +372,16 @@ test("agents and controllers get to object storage: credentials of one optional 
       if (isOurs || component === "etcd")
         assert.equal(template.spec.serviceAccountName, `goku-${component}`, folder);
     }
+});
+
+test("components/failure-domains names a label, and may read machines and no more", { skip }, () => {
+  const role = manifests(DOMAINS).find(({ kind, metadata }) => {
+    return kind === "ClusterRole" && metadata.name === "goku-failure-domains";
+  })!;
+  assert.deepEqual(role.rules, [{ apiGroups: [""], resources: ["nodes"], verbs: ["get", "list", "watch"] }]);
+  const controller = pods(DOMAINS).find(({ owner }) => owner.metadata.name === "goku-controller")!;
+  const { args } = controller.template.spec.containers[0]!;
+  assert.ok(args!.includes("--kubernetes-failure-domain-label=topology.kubernetes.io/zone"));
 });
 
 test("the overlay of docs/kubernetes.md, Storage, is one: its port, its role and its class arrive", {

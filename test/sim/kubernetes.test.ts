@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { isDeepStrictEqual } from "node:util";
 import type { TrainingJob } from "../../controller/kubernetes/training_job.js";
 import { FINALIZER, isOver } from "../../controller/kubernetes/training_job.js";
 import { NO_FAULTS } from "../support/kube/sim_kube.js";
@@ -122,6 +123,34 @@ test("a run twice is the same run: a seed decides everything", async () => {
   const first = await trace();
   assert.ok(first.length > 10);
   assert.deepEqual(await trace(), first);
+});
+
+test("failure domains: the label of the machine that a pod is on, as it changes, and once more to a new leader", async () => {
+  const world = new SimWorld({ seed: 1, machines: 3, pods: 3 });
+  const label = (machine: string, labels: Record<string, string>) =>
+    world.kube.change("nodes", machine, (node) => {
+      node.metadata.labels = labels;
+    });
+  const zone = (name: string) => ({ "topology.kubernetes.io/zone": name });
+  const pods = world.kube.allOf("pods");
+  const home = pods[0]!.spec.nodeName!;
+  const here = pods.filter(({ spec }) => spec.nodeName === home).map(({ metadata }) => metadata.name);
+  const told = () => Object.fromEntries(world.training.domains);
+  const all = (domain: string | null) => Object.fromEntries(here.map((name) => [name, domain]));
+  const isTold = (domain: string | null) => () => isDeepStrictEqual(told(), all(domain));
+  label(home, zone("a"));
+  world.start();
+  await world.until("the zone of those pods is told, and no other", isTold("a"));
+  label(home, zone("b"));
+  await world.until("another label is told", isTold("b"));
+  world.training.ready = false;
+  await world.pass(5_000);
+  world.training.domains.clear();
+  world.training.ready = true;
+  await world.until("a new leader hears it", isTold("b"));
+  label(home, {});
+  await world.until("no label, no domain", isTold(null));
+  await world.stop();
 });
 
 test("an outage of the API server: training goes on, and what it missed is told after it", async () => {

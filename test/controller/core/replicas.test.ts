@@ -102,6 +102,36 @@ test("how a job is protected is told when a generation is formed, a warning wher
   assert.deepEqual(told(), ["info: replicas: 4 ranks keep a copy in another failure domain"]);
 });
 
+test("a failure domain that the platform tells counts before the agent's, before and after its hello, from the next generation on", () => {
+  const core = new CoreHarness();
+  core.lead();
+  const nodes = ["n0", "n1", "n2", "n3"];
+  const hello = (nodeId: string) =>
+    core.hello(nodeId, { host: nodeId, peerPort: 7_000, failureDomain: `machine-${nodeId}` });
+  const tell = (nodeId: string, domain: string | null) => core.feed({ kind: "nodeDomain", nodeId, domain });
+  tell("n0", "zone-a");
+  for (const nodeId of nodes) hello(nodeId);
+  tell("n1", "zone-a");
+  for (const nodeId of ["n2", "n3"]) tell(nodeId, "zone-b");
+  core.submit(jobOf({ layout: { dp_replicate: 1, dp_shard: 8, sp: 1 } }));
+  const zone = (nodeId: string) => core.state.nodes.get(nodeId)!.failureDomain;
+  const pairs = () => {
+    const { keepers, rankNodes } = { ...core.job.generation!, ...core.job.generation!.keepers! };
+    return rankNodes.map((nodeId, rank) => [nodeId, keepers[rank]!] as const);
+  };
+  for (const [from, to] of pairs()) assert.notEqual(zone(from), zone(to), `${from} keeps at ${to}`);
+  core.form();
+  // One zone for all: told in the middle of a generation, it changes nothing there.
+  const before = pairs();
+  for (const nodeId of nodes) tell(nodeId, "zone-a");
+  assert.deepEqual(pairs(), before);
+  hello("n3");
+  assert.equal(zone("n3"), "zone-a");
+  tell("n3", null);
+  hello("n3");
+  assert.equal(zone("n3"), "machine-n3");
+});
+
 test("a new leader says how a job is protected once it has heard of all members", () => {
   const first = preparing();
   first.form();

@@ -123,7 +123,8 @@ test("the whole way over HTTP, with the rights of the manifests and no others", 
   const evicted: string[] = [];
   sim.onEvict = (name) => evicted.push(name);
   const shell = new KubernetesShell({
-    ...{ api, training, clock: systemClock, wallMs: Date.now, taintNodes: true, pod: "goku-controller-0" },
+    ...{ api, training, clock: systemClock, wallMs: Date.now },
+    ...{ taintNodes: true, domainLabel: null, pod: "goku-controller-0" },
     log: { info: () => {}, warn: () => {} },
   });
   shell.start();
@@ -175,7 +176,15 @@ test("an account without a right says so, and the rest goes on", async (t) => {
   const training = new SimTraining(Date.now);
   const warnings: string[] = [];
   const shell = new KubernetesShell({
-    ...{ api, training, clock: systemClock, wallMs: Date.now, taintNodes: false, pod: null },
+    ...{
+      api,
+      training,
+      clock: systemClock,
+      wallMs: Date.now,
+      taintNodes: false,
+      domainLabel: null,
+      pod: null,
+    },
     log: { info: () => {}, warn: (_fields, text) => void warnings.push(text) },
   });
   shell.start();
@@ -206,7 +215,7 @@ test("a controller that ends waits for no API server that is silent", async (t) 
   const warnings: string[] = [];
   const shell = new KubernetesShell({
     ...{ api, training, clock: systemClock, wallMs: Date.now },
-    ...{ taintNodes: true, pod: "goku-controller-0" },
+    ...{ taintNodes: true, domainLabel: null, pod: "goku-controller-0" },
     log: { info: () => {}, warn: (_fields, text) => void warnings.push(text) },
   });
   shell.start();

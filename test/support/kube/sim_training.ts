@@ -21,6 +21,7 @@ export class SimTraining implements TrainingPort {
   readonly runs = new Map<string, Run>();
   readonly quarantined = new Map<string, Quarantine>();
   readonly fates: { nodeId: string; fate: NodeFate; atMs: number }[] = [];
+  readonly domains = new Map<string, string | null>();
   readonly released: string[] = [];
   /** Nobody leads for the time being. */
   ready = true;
@@ -82,6 +83,10 @@ export class SimTraining implements TrainingPort {
 
   tellFate(nodeId: string, fate: NodeFate): void {
     this.fates.push({ nodeId, fate, atMs: this.nowMs() });
+  }
+
+  tellDomain(nodeId: string, domain: string | null): void {
+    this.domains.set(nodeId, domain);
   }
 
   /** A step of every job, or of its last save. */

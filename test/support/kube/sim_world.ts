@@ -53,6 +53,7 @@ export class SimWorld {
       wallMs: this.nowMs,
       log: { info: () => {}, warn: (_fields, text) => void this.warnings.push(text) },
       taintNodes: true,
+      domainLabel: "topology.kubernetes.io/zone",
       pod: "c-0",
     });
     this.#shell.start();
