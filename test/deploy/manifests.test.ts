@@ -250,6 +250,26 @@ test("agents are found by the controller: their label, their container, their no
   assert.equal(nodeIdOf({ metadata, spec: { containers: [] } }), "x");
 });
 
+test("a pod of an agent is Ready once its agent has joined, under the name that the agent has", {
+  skip,
+}, () => {
+  for (const folder of FOLDERS) {
+    const agent = pods(folder)
+      .flatMap(({ template }) => template.spec.containers)
+      .find(({ name }) => name === AGENT_CONTAINER)! as Container & {
+      readinessProbe: { exec: { command: string[] } };
+    };
+    const option = (name: string) =>
+      agent.args!.find((word) => word.startsWith(`--${name}=`))!.slice(name.length + 3);
+    const node = option("node").replaceAll(/\$\((\w+)\)/g, "$$$1");
+    assert.deepEqual(agent.readinessProbe.exec.command, [
+      ...["sh", "-c", `test -e ${option("state-dir")}/"${node}"/joined`],
+    ]);
+    const set = manifests(folder).find((one) => named(one) === "StatefulSet goku-worker");
+    if (folder !== "overlays/jobset") assert.equal(set!.spec!.minReadySeconds, 15, folder);
+  }
+});
+
 test("overlays/gpu asks for GPUs, as many as ranks, memory for /dev/shm within the pod's, and one machine a pod", {
   skip,
 }, () => {

@@ -17,6 +17,7 @@ import { ControllerLink } from "./controller_link.js";
 import { countAgents } from "./count_agents.js";
 import { Departure } from "./departure.js";
 import { type Fence, type FencedCommand, judgeCommand } from "./fence.js";
+import { JoinedFile } from "./joined_file.js";
 import { KeptReplicas } from "./kept_replicas.js";
 import { LogForwarder } from "./log_forwarder.js";
 import { MetricsServer } from "./metrics_server.js";
@@ -98,6 +99,7 @@ export class Agent {
   private readonly checker: SelfChecker;
   private readonly watch: NodeWatch;
   private readonly runRecord: RunRecord;
+  private readonly joinedFile: JoinedFile;
   private readonly metrics: NodeMetrics;
   private readonly metricsServer: MetricsServer;
   private gpus: FoundDevices = { devices: [], why: "it has not been looked for" };
@@ -127,6 +129,7 @@ export class Agent {
     this.folder = path.join(options.stateDir, options.node);
     mkdirSync(this.folder, { recursive: true, mode: 0o700 });
     this.record = readNodeRecord(this.path("node.json"));
+    this.joinedFile = new JoinedFile(this.path("joined"));
     this.records = new ProcessRecords(this.path("processes"));
     this.store = new SnapshotStore(this.path("snapshots"));
     this.logFile = new LogFile(options.logDir, `${options.node}.ranks.log`);
@@ -238,6 +241,7 @@ export class Agent {
     this.peers.close();
     this.metricsServer.close();
     this.link.close();
+    this.joinedFile.close();
     const overdue = new AbortController();
     const written = Promise.all([this.writer.abandon(), this.runRecord.close()]);
     await Promise.race([written, pause(ABANDON_MS, overdue.signal)]);
@@ -260,7 +264,9 @@ export class Agent {
         const sets = jobId === null ? [] : this.store.sets(jobId);
         const bytesOf = (replica: boolean) => heldBytes(sets.filter((set) => set.replica === replica));
         const memory = { ownBytes: bytesOf(false), replicaBytes: bytesOf(true) };
-        return { ...this.supervisor.look(), ...memory, linked: this.link.linked, gpus: this.watch.gpus };
+        const { certificateExpiryMs } = this.peers;
+        const own = { linked: this.link.linked, gpus: this.watch.gpus, certificateExpiryMs };
+        return { ...this.supervisor.look(), ...memory, ...own };
       },
     });
   }
@@ -434,6 +440,7 @@ export class Agent {
     }
     this.log.info({ controller: address, term: Number(term) }, "controller found");
     this.downCauses.clear();
+    this.joinedFile.joined();
     for (const report of this.outbox.repeat(performance.now(), term > this.termWelcomed))
       this.link.send(report);
     this.termWelcomed = term;
@@ -447,6 +454,7 @@ export class Agent {
   private down(reason: string): void {
     if (this.heartbeat) clearInterval(this.heartbeat);
     this.heartbeat = null;
+    this.joinedFile.lost();
     const cause = reason.replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, "");
     const isNew = !this.downCauses.has(cause) && this.downCauses.size < DOWN_CAUSES_MAX;
     if (isNew) this.downCauses.add(cause);

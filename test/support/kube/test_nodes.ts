@@ -121,6 +121,7 @@ export function asOf120(manifest: Manifest): Manifest {
   if (older.kind === "StatefulSet") {
     const { updateStrategy } = older.spec as { updateStrategy?: { rollingUpdate?: object } };
     delete updateStrategy?.rollingUpdate; // maxUnavailable: 1.24
+    delete older.spec!.minReadySeconds; // 1.22
   }
   return older;
 }

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
@@ -55,6 +55,7 @@ test("an agent whose token is refused says why, once, and joins when its file ho
     },
     log,
   );
+  const joined = path.join(memory, "late/joined");
   const access = { ...NO_ACCESS, tokenFile: file("alice", person.token) };
   const client = new ControllerClient(controller.grpc, access);
   try {
@@ -67,11 +68,13 @@ test("an agent whose token is refused says why, once, and joins when its file ho
       await new Promise((resolve) => setTimeout(resolve, 10));
     assert.ok((await events()).some(({ audit }) => audit?.outcome === "PERMISSION_DENIED"));
     assert.deepEqual((await client.call("listNodes", {})).nodes, []);
+    assert.ok(!existsSync(joined), "refused: not Ready for a kubelet");
     file("token", agentToken.token);
     for (let isIn = false; !isIn; ) {
       isIn = (await client.call("listNodes", {})).nodes.some(({ nodeId }) => nodeId === "late");
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
+    assert.ok(existsSync(joined), "joined: Ready");
     const warnings = said.filter(({ level, reason }) => level >= 40 && reason !== undefined);
     assert.equal(warnings.length, 1, JSON.stringify(warnings));
     assert.match(
@@ -85,4 +88,5 @@ test("an agent whose token is refused says why, once, and joins when its file ho
     await agent.close("the end of the test");
     await controller.close();
   }
+  assert.ok(!existsSync(joined));
 });
