@@ -70,7 +70,11 @@ test("a run is shown as it goes: progress, curves, ranks, checkpoints, events wi
     .getByRole("region", { name: "Events", exact: true })
     .getByText(/generation 1 trains/)
     .waitFor();
-  await page.getByRole("region", { name: "Checkpoints", exact: true }).getByText("whole").first().waitFor();
+  await page
+    .getByRole("region", { name: "Checkpoints", exact: true })
+    .getByText("committed", { exact: true })
+    .first()
+    .waitFor();
   await page.getByText("No incident so far").waitFor();
   assert.deepEqual(await auditPage(page), []);
 });

@@ -4,7 +4,7 @@ import type { Story } from "../story.js";
 import { useNow } from "../use_known.js";
 import { ScrollBox } from "./scroll_box.js";
 
-/** Every durable state: what it weighs, how old it is, and whether it may be restored from. */
+/** Every durable state: what it weighs, how old it is, and whether it may be restored from; not whether its bytes are still good. */
 export function Checkpoints({ story: { checkpoints } }: { story: Story }) {
   const now = useNow();
   return (
@@ -40,8 +40,8 @@ export function Checkpoints({ story: { checkpoints } }: { story: Story }) {
       )}
       {checkpoints.length > 0 && (
         <p class="muted">
-          Whole: all digests were committed with it. To read every byte again:{" "}
-          <code>gokuctl ckpt verify</code>
+          Committed: every file was there, with its size and digests. Nothing has read it since; what storage
+          lost is found by <code>gokuctl ckpt verify</code>
         </p>
       )}
     </section>
@@ -58,13 +58,7 @@ function CheckpointRow({ checkpoint, now }: { checkpoint: Checkpoint; now: numbe
       <td class="number">{bytes(checkpoint.bytes)}</td>
       <td class="number">{duration(seconds)}</td>
       <td>{ago(committed_at, now)}</td>
-      <td>
-        {unusable === null ? (
-          <span class="good-text">whole</span>
-        ) : (
-          <span class="bad-text">not used: {unusable}</span>
-        )}
-      </td>
+      <td>{unusable === null ? "committed" : <span class="bad-text">not used: {unusable}</span>}</td>
     </tr>
   );
 }
