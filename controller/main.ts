@@ -69,13 +69,14 @@ export async function runController(options: ControllerOptions): Promise<Running
   const version = productVersion();
   const log = pino({ base: { part: "controller" }, timestamp: pino.stdTimeFunctions.isoTime });
   const metrics = new Metrics();
-  const security = new ServerSecurity(options, log, (expiryMs) => metrics.certificate(expiryMs));
+  const security = new ServerSecurity(options, log, (expiryMs) => metrics.certificate("server", expiryMs));
   const {
     store,
     leaseMs,
     name,
     close: closeStore,
   } = await openStore(options.store, {
+    onCertificate: (expiryMs) => metrics.certificate("store", expiryMs),
     onReplaced: () => log.info("certificates and password of the store read again"),
     onFailed: (error) => log.error(`the old one stays in use: ${error.message}`),
   });

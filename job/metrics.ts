@@ -125,8 +125,8 @@ export const CONTROLLER_METRICS = {
   goku_tls_certificate_expiry_timestamp_seconds: {
     type: "gauge",
     unit: "timestamp",
-    labels: {},
-    help: "When the certificate that this controller shows expires; 0: it has none",
+    labels: { certificate: "server: shown to callers; store: shown to etcd" },
+    help: "When a certificate of this controller expires; no series: it has none",
   },
   goku_jobs: {
     type: "gauge",
@@ -216,7 +216,7 @@ export const CONTROLLER_METRICS = {
   goku_incidents_total: {
     type: "counter",
     unit: "count",
-    labels: { code: "error code" },
+    labels: { ...JOB, code: "error code" },
     help: "Faults that are over, by error code of what caused them",
   },
   goku_incidents_open: {
@@ -348,19 +348,19 @@ export const CONTROLLER_METRICS = {
   goku_replicas_failed_total: {
     type: "counter",
     unit: "count",
-    labels: {},
+    labels: JOB,
     help: "States that could not be copied to another node for seconds",
   },
   goku_checkpoints_committed_total: {
     type: "counter",
     unit: "count",
-    labels: {},
+    labels: JOB,
     help: "Durable checkpoints committed",
   },
   goku_checkpoints_failed_total: {
     type: "counter",
     unit: "count",
-    labels: {},
+    labels: JOB,
     help: "Durable saves that failed",
   },
   goku_previews_total: {
@@ -422,6 +422,12 @@ export const NODE_METRICS = {
     unit: "0 or 1",
     labels: {},
     help: "1: this agent has a controller; 0: it looks for one, and training goes on",
+  },
+  goku_node_certificate_expiry_timestamp_seconds: {
+    type: "gauge",
+    unit: "timestamp",
+    labels: {},
+    help: "When the certificate expires that this agent shows to other nodes, and to controllers; 0: it has none",
   },
   goku_node_snapshot_bytes: {
     type: "gauge",

@@ -63,3 +63,8 @@ export function read(what: string, file: string): Buffer {
     throw new GokuError("ARGUMENT_INVALID", `Cannot read ${what} ${file}: ${(error as Error).message}`);
   }
 }
+
+/** When the first certificate of a PEM text expires, in Unix milliseconds. */
+export function certificateExpiryMs(cert: Buffer): number {
+  return Date.parse(new X509Certificate(cert).validTo);
+}

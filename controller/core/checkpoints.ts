@@ -54,7 +54,8 @@ export function addCheckpoints(
   job.checkpoints.sort((x, y) => compareStates(x.state, y.state));
   job.checkpoints = retain(job);
   const added = job.checkpoints.filter((entry) => news.has(entry));
-  if (added.length > 0) observe(turn, "goku_checkpoints_committed_total", added.length);
+  const { name } = job.record.job;
+  if (added.length > 0) observe(turn, "goku_checkpoints_committed_total", added.length, { job: name });
   return added;
 }
 
@@ -77,7 +78,7 @@ export function onSaveFailed(
   job.saveAlarm = report.state;
   const kept = job.checkpoints.findLast((entry) => entry.unusable === null);
   const older = kept === undefined ? "nothing is durable yet" : `${kept.uri} stays the newest`;
-  observe(turn, "goku_checkpoints_failed_total", 1);
+  observe(turn, "goku_checkpoints_failed_total", 1, { job: job.record.job.name });
   log(turn, {
     level: "alarm",
     type: "alarm",

@@ -99,7 +99,7 @@ export function closeIncident(turn: Turn, job: JobState, outcome: "recovered" | 
   incident.outcome = outcome;
   incident.closedAtMs = turn.nowMs;
   job.incident = null;
-  observe(turn, "goku_incidents_total", 1, { code: incident.code });
+  observe(turn, "goku_incidents_total", 1, { job: job.record.job.name, code: incident.code });
   if (outcome === "recovered") {
     const seconds = (turn.nowMs - incident.openedAtMs) / 1000;
     observe(turn, "goku_recovery_seconds", seconds, { rung: rungOf(job) });

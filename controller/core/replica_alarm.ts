@@ -8,7 +8,7 @@ export function onReplicaFailed(turn: Turn, job: JobState, report: Report & { ki
   const { rank, state, keeperNodeId, error } = report;
   if (job.replicaAlarm !== null && sameState(job.replicaAlarm, state)) return;
   job.replicaAlarm = state;
-  observe(turn, "goku_replicas_failed_total", 1);
+  observe(turn, "goku_replicas_failed_total", 1, { job: job.record.job.name });
   const kept =
     job.replicated === null ? "nothing is replicated yet" : `${stateText(job.replicated)} stays the newest`;
   log(turn, {

@@ -6,6 +6,12 @@ import { CONTROLLER_METRICS, type ControllerMetric } from "../../job/metrics.js"
 import type { MetricName } from "../core/contract.js";
 import { ENDS } from "./show_state.js";
 
+/** Of each job from its first step on, from 0, so that the first is an increase. */
+const OF_SAVES = [
+  "goku_checkpoints_committed_total",
+  "goku_checkpoints_failed_total",
+  "goku_replicas_failed_total",
+] as const;
 const BAD_STEPS = ["data", "hardware", "untold", "unread", "loss_spike", "gradient_spike"];
 
 /** Sets what is kept elsewhere, for the scrape that has begun. */
@@ -41,8 +47,8 @@ export class Metrics {
     this.#set.tell(metric, value, labels);
   }
 
-  certificate(expiryMs: number): void {
-    this.#set.tell("goku_tls_certificate_expiry_timestamp_seconds", expiryMs / 1000);
+  certificate(certificate: "server" | "store", expiryMs: number): void {
+    this.#set.tell("goku_tls_certificate_expiry_timestamp_seconds", expiryMs / 1000, { certificate });
   }
 
   audited({ action, outcome }: AuditEntry): void {
@@ -79,6 +85,7 @@ export class Metrics {
     set.tell("goku_train_samples_total", step.videos, { job, kind: "video" });
     set.tell("goku_train_samples_unreadable_total", step.unreadable, own);
     // From 0 on, so that the first of a kind is an increase.
+    for (const name of OF_SAVES) set.tell(name, 0, own);
     for (const kind of BAD_STEPS) set.tell("goku_bad_steps_total", 0, { job, kind });
     for (const reason of LEFT_OUT_REASONS) set.tell("goku_steps_left_out_total", 0, { job, reason });
     set.tell("goku_train_pack_fill_ratio", step.packFill, own);

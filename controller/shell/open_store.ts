@@ -1,3 +1,4 @@
+import { certificateExpiryMs } from "../../security/tls_files.js";
 import { Watched } from "../../security/watched.js";
 import { EmbeddedStore } from "../store/embedded.js";
 import type { EtcdPlace } from "../store/etcd_settings.js";
@@ -26,11 +27,16 @@ const LEASE_MS = { embedded: 10_000, etcd: 2_000 } as const;
 /**
  * Opens the store, and follows the files of its certificates and password. Throws STORE_LOCKED, STORE_UNAVAILABLE, and
  * ARGUMENT_INVALID where a file is wrong.
- * @param told hears of files that were replaced, and of those that cannot be used, which leaves the old in use
+ * @param told hears of files that were replaced, of those that cannot be used, which leaves the old in use, and of when the
+ * certificate that is shown to etcd expires
  */
 export async function openStore(
   settings: StoreSettings,
-  told: { onReplaced: () => void; onFailed: (error: Error) => void },
+  told: {
+    onReplaced: () => void;
+    onFailed: (error: Error) => void;
+    onCertificate: (expiryMs: number) => void;
+  },
 ): Promise<OpenedStore> {
   const leaseMs = LEASE_MS[settings.kind];
   if (settings.kind === "embedded") {
@@ -47,11 +53,16 @@ export async function openStore(
   try {
     const look = () => secrets.look();
     const store = await EtcdStore.open({ endpoints, prefix, ...secrets.value }, look);
-    onChange = () => {
+    const use = () => {
+      const { tls } = secrets.value;
       store.use(secrets.value);
+      if (tls?.client) told.onCertificate(certificateExpiryMs(tls.client.cert));
+    };
+    onChange = () => {
+      use();
       told.onReplaced();
     };
-    store.use(secrets.value);
+    use();
     const close = () => {
       secrets.close();
       return store.close();

@@ -1,4 +1,3 @@
-import { X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import type { Server as TlsServer } from "node:tls";
 import { ServerCredentials } from "@grpc/grpc-js";
@@ -6,7 +5,12 @@ import type { Logger } from "pino";
 import { GokuError } from "../../job/errors.js";
 import { requireSafeListen } from "../../security/listen_rule.js";
 import { contextOf, TlsServerCredentials } from "../../security/server_credentials.js";
-import { readTlsFiles, type TlsFiles, type TlsMaterial } from "../../security/tls_files.js";
+import {
+  certificateExpiryMs,
+  readTlsFiles,
+  type TlsFiles,
+  type TlsMaterial,
+} from "../../security/tls_files.js";
 import { TokenTable } from "../../security/tokens.js";
 import { Watched } from "../../security/watched.js";
 
@@ -52,11 +56,11 @@ export class ServerSecurity {
         onFailed,
         onChange: (material) => {
           for (const replace of this.#servers) replace(material);
-          onCertificate(expiryMsOf(material));
+          onCertificate(certificateExpiryMs(material.cert));
           log.info({ cert: tls.cert }, "certificate replaced");
         },
       });
-    if (this.tls !== null) onCertificate(expiryMsOf(this.tls));
+    if (this.tls !== null) onCertificate(certificateExpiryMs(this.tls.cert));
     this.#tokens =
       tokensFile === null
         ? null
@@ -106,10 +110,6 @@ export class ServerSecurity {
     this.#tls?.close();
     this.#tokens?.close();
   }
-}
-
-function expiryMsOf({ cert }: TlsMaterial): number {
-  return Date.parse(new X509Certificate(cert).validTo);
 }
 
 function readTokens(file: string): TokenTable {

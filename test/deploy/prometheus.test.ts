@@ -100,3 +100,20 @@ test("alerts say what to do, by commands and pages that there are", async () => 
       assert.ok(readFileSync(path.join(SHIPPED, "../..", page)).length > 0, `${alert}: ${page}`);
   }
 });
+
+test("docs/operations.md says of every alert what it means and what to do, and of no other", () => {
+  const page = readFileSync(path.join(SHIPPED, "../../docs/operations.md"), "utf8");
+  const chapter = page.split("\n## What each alert means\n")[1]!;
+  const parts = chapter.split(/^### /m).slice(1);
+  const told = parts.flatMap((part) => {
+    const [heading, ...text] = part.split("\n");
+    assert.ok(text.join(" ").length > 40, `${heading}: nothing is said`);
+    return heading!.split(", ");
+  });
+  assert.deepEqual(
+    told.sort(),
+    rulesOf("alerts.yml")
+      .flatMap(({ alert }) => alert ?? [])
+      .sort(),
+  );
+});

@@ -18,6 +18,7 @@ const IDLE = new Set([
   "goku_stragglers_total",
   "goku_rank_peak_flops",
   "goku_signals_total",
+  "goku_tls_certificate_expiry_timestamp_seconds",
   "goku_node_hardware_errors_total",
   // Of GPUs that NVML tells of: test/worker/agent/node_metrics.test.ts shows all of them.
   ...Object.keys(NODE_METRICS).filter((name) => name.startsWith("goku_gpu_")),

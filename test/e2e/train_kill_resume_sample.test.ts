@@ -205,6 +205,6 @@ test("logs, jobs, status and metrics tell of what ran", async () => {
   assert.deepEqual([...new Set(jobs.map((job: { name: string }) => job.name))].sort(), ["hurt", "whole"]);
   assert.equal((await json(["status", "whole"])).phase, "COMPLETED");
   const metrics = await (await fetch(`${cluster.rest}/metrics`)).text();
-  assert.match(metrics, /^goku_incidents_total\{code="RANK_DIED"\} 1$/m);
+  assert.match(metrics, /^goku_incidents_total\{job="[a-z-]+",code="RANK_DIED"\} 1$/m);
   assert.match(metrics, new RegExp(`^goku_train_step\\{job="whole"\\} ${STEPS}$`, "m"));
 });

@@ -22,6 +22,8 @@ export interface NodeLook {
   ranks: { page: RankProgress; waitUs: PageContent["waitUs"] | null }[];
   /** There is a controller. */
   linked: boolean;
+  /** Unix time; null: it has no certificate. */
+  certificateExpiryMs: number | null;
   /** Whole states in shared memory. */
   ownBytes: number;
   replicaBytes: number;
@@ -83,8 +85,10 @@ export class NodeMetrics {
     this.set.tell("goku_node_hardware_errors_total", by, { counter });
   }
 
-  private show({ job, ranks, linked, ownBytes, replicaBytes, gpus }: NodeLook): void {
+  private show(look: NodeLook): void {
     const { set } = this;
+    const { job, ranks, linked, ownBytes, replicaBytes, gpus } = look;
+    set.tell("goku_node_certificate_expiry_timestamp_seconds", (look.certificateExpiryMs ?? 0) / 1000);
     set.tell("goku_node_ranks", ranks.length);
     set.tell("goku_node_controller_connected", linked ? 1 : 0);
     set.tell("goku_node_snapshot_bytes", ownBytes, { kind: "own" });

@@ -12,7 +12,7 @@ import {
 import { ERRORS, GokuError, toGokuError } from "../../job/errors.js";
 import { joinAddress } from "../../security/loopback.js";
 import { TlsServerCredentials } from "../../security/server_credentials.js";
-import { readTlsFiles, type TlsMaterial } from "../../security/tls_files.js";
+import { certificateExpiryMs, readTlsFiles, type TlsMaterial } from "../../security/tls_files.js";
 import { bearerToken, sameSecret } from "../../security/tokens.js";
 import { Watched } from "../../security/watched.js";
 import { isAgent, PEER_CHANNEL, type PeerTls } from "../peer_channel.js";
@@ -77,6 +77,11 @@ export class PeerServer {
   close(): void {
     this.certificate?.close();
     this.server.forceShutdown();
+  }
+
+  /** Of the certificate in use; null: there is none. */
+  get certificateExpiryMs(): number | null {
+    return this.certificate && certificateExpiryMs(this.certificate.value.cert);
   }
 
   private credentials(): grpc.ServerCredentials {

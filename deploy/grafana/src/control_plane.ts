@@ -29,8 +29,13 @@ const leadership = [
   }),
   number({
     title: "Certificate expires in",
-    about: "The first of the controllers' certificates to do so",
-    queries: [[`min(goku_tls_certificate_expiry_timestamp_seconds{${CLUSTER}} > 0) - time()`, "certificate"]],
+    about: "The first of the certificates of controllers and agents to do so",
+    queries: [
+      [
+        `min(goku_tls_certificate_expiry_timestamp_seconds{${CLUSTER}} or goku_node_certificate_expiry_timestamp_seconds{${CLUSTER}} > 0) - time()`,
+        "certificate",
+      ],
+    ],
     unit: "s",
     noValue: "no certificate",
     limits: [14 * 86400, 7 * 86400],

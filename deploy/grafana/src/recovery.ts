@@ -172,9 +172,9 @@ const failures = [
     title: "Failures",
     about: "Since the leader began: checkpoints that failed, states that could not be copied for seconds",
     queries: [
-      [`max(goku_checkpoints_failed_total{${CLUSTER}})`, "checkpoints failed"],
-      [`max(goku_replicas_failed_total{${CLUSTER}})`, "replicas failed"],
-      [`max(goku_checkpoints_committed_total{${CLUSTER}})`, "checkpoints committed"],
+      [`max by (job) (goku_checkpoints_failed_total{${JOB}})`, "{{job}}: checkpoints failed"],
+      [`max by (job) (goku_replicas_failed_total{${JOB}})`, "{{job}}: replicas failed"],
+      [`max by (job) (goku_checkpoints_committed_total{${JOB}})`, "{{job}}: checkpoints committed"],
     ],
     decimals: 0,
   }),

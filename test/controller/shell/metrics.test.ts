@@ -29,6 +29,7 @@ test("a completed step sets the gauges of its job and adds its parts to the sums
     'goku_train_wait_seconds_total{job="shapes",collective="vote"} 0.5',
     'goku_train_model_flops_total{job="shapes"} 12000000000',
     'goku_bad_steps_total{job="shapes",kind="hardware"} 0',
+    'goku_checkpoints_failed_total{job="shapes"} 0',
   ])
     assert.ok(text.includes(`\n${line}\n`), line);
 });
@@ -47,15 +48,16 @@ test("series of jobs that are forgotten go, of all metrics and with all labels; 
   metrics.step("old", step);
   metrics.step("new", step);
   metrics.observe("goku_steps_completed_total", 1, { job: "old" });
-  metrics.observe("goku_incidents_total", 1, { code: "RANK_DIED" });
+  metrics.observe("goku_incidents_total", 1, { job: "old", code: "RANK_DIED" });
+  metrics.observe("goku_detections_total", 1, { source: "rank" });
   const count = async (job: string) =>
     (await metrics.render()).match(new RegExp(`job="${job}"`, "g"))?.length ?? 0;
   const before = await count("new");
-  assert.ok(before > 40 && (await count("old")) === before + 1);
+  assert.ok(before > 40 && (await count("old")) === before + 2);
   await metrics.keepJobs(new Set(["new"]));
   assert.equal(await count("old"), 0);
   assert.equal(await count("new"), before);
-  assert.match(await metrics.render(), /^goku_incidents_total{code="RANK_DIED"} 1$/m);
+  assert.match(await metrics.render(), /^goku_detections_total{source="rank"} 1$/m);
 });
 
 test("what is kept elsewhere is read anew for every scrape, and what is gone there is gone here", async () => {

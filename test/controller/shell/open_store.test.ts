@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { copyFileSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { X509Certificate } from "node:crypto";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
@@ -22,12 +23,14 @@ function scratch(t: TestContext): string {
 
 async function open(t: TestContext, settings: StoreSettings) {
   const told: string[] = [];
+  const expiries: number[] = [];
   const opened = await openStore(settings, {
     onReplaced: () => told.push("replaced"),
     onFailed: (error) => told.push(error.message),
+    onCertificate: (expiryMs) => expiries.push(expiryMs),
   });
   t.after(() => opened.close());
-  return { opened, told };
+  return { opened, told, expiries };
 }
 
 /** A busy machine may be late; whatever else keeps a write from being applied is not taken. */
@@ -109,12 +112,14 @@ test(
       t.mock.timers.tick(LOOK_MS);
     };
     for (const kind of ["cert", "key"] as const) install(kind, first!);
-    const { opened, told } = await open(t, {
+    const { opened, told, expiries } = await open(t, {
       kind: "etcd",
       endpoints: servers.endpoints,
       prefix: "",
       files: { tls: { ca: own.ca.certFile, client }, login: null },
     });
+    const ends = (of: typeof other) => Date.parse(new X509Certificate(readFileSync(of.certFile)).validTo);
+    assert.deepEqual(expiries, [ends(first!)]);
     await works(opened);
     install("cert", other);
     t.mock.timers.tick(LOOK_MS);
@@ -128,6 +133,7 @@ test(
     installPair(second!);
     await works(opened);
     assert.deepEqual(told.slice(1), ["replaced", "replaced"]);
+    assert.deepEqual(expiries, [first!, other, second!].map(ends));
   },
 );
 
@@ -139,7 +145,7 @@ test("openStore(): a file that is wrong from the start is named", async (t) => {
   };
   const own = new Certificates(folder);
   const place = { kind: "etcd", endpoints: ["127.0.0.1:1"], prefix: "" } as const;
-  const told = { onReplaced: assert.fail, onFailed: assert.fail };
+  const told = { onReplaced: assert.fail, onFailed: assert.fail, onCertificate: () => assert.fail() };
   for (const [files, message] of [
     [{ tls: { ca: path.join(folder, "none"), client: null }, login: null }, /CA certificate .*none: ENOENT/],
     [

@@ -27,7 +27,10 @@ function rank(number: number, generation = 3n): NodeLook["ranks"][number] {
   return { page, waitUs };
 }
 
-const empty: NodeLook = { job: "", ranks: [], linked: false, ownBytes: 0, replicaBytes: 0, gpus: [] };
+const empty: NodeLook = {
+  ...{ job: "", ranks: [], linked: false, certificateExpiryMs: null },
+  ...{ ownBytes: 0, replicaBytes: 0, gpus: [] },
+};
 
 async function shown(metrics: NodeMetrics): Promise<string[]> {
   const all = readExposition(await metrics.render());
@@ -44,6 +47,7 @@ test("NodeMetrics shows what the pages of its ranks say, in base units", async (
     job: "shapes",
     ranks: [rank(4), rank(5)],
     linked: true,
+    certificateExpiryMs: 1_790_000_000_000,
     ownBytes: 300,
     replicaBytes: 100,
   };
@@ -53,6 +57,7 @@ test("NodeMetrics shows what the pages of its ranks say, in base units", async (
     "goku_node_slots{} 2",
     "goku_node_ranks{} 2",
     "goku_node_controller_connected{} 1",
+    "goku_node_certificate_expiry_timestamp_seconds{} 1790000000",
     'goku_node_snapshot_bytes{"kind":"own"} 300',
     'goku_node_snapshot_bytes{"kind":"replica"} 100',
     `goku_rank_step{${own}} 110`,

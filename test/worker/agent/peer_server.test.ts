@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { X509Certificate } from "node:crypto";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
@@ -81,6 +82,17 @@ test("PeerServer with a certificate: caller and server must each be an agent of 
   const nameless = grpc.credentials.createSsl(null, null, null, { rejectUnauthorized: false });
   assert.match(await ask(port, [nameless, PEER_CHANNEL]), /UNAVAILABLE/);
   assert.match(await ask(port, as(null)), /UNAVAILABLE/);
+});
+
+test("PeerServer says when the certificate expires that it shows, and nothing where it has none", async (t) => {
+  const store = new SnapshotStore(mkdtempSync(path.join(scratch, "node-")));
+  for (const tls of [AGENT, null]) {
+    const server = peerServer(store, new KeptReplicas(store), { tls });
+    t.after(() => server.close());
+    await server.start("127.0.0.1");
+    const ends = tls && Date.parse(new X509Certificate(readFileSync(tls.cert)).validTo);
+    assert.equal(server.certificateExpiryMs, ends);
+  }
 });
 
 test("a caller sends its secret to no server but an agent of its CA", async (t) => {
