@@ -15,6 +15,7 @@ const BENCHES = [
   ["checkpoint", "Snapshots, durable saves and loads of 1 GiB of state"],
   ["recovery", "From SIGKILL to the next completed step"],
   ["page", "The web page with 12,288 ranks"],
+  ["page_kill", "From SIGKILL of a rank until the web page names it"],
   ["previews", "A training step while a preview is drawn beside it"],
   ["controller_scale", "One controller with 12,288 ranks on 1,536 simulated agents"],
 ] as const;

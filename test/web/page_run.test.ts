@@ -90,18 +90,16 @@ test("a rank: its node, what it does now, and its time", { skip }, async () => {
   await panel.waitFor({ state: "hidden" });
 });
 
-test("a rank is killed: the page shows at once which, then what was decided, and that it trains again", {
+test("a rank is killed: the page shows which (how soon is bench/page_kill.ts's to judge), then what was decided, and that it trains again", {
   skip,
-}, async (t) => {
+}, async () => {
   const victim = (await cluster.pidsOn(await cluster.nodeOf(3))).at(-1)!;
   const before = await stepShown();
-  const killedMs = performance.now();
   process.kill(victim, "SIGKILL");
   await why()
     .getByText(/rank 3 on node-\w ended by SIGKILL/)
     .first()
     .waitFor();
-  t.diagnostic(`shown ${Math.round(performance.now() - killedMs)} ms after the kill`);
   await why().getByText("recovered", { exact: true }).waitFor();
   await why()
     .getByText(/restore from memory/)
