@@ -173,7 +173,8 @@ inline int64_t snapshot(const std::vector<Tensor>& from, const std::vector<Tenso
 }
 
 inline void snapshotChecksums(std::span<const uint32_t> room, size_t wanted) {
-  GOKU_CHECK(room.empty() || room.size() == wanted, "snapshotWait: room for ", room.size(), " checksums, want ", wanted);
+  GOKU_CHECK(room.empty() || room.size() == wanted, "snapshotWait: room for ", room.size(),
+             " checksums, want ", wanted);
 }
 
 /// Queries and keys of packed samples.

@@ -17,8 +17,8 @@ class Snapshot {
   virtual ~Snapshot() = default;
   /// What is launched from here on may write the tensors that are copied; the host goes on at once.
   virtual void fence() = 0;
-  /// Waits for the copies; checksums (empty: not wanted) (=) CRC-32 of each MiB of each tensor, one tensor after
-  /// another.
+  /// Waits for the copies; checksums (empty: not wanted) (=) CRC-32 of each MiB of each tensor, one tensor
+  /// after another.
   virtual void wait(std::span<uint32_t> checksums) = 0;
 };
 
