@@ -8,6 +8,7 @@ import { LocalCluster } from "../cli/local_cluster.js";
 import type { WatchEventsResponse } from "../gen/goku/v1/controller.pb.js";
 import { loadJob } from "../job/load_job.js";
 import { median } from "../job/median.js";
+import { ETCD_SKIP, EtcdServers } from "../test/support/etcd_servers.js";
 import { writeShapes } from "../worker/data/shapes/write_shapes.js";
 import { judge } from "./figures.js";
 import { TorchrunPeer } from "./torchrun_peer.js";
@@ -22,6 +23,8 @@ interface Figures {
   agent: number[];
   /** Of a node that does not come back, while a spare waits. */
   spare: number[];
+  /** Seconds from SIGKILL of the leading controller until a standby answers, with its agents. */
+  controller: number[];
   /** Seconds from SIGSTOP of a rank until it is named; and how long that may take at that pace. */
   hang: number[];
   hangLimit: number[];
@@ -194,6 +197,43 @@ function measureSpare(round: number, figures: Figures): Promise<void> {
   });
 }
 
+/** The leading controller is killed while another one stands by: until that one answers as the leader. */
+function measureFailover(figures: Figures): Promise<void> {
+  return inFolder(async (folder) => {
+    const etcd = await EtcdServers.start();
+    const store = `etcd://${etcd.endpoints.join(",")}/recovery`;
+    const cluster = await LocalCluster.start({
+      nodes: 1,
+      slotsPerNode: 1,
+      folder,
+      store,
+      standbys: 1,
+      restart: false,
+    });
+    const standby = new ControllerClient(cluster.addressOf(1).grpc);
+    try {
+      await answers(standby); // by the leader, to which it is sent
+      const begun = performance.now();
+      process.kill(cluster.pid("controller"), "SIGKILL");
+      await answers(standby);
+      take(figures, "controller", (performance.now() - begun) / 1_000);
+    } finally {
+      standby.close();
+      await cluster.stop();
+      await etcd.stop();
+    }
+  });
+}
+
+async function answers(client: ControllerClient): Promise<void> {
+  const isAnswered = () =>
+    client.call("listNodes", {}).then(
+      ({ nodes }) => nodes.length > 0,
+      () => false,
+    );
+  while (!(await isAnswered())) await new Promise((resolve) => setTimeout(resolve, 20));
+}
+
 async function measureTorchrun(round: number, figures: Figures): Promise<void> {
   const peer = TorchrunPeer.start(RANKS);
   if (peer === null) return;
@@ -222,13 +262,22 @@ function report(
  */
 export async function main(): Promise<void> {
   const { values } = parseArgs({ options: { rounds: { type: "string", default: "5" } } });
-  const figures: Figures = { rank: [], agent: [], spare: [], hang: [], hangLimit: [], torchrun: [] };
+  const figures: Figures = {
+    rank: [],
+    agent: [],
+    spare: [],
+    controller: [],
+    hang: [],
+    hangLimit: [],
+    torchrun: [],
+  };
   for (let round = 0; round < Number(values.rounds); round++) {
     await measureReturns(round, figures);
     await measureTorchrun(round, figures);
     await measureSpare(round, figures);
+    if (ETCD_SKIP === false) await measureFailover(figures);
   }
-  const { rank, agent, spare, hang, hangLimit, torchrun } = figures;
+  const { rank, agent, spare, controller, hang, hangLimit, torchrun } = figures;
   const within = (limitSeconds: number, text = `limit ${limitSeconds} s`) => ({
     seconds: limitSeconds,
     text,
@@ -247,6 +296,8 @@ export async function main(): Promise<void> {
     spare,
     within(3, "limit 3 s, with the transfer"),
   );
+  const takenOver = "the leading controller is killed: a standby has its agents";
+  if (ETCD_SKIP === false) report(takenOver, controller, null);
   const named = median(hangLimit);
   report(
     "a rank hangs: until it is named",

@@ -187,6 +187,12 @@ export class CellRun {
     await this.cluster.lose(node);
   }
 
+  /** As lose(), and the network says nothing of it: no connection is closed, no packet is refused. */
+  async goesDark(node: string): Promise<void> {
+    this.network!.cutOff(node);
+    await this.lose(node);
+  }
+
   /** Ends a rank after a byte of the newest state in its slots was flipped. */
   async flipSlotAndKill(rank: number): Promise<void> {
     this.harmed.add(this.nodeOf(rank));

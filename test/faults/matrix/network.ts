@@ -55,6 +55,12 @@ export class Network {
     this.cutOneWay(other, one);
   }
 
+  /** From everybody. */
+  cutOff(member: string): void {
+    this.#router("rule", "add", "from", this.host(member), "blackhole");
+    this.#router("rule", "add", "to", this.host(member), "blackhole");
+  }
+
   /** All cuts end. */
   heal(): void {
     while (run("ip", ["-n", this.#routerName, "rule", "del", "blackhole"]) === null);

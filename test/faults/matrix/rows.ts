@@ -171,6 +171,17 @@ export const ROWS: readonly FaultRow[] = [
     }),
   }),
   row({
+    id: "node-dark",
+    title: "node without power: nobody hears of its end",
+    class: "node",
+    culprit: itsNode,
+    restart: false,
+    untoldMax: 5,
+    needs: "network",
+    overrides: [...HANGS, "recovery.node_grace_seconds=5"],
+    strikes: outside((run) => run.goesDark(run.nodeOf(RANK))),
+  }),
+  row({
     id: "node-pair",
     title: "node lost together with its replica partner",
     class: "node",
