@@ -174,8 +174,9 @@ function measureReturns(round: number, figures: Figures): Promise<void> {
       const hung = (round + 1) % RANKS;
       const pid = await training.pidOf(hung);
       figures.hangLimit.push(3 * training.usualStepSeconds + 2);
-      const isNamed = ({ kind, message }: WatchEventsResponse) =>
-        kind === "incident" && message.startsWith(`rank ${hung} `);
+      // Where the pages do not tell, it is named by what is decided.
+      const name = new RegExp(`(^rank ${hung} |: kill rank ${hung} on )`);
+      const isNamed = ({ kind, message }: WatchEventsResponse) => kind === "incident" && name.test(message);
       take(figures, "hang", await training.measure(() => process.kill(pid, "SIGSTOP"), isNamed));
     } finally {
       await training.stop();
