@@ -39,7 +39,6 @@ const char* nameOf(Result result) {
 Communicator::Communicator(const Api& api, collectives::Waiter& waiter, const UniqueId& id, int size,
                            int rank)
     : api_(api), waiter_(waiter) {
-  CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   try {
     Config config;
     config.blocking = 0;
@@ -48,30 +47,26 @@ Communicator::Communicator(const Api& api, collectives::Waiter& waiter, const Un
     settle();
   } catch (...) {
     abort();
-    cudaStreamDestroy(stream_);
     throw;
   }
 }
 
-Communicator::~Communicator() {
-  abort();
-  cudaStreamDestroy(stream_);
-}
+Communicator::~Communicator() { abort(); }
 
 void Communicator::send(const std::byte* from, size_t bytes, int member) {
-  if (bytes > 0) check(api_.send(from, bytes, kUint8, member, comm_, stream_), "ncclSend");
+  if (bytes > 0) check(api_.send(from, bytes, kUint8, member, comm_, stream_.get()), "ncclSend");
 }
 
 void Communicator::receive(std::byte* to, size_t bytes, int member) {
-  if (bytes > 0) check(api_.receive(to, bytes, kUint8, member, comm_, stream_), "ncclRecv");
+  if (bytes > 0) check(api_.receive(to, bytes, kUint8, member, comm_, stream_.get()), "ncclRecv");
 }
 
 void Communicator::allGather(const std::byte* from, std::byte* to, size_t bytesEach) {
-  check(api_.allGather(from, to, bytesEach, kUint8, comm_, stream_), "ncclAllGather");
+  check(api_.allGather(from, to, bytesEach, kUint8, comm_, stream_.get()), "ncclAllGather");
 }
 
 void Communicator::broadcast(std::byte* data, size_t bytes, int root) {
-  check(api_.broadcast(data, data, bytes, kUint8, root, comm_, stream_), "ncclBroadcast");
+  check(api_.broadcast(data, data, bytes, kUint8, root, comm_, stream_.get()), "ncclBroadcast");
 }
 
 void Communicator::await(const Event& event) {
@@ -93,7 +88,7 @@ void Communicator::abort() noexcept {
   comm_ = nullptr;
   // NCCL may still be at it, and what its kernels write to belongs to somebody else when this returns. A
   // device that does not let go of it holds the process, which its agent ends then.
-  cudaStreamSynchronize(stream_);
+  cudaStreamSynchronize(stream_.get());
 }
 
 void Communicator::close() noexcept {

@@ -56,7 +56,7 @@ class Communicator {
     }
     check(api_.groupEnd(), "ncclGroupEnd");
     settle();
-    await(Event(stream_));
+    await(Event(stream_.get()));
   }
   /// Bytes of device memory, for `together`.
   void send(const std::byte* from, size_t bytes, int member);
@@ -83,7 +83,7 @@ class Communicator {
   collectives::Waiter& waiter_;
   Comm comm_ = nullptr;
   // Its own: a thread of NCCL's launches here, for which a stream of this thread's would be another.
-  cudaStream_t stream_ = nullptr;
+  const Stream stream_{Priority::kLowest};
 };
 
 }  // namespace goku::nccl

@@ -1,29 +1,14 @@
 #include "native/cuda/streams.h"
 
 namespace goku {
-namespace {
 
-enum class Priority { kLowest, kHighest };
-
-/// Does not wait for the default stream, which nothing uses.
-class Stream {
- public:
-  explicit Stream(Priority priority) {
-    int lowest = 0, highest = 0;
-    CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
-    CUDA_CHECK(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking,
-                                            priority == Priority::kHighest ? highest : lowest));
-  }
-  ~Stream() { cudaStreamDestroy(stream_); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-  cudaStream_t get() const { return stream_; }
-
- private:
-  cudaStream_t stream_ = nullptr;
-};
-
-}  // namespace
+Stream::Stream(Priority priority) {
+  int lowest = 0, highest = 0;
+  CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
+  CUDA_CHECK(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking,
+                                          priority == Priority::kHighest ? highest : lowest));
+}
+Stream::~Stream() { cudaStreamDestroy(stream_); }
 
 cudaStream_t computeStream() {
   thread_local const Stream stream(Priority::kHighest);

@@ -6,6 +6,21 @@
 
 namespace goku {
 
+enum class Priority { kLowest, kHighest };
+
+/// Does not wait for the default stream, which nothing uses.
+class Stream {
+ public:
+  explicit Stream(Priority priority);
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
 /// Of this thread, for copies that training does not wait for: with the lowest priority, so that their
 /// kernels take what the compute stream leaves.
 cudaStream_t copyStream();
