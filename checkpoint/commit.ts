@@ -15,6 +15,7 @@ import {
 import { mapLimit } from "./map_limit.js";
 import { COMMIT_NAME, checkpointFolder, dataName, laterCommitName, writerManifestName } from "./names.js";
 import { coverageFault, type Extent, planDigest } from "./plan.js";
+import { pollPauseMs } from "./poll_pause.js";
 import { readCommitRecords } from "./records.js";
 import { STATE_KINDS, type StateMeta, type StateName } from "./state.js";
 import { compareGenerations, sameState } from "./state_json.js";
@@ -45,9 +46,8 @@ export interface CommitResult {
   created: boolean;
 }
 
-/** Between two looks for the manifests that are missing: a tenth of the wait so far. */
-const POLL_MS_MIN = 50;
-const POLL_MS_MAX = 2_000;
+/** Between the first looks for the manifests that are missing. */
+const POLL_MS = 50;
 
 /** Manifests read at once: one after another, thousands of writers would cost a minute of latency. S3's client has 50 sockets. */
 const MANIFESTS_AT_ONCE = 32;
@@ -171,7 +171,7 @@ async function waitForWriters(
         `${doing}: ${tally(missing, layout.worldSize)} have not finished after ${waitMs} ms, the older checkpoint stays${shared}`,
       );
     }
-    const pauseMs = Math.min(waitMs - waitedMs, POLL_MS_MAX, Math.max(POLL_MS_MIN, waitedMs / 10));
+    const pauseMs = Math.min(waitMs - waitedMs, pollPauseMs(waitedMs, POLL_MS));
     await sleep(pauseMs, undefined, options.signal ? { signal: options.signal } : {}).catch(() => {});
   }
 }

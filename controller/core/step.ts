@@ -208,8 +208,8 @@ function onStageTimer(turn: Turn, job: JobState): void {
 }
 
 function liftQuarantine(turn: Turn, requestId: string, nodeId: string): void {
-  const isRelied = forgetBlame(turn, nodeId);
-  const isForgiven = forgive(turn, nodeId, "a person released it") || isRelied;
+  const wasBlamed = forgetBlame(turn, nodeId);
+  const isForgiven = forgive(turn, nodeId, "a person released it") || wasBlamed;
   if (!turn.state.quarantine.delete(nodeId)) {
     const message = `Cannot lift the quarantine of node ${nodeId}: it is not quarantined, and no job avoids it`;
     reply(turn, requestId, isForgiven ? { ok: true, jobId: "" } : { ok: false, code: "NOT_FOUND", message });

@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import path from "node:path";
 import { after, test } from "node:test";
 import { readSnapshotHeader, verifySnapshot } from "../../checkpoint/snapshot.js";
@@ -12,6 +11,7 @@ import type { PackBatch } from "../../worker/data/pack_batch.js";
 import type { Native } from "../../worker/engine/native.js";
 import type { FromRank } from "../../worker/rank_messages.js";
 import { inMemory, native, Rank, smallJob, sourceOf } from "../worker/rank/rank_harness.js";
+import { wholeSlots } from "../worker/rank/whole_slots.js";
 
 /**
  * A rank on its own whose state lies on a device: whatever is skipped, saved, cut off or restored, a slot that is whole holds the very
@@ -28,22 +28,6 @@ function jobOf(steps: number, snapshotEvery: number): Job {
   const checkpoint = { every_steps: 1, snapshot_every_steps: snapshotEvery };
   const job = smallJob({ precision: "bf16", steps, checkpoint });
   return { ...job, recompute: "none", flow: { ...job.flow, drop_text: 0 } };
-}
-
-/** Whole slots of a set: a digest of each state's bytes, by its step. */
-function wholeSlots(set: string): Map<number, string> {
-  const found = new Map<number, string>();
-  for (const name of readdirSync(set)) {
-    const file = path.join(set, name);
-    const header = readSnapshotHeader(file);
-    if (header === null) continue;
-    const bytes = readFileSync(file);
-    const hash = createHash("sha256");
-    for (const { byteOffset, bytes: length } of header.entries)
-      hash.update(bytes.subarray(byteOffset, byteOffset + length));
-    found.set(header.meta.state.step, hash.digest("hex"));
-  }
-  return found;
 }
 
 interface Run {

@@ -1,12 +1,12 @@
 import { type Checkpoint, openCheckpoint } from "../../checkpoint/load.js";
+import { pollPauseMs } from "../../checkpoint/poll_pause.js";
 import { type StateName, stateKey } from "../../checkpoint/state.js";
 import type { Storage } from "../../checkpoint/storage/storage.js";
 import { toGokuError } from "../../job/errors.js";
 import { pause } from "./pause.js";
 
-/** Between two looks: a tenth of the wait so far, since thousands of agents wait for the same record. */
-const POLL_MS_MIN = 100;
-const POLL_MS_MAX = 2_000;
+/** Between the first looks. */
+const POLL_MS = 100;
 
 interface Watch {
   found: Promise<Checkpoint | null>;
@@ -63,8 +63,7 @@ async function look(storage: Storage, state: StateName, signal: AbortSignal): Pr
     } catch (error) {
       if (toGokuError(error, "STORAGE_FAILED").code !== "NOT_FOUND") throw error;
     }
-    const waitedMs = performance.now() - begun;
-    await pause(Math.min(POLL_MS_MAX, Math.max(POLL_MS_MIN, waitedMs / 10)), signal);
+    await pause(pollPauseMs(performance.now() - begun, POLL_MS), signal);
   }
   return null;
 }

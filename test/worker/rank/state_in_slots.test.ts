@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import { createHash } from "node:crypto";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { after, test } from "node:test";
@@ -8,6 +7,7 @@ import { type StateName, stateKey } from "../../../checkpoint/state.js";
 import type { PackBatch } from "../../../worker/data/pack_batch.js";
 import type { FromRank } from "../../../worker/rank_messages.js";
 import { inMemory, Rank, smallJob, sourceOf } from "./rank_harness.js";
+import { wholeSlots } from "./whole_slots.js";
 
 /**
  * A rank on its own with real slots: whatever is saved, skipped, voted down or restored, a slot that is whole holds the very
@@ -23,22 +23,6 @@ function newFolder(): string {
   const folder = path.join(base, String(folders++));
   mkdirSync(folder);
   return folder;
-}
-
-/** Whole slots of a set: step of the state, and a digest of its bytes and of Adam's step. */
-function wholeSlots(set: string): Map<number, string> {
-  const found = new Map<number, string>();
-  for (const name of readdirSync(set)) {
-    const file = path.join(set, name);
-    const header = readSnapshotHeader(file);
-    if (header === null) continue;
-    const bytes = readFileSync(file);
-    const hash = createHash("sha256");
-    for (const { byteOffset, bytes: length } of header.entries)
-      hash.update(bytes.subarray(byteOffset, byteOffset + length));
-    found.set(header.meta.state.step, `${hash.digest("hex")} ${header.meta.adamStep}`);
-  }
-  return found;
 }
 
 const broken = (pack: PackBatch, step: number): PackBatch =>
