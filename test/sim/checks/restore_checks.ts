@@ -158,16 +158,18 @@ export class RestoreChecks {
   }
 
   /**
-   * A checkpoint that is chosen stands where the register says, unless somebody removed it, or it went for a newer one whose commit
-   * no register has heard of; one that proved bad is passed over.
+   * A checkpoint that is chosen stands where the register says, unless somebody removed it or the newer one that it went for, or
+   * no register has heard of that one's commit. What a listing lacks is tried all the same: a controller whose mount is gone
+   * lists nothing, and the ranks can tell. One that proved bad is passed over.
    */
   #isThere(core: CoreState, group: SimGroup, uri: string, state: StateName): void {
     const { storage, jobId } = group.job;
     const found = storage.find(state);
     const newest = storage.durable.at(-1)?.content.state;
     const isKnown = newest === undefined || this.#registered.get(jobId)?.has(stateKey(newest));
+    const isLost = [...storage.lost.values()].some((lost) => compareStates(lost, state) >= 0);
     assert.ok(
-      found !== null || storage.lost.has(stateKey(state)) || !isKnown,
+      found !== null || isLost || !isKnown,
       `generation ${group.generation} restores ${uri} of ${stateText(state)}, which retention has removed`,
     );
     const key = badCheckpoint(uri, state);
