@@ -26,6 +26,8 @@ const USAGE = `Makes faults happen to real clusters, one at a time, judges how e
   --moment MOMENT[,MOMENT]  only at these moments: ${MOMENTS.join(", ")}
   --failed                  only what failed last time
   --missing                 only what was never run
+  --stale                   only what was last shown by a commit that HEAD does not descend from
+  --trial                   record nothing; needed where the tree has changes that are not committed
   --list                    name the faults
 
 Parts that are not run again keep what they showed last time (${KEPT}). Logs of what failed: runs/faults/FAULT-MOMENT.`;
@@ -38,6 +40,8 @@ interface Options {
   moments: string[] | null;
   failed: boolean;
   missing: boolean;
+  stale: boolean;
+  trial: boolean;
   list: boolean;
 }
 
@@ -49,6 +53,8 @@ function readOptions(): Options | null {
       moment: { type: "string" },
       failed: { type: "boolean", default: false },
       missing: { type: "boolean", default: false },
+      stale: { type: "boolean", default: false },
+      trial: { type: "boolean", default: false },
       list: { type: "boolean", default: false },
       help: { type: "boolean", default: false },
     },
@@ -63,8 +69,8 @@ function readOptions(): Options | null {
     for (const name of given ?? [])
       if (!(names as readonly string[]).includes(name))
         throw new Error(`"${name}" is none of ${names.join(", ")}`);
-  const { failed, missing, list } = values;
-  return { only: only!, moments: moments!, failed, missing, list };
+  const { failed, missing, stale, trial, list } = values;
+  return { only: only!, moments: moments!, failed, missing, stale, trial, list };
 }
 
 interface Wanted {
@@ -75,6 +81,9 @@ interface Wanted {
 function choose(options: Options, kept: readonly KeptCell[]): Wanted[] {
   const last = (row: string, moment: Moment) =>
     kept.find((cell) => cell.row === row && cell.moment === moment);
+  const shown = new Map(
+    [...new Set(kept.map(({ commit }) => commit))].map((commit) => [commit, isOurs(commit)]),
+  );
   return ROWS.flatMap((row) =>
     MOMENTS.filter((moment) => row.strikes[moment] !== undefined).map((moment) => ({ row, moment })),
   ).filter(
@@ -82,7 +91,8 @@ function choose(options: Options, kept: readonly KeptCell[]): Wanted[] {
       (options.only?.includes(row.id) ?? true) &&
       (options.moments?.includes(moment) ?? true) &&
       (!options.failed || (last(row.id, moment)?.failures.length ?? 0) > 0) &&
-      (!options.missing || last(row.id, moment) === undefined),
+      (!options.missing || last(row.id, moment) === undefined) &&
+      (!options.stale || shown.get(last(row.id, moment)?.commit ?? "") !== true),
   );
 }
 
@@ -122,6 +132,7 @@ async function main(): Promise<number> {
       console.log(`${id.padEnd(22)}${title}: ${Object.keys(strikes).join(", ")}`);
     return 0;
   }
+  if (!options.trial) refuseChanges();
   let kept = readKept();
   const wanted = choose(options, kept);
   mkdirSync(FOLDER, { recursive: true });
@@ -148,19 +159,25 @@ async function main(): Promise<number> {
     for (const [index, { row, moment }] of runnable.entries()) {
       process.stdout.write(`${String(index + 1).padStart(3)}/${runnable.length} ${row.id} ${moment} `);
       const cell = { ...(await runCell(row, moment, ground)), ...stamp };
-      kept = inOrder([...kept.filter((one) => one.row !== row.id || one.moment !== moment), cell]);
-      writeFileSync(KEPT, kept.map((one) => `${JSON.stringify(one)}\n`).join(""));
       console.log(verdict(cell));
       if (cell.failures.length > 0) failed += 1;
+      if (options.trial) continue;
+      kept = inOrder([...kept.filter((one) => one.row !== row.id || one.moment !== moment), cell]);
+      writeFileSync(KEPT, kept.map((one) => `${JSON.stringify(one)}\n`).join(""));
     }
   } finally {
     network?.close();
+  }
+  const sum = `${runnable.length - failed} passed, ${failed} failed`;
+  if (options.trial) {
+    console.log(`${sum}; nothing was recorded`);
+    return failed === 0 ? 0 : 1;
   }
   const about = network
     ? "each member a network namespace (with etcd or a second controller: on loopback), with TLS"
     : `all on loopback, with TLS: ${reason}`;
   writeFileSync(PAGE, formatPage({ rows: ROWS, cells: kept, skipped, network: about }));
-  console.log(`${runnable.length - failed} passed, ${failed} failed; ${PAGE} is written`);
+  console.log(`${sum}; ${PAGE} is written`);
   return failed === 0 ? 0 : 1;
 }
 
@@ -193,6 +210,25 @@ function machine(): string {
 function etcdVersion(): string {
   const told = execFileSync("etcd", ["--version"], { encoding: "utf8" });
   return /etcd Version: (\S+)/.exec(told)?.[1] ?? "of unknown version";
+}
+
+/** A record names the commit that showed it: with changes beside, it would name one that did not. */
+function refuseChanges(): void {
+  const changed = git("status", "--porcelain", "--", ".", `:!${PAGE}`, `:!${KEPT}`);
+  if (changed !== "")
+    throw new Error(
+      `${KEPT} names the commit of each cell, and the tree has changes that none has (${changed.split("\n").length} files); commit them, or add --trial`,
+    );
+}
+
+/** Whether whoever reads the page can have that commit. */
+function isOurs(commit: string): boolean {
+  try {
+    execFileSync("git", ["merge-base", "--is-ancestor", commit, "HEAD"], { stdio: "ignore" });
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function git(...args: string[]): string {
