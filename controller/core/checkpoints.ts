@@ -1,5 +1,11 @@
 import { jobTraits } from "../../job/command_job.js";
-import type { CheckpointEntry, CheckpointsRecord, DurableWrite, StateName } from "./contract.js";
+import type {
+  CheckpointEntry,
+  CheckpointSource,
+  CheckpointsRecord,
+  DurableWrite,
+  StateName,
+} from "./contract.js";
 import { durableKeys } from "./contract.js";
 import { persist } from "./durable.js";
 import { isGivenUp } from "./roll_back.js";
@@ -57,6 +63,15 @@ export function addCheckpoints(
   const { name } = job.record.job;
   if (added.length > 0) observe(turn, "goku_checkpoints_committed_total", added.length, { job: name });
   return added;
+}
+
+/** What storage does not hold: the commits of what retention has removed are told again, late, and by every agent. */
+export function strikeCheckpoints(job: JobState, gone: readonly CheckpointSource[]): CheckpointEntry[] {
+  const isGone = (entry: CheckpointEntry) =>
+    gone.some(({ uri, state }) => uri === entry.uri && sameState(state, entry.state));
+  const struck = job.checkpoints.filter(isGone);
+  job.checkpoints = job.checkpoints.filter((entry) => !isGone(entry));
+  return struck;
 }
 
 /** The state that could not be saved, or a newer one, is durable. */

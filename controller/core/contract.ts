@@ -76,12 +76,16 @@ export type Event =
   | { kind: "drainRequested"; requestId: string; nodeId: string }
   /** A person wants nodes to be examined; none named: all. */
   | { kind: "diagnosisRequested"; requestId: string; nodeIds: string[] }
-  /** Answer to the `findCheckpoints` of that generation; null: `reason` says why nothing can be listed. */
+  /**
+   * Answer to the `findCheckpoints` of that generation; null: `reason` says why nothing can be listed. `gone`: those of the known
+   * ones that were looked for and are not there.
+   */
   | {
       kind: "checkpointsFound";
       jobId: string;
       generation: number;
       found: FoundCheckpoint[] | null;
+      gone: CheckpointSource[];
       reason: string;
     }
   | { kind: "timerFired"; timer: string };
@@ -122,8 +126,8 @@ export type Effect =
   | { kind: "persist"; id: number; compares: { key: string; modRevision: bigint }[]; writes: DurableWrite[] }
   /** Read these keys, linearizably. Answered by `read`. */
   | { kind: "read"; id: number; keys: string[] }
-  /** List what is committed under this address. Answered by `checkpointsFound`, at once or late. */
-  | { kind: "findCheckpoints"; jobId: string; generation: number; uri: string }
+  /** List what is committed under this address, and look for what is known of it. Answered by `checkpointsFound`, at once or late. */
+  | { kind: "findCheckpoints"; jobId: string; generation: number; uri: string; known: CheckpointSource[] }
   /** Dropped by the shell when that session is gone: the core repeats commands after the next Hello. */
   | { kind: "send"; nodeId: string; session: number; term: number; commandId: number; message: Command }
   /** Send Refused on that session and end it. */

@@ -1,5 +1,5 @@
 import { jobTraits } from "../../job/command_job.js";
-import { addCheckpoints, checkpointsWrite } from "./checkpoints.js";
+import { addCheckpoints, checkpointsWrite, strikeCheckpoints } from "./checkpoints.js";
 import type { Event } from "./contract.js";
 import { persist } from "./durable.js";
 import { chooseSource } from "./form.js";
@@ -26,10 +26,10 @@ export function askStorage(turn: Turn, job: JobState): boolean {
 }
 
 /**
- * So does a job that is to end at what is durable, since its members cannot be reached; for as long as a listing may take. True: an
- * answer is waited for.
+ * So does a job that is to end at what is durable, since its members cannot be reached, and a run before it goes back to an earlier
+ * step: which it can go back to retention decides. For as long as a listing may take. True: an answer is waited for.
  */
-export function askBeforeEnd(turn: Turn, job: JobState): boolean {
+export function awaitListing(turn: Turn, job: JobState, why: string): boolean {
   const { generation } = job;
   const uri = jobTraits(job.record.job).checkpoint?.uri;
   if (generation === null || uri === undefined || generation.storage === "answered") return false;
@@ -40,12 +40,7 @@ export function askBeforeEnd(turn: Turn, job: JobState): boolean {
     return false;
   }
   if (generation.storage !== "asked") ask(turn, job, uri);
-  enter(
-    turn,
-    job,
-    "waiting",
-    `stops as asked: looks what is committed in ${uri}, since its ranks cannot save`,
-  );
+  enter(turn, job, "waiting", `looks what is committed in ${uri}: ${why}`);
   arm(turn, jobTimers.stage(job), Math.min(generation.deadlineMs, turn.nowMs + heartbeatMs));
   return true;
 }
@@ -54,7 +49,8 @@ function ask(turn: Turn, job: JobState, uri: string): void {
   const generation = job.generation!;
   generation.storage = "asked";
   const { jobId } = job.record;
-  turn.effects.push({ kind: "findCheckpoints", jobId, generation: generation.number, uri });
+  const known = job.checkpoints.map((entry) => ({ uri: entry.uri, state: entry.state }));
+  turn.effects.push({ kind: "findCheckpoints", jobId, generation: generation.number, uri, known });
 }
 
 /** What is there may be restored, whichever generation has asked. */
@@ -78,7 +74,12 @@ export function onCheckpointsFound(turn: Turn, event: Event & { kind: "checkpoin
     const text = `${stateText(state)} is durable at ${uri}, which no agent has told`;
     log(turn, { level: "info", type: "checkpoint", jobId, text });
   }
-  if (added.length > 0) persist(turn, [checkpointsWrite(job)]);
+  const struck = isAwaited ? strikeCheckpoints(job, event.gone) : [];
+  for (const { state, uri } of struck) {
+    const text = `${stateText(state)} is not at ${uri} any more: retention or a person has removed it`;
+    log(turn, { level: "info", type: "checkpoint", jobId, text });
+  }
+  if (added.length + struck.length > 0) persist(turn, [checkpointsWrite(job)]);
   if (isAwaited) goOn(turn, job);
 }
 

@@ -8,7 +8,7 @@ import { awaitChecks, countBlame, suspectNode } from "./doubt.js";
 import { persist } from "./durable.js";
 import { failureClass } from "./failure_class.js";
 import { explainByFate } from "./fate.js";
-import { askBeforeEnd } from "./find_checkpoints.js";
+import { awaitListing } from "./find_checkpoints.js";
 import { startGeneration } from "./form.js";
 import { passOverFormer } from "./former.js";
 import { addEvidence, decide, isFullOfEvidence, mark, nameCulprit, openIncident } from "./incident.js";
@@ -199,7 +199,7 @@ function judge(turn: Turn, job: JobState): void {
   explainByFate(turn, job);
   const cause = explainBySigns(turn, job, culprit);
   job.waitSinceMs = turn.nowMs;
-  if (rolledBack) rollBack(turn, job);
+  if (!rolledBack) job.numbers.rollBack = null; // the ranks that told it have ended otherwise
   if (badNumbers !== undefined) {
     if (!onNotFinite(turn, job, badNumbers)) return;
     mark(turn, job, "aborted");
@@ -302,6 +302,10 @@ export function endedAsAsked(turn: Turn, job: JobState): void {
 export function reform(turn: Turn, job: JobState): void {
   const { max_attempts } = job.record.job.recovery;
   const { limits } = turn.state.config;
+  if (job.numbers.rollBack !== null) {
+    if (awaitListing(turn, job, "the run goes back to what is left")) return;
+    rollBack(turn, job, job.numbers.rollBack);
+  }
   const rescue = awaitRescue(turn, job);
   if (rescue !== null) {
     decide(turn, job, rescue.reason);
@@ -391,7 +395,7 @@ function stopWhereDurable(turn: Turn, job: JobState, why: string): void {
     endJob(turn, job, { phase: "STOPPED", code: null, reason });
     return;
   }
-  if (askBeforeEnd(turn, job)) return;
+  if (awaitListing(turn, job, "it is to stop, and its ranks cannot save")) return;
   const durable = newestCheckpoint(job.checkpoints, job.excludedCheckpoints) ?? job.record.source;
   const step = durable?.state.step ?? 0;
   const lost = Math.max(0, (job.generation?.step ?? 0) - step);

@@ -21,10 +21,8 @@ export function isGivenUp(rollBacks: readonly RollBackRecord[], state: StateName
  * generation forms, so that every later one, also of another leader, restores an earlier state and leaves out the same steps.
  * Where the step was not told, the ranks come to it again, and to the same end.
  */
-export function rollBack(turn: Turn, job: JobState): void {
-  const asked = job.numbers.rollBack;
+export function rollBack(turn: Turn, job: JobState, asked: { first: number; last: number }): void {
   const generation = job.generation!;
-  if (asked === null) return;
   job.numbers.rollBack = null;
   const wanted = asked.first - 1;
   const { last } = asked;

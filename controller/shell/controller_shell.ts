@@ -260,11 +260,11 @@ export class ControllerShell {
     if (this.#fence === fence) this.#submit({ kind: "read", id: effect.id, entries });
   }
 
-  async #findCheckpoints({ jobId, generation, uri }: Extract<Effect, { kind: "findCheckpoints" }>) {
+  async #findCheckpoints({ jobId, generation, uri, known }: Extract<Effect, { kind: "findCheckpoints" }>) {
     const fence = this.#fence;
-    const answer = await findCommitted(uri).then(
-      (found) => ({ found, reason: "" }),
-      (error: Error) => ({ found: null, reason: error.message }),
+    const answer = await findCommitted(uri, known).then(
+      (listed) => ({ ...listed, reason: "" }),
+      (error: Error) => ({ found: null, gone: [], reason: error.message }),
     );
     if (this.#fence === fence) this.#submit({ kind: "checkpointsFound", jobId, generation, ...answer });
   }

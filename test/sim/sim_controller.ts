@@ -1,5 +1,6 @@
 import type {
   AgentMessage,
+  CheckpointSource,
   Command,
   CoreLimits,
   DurableEntry,
@@ -10,6 +11,7 @@ import type {
   Session,
 } from "../../controller/core/contract.js";
 import { type CoreState, createState } from "../../controller/core/state.js";
+import { sameState } from "../../controller/core/state_name.js";
 import { step } from "../../controller/core/step.js";
 import { LEADER_KEY, Leadership } from "../../controller/shell/leadership.js";
 import { decodeEntry, encodeRecord, KEY_PREFIX } from "../../controller/shell/records.js";
@@ -385,7 +387,7 @@ export class SimController {
   }
 
   /** Storage fails now and then, and not for as long as it is waited for. */
-  #find({ jobId, generation }: Extract<Effect, { kind: "findCheckpoints" }>): void {
+  #find({ jobId, generation, known }: Extract<Effect, { kind: "findCheckpoints" }>): void {
     const fence = this.#fence;
     this.#scheduler.after(this.#random.between(5, 500), () =>
       this.#whenAwake(() => {
@@ -393,7 +395,10 @@ export class SimController {
         const fails = this.#random.chance(0.1) && this.#listFailed !== generation;
         this.#listFailed = fails ? generation : 0;
         const found = fails ? null : this.#observer.listed(generation, jobId);
-        this.#feed({ kind: "checkpointsFound", jobId, generation, found, reason: "no answer" });
+        // As findCommitted tells it: where nothing is listed, nothing is gone.
+        const isListed = ({ state }: CheckpointSource) => found!.some((each) => sameState(each.state, state));
+        const gone = fails || found!.length === 0 ? [] : known.filter((each) => !isListed(each));
+        this.#feed({ kind: "checkpointsFound", jobId, generation, found, gone, reason: "no answer" });
       }),
     );
   }

@@ -43,7 +43,13 @@ test("a commit that no agent has told is found where memory is gone, written dow
   const core = recovering([committed(1, 10), committed(1, 20)]);
   connect(core);
   assert.deepEqual(asked(core), [
-    { kind: "findCheckpoints", jobId: "job-1", generation: 2, uri: "file:///runs/shapes" },
+    {
+      kind: "findCheckpoints",
+      jobId: "job-1",
+      generation: 2,
+      uri: "file:///runs/shapes",
+      known: [committed(1, 10)].map(({ uri, state }) => ({ uri, state })),
+    },
   ]);
   assert.equal(core.job.generation!.stage, "restore");
   assert.match(core.job.reason, /checkpoint-20 \(step 20 of generation 1\)/);
@@ -62,6 +68,15 @@ test("a job of which no commit was ever told does not begin anew where one is th
   core.pass(100);
   connect(core);
   assert.match(core.job.reason, /restores from checkpoint .*checkpoint-20/);
+});
+
+test("what is known and not in storage any more is struck from the register, and not gone back to", () => {
+  const core = recovering([committed(1, 20)]);
+  core.saved("n0", { generation: 1, step: 30 });
+  core.gone = [{ uri: core.job.checkpoints.at(-1)!.uri, state: { generation: 1, step: 30 } }];
+  connect(core);
+  assert.match(core.job.reason, /checkpoint-20 /);
+  assert.deepEqual(registered(core).at(-1), { generation: 1, step: 20 });
 });
 
 test("storage is not asked by the first generation of a job, nor where memory serves", () => {
@@ -103,7 +118,7 @@ test("a storage that does not answer in time is not waited for: what was told se
   core.beat(3_000);
   assert.match(core.job.reason, /checkpoint-10 /);
   const found = [committed(1, 20)];
-  core.feed({ kind: "checkpointsFound", jobId: "job-1", generation: 2, found, reason: "" });
+  core.feed({ kind: "checkpointsFound", jobId: "job-1", generation: 2, found, gone: [], reason: "" });
   assert.match(core.job.reason, /checkpoint-10 /, "all ranks restore what they were told");
   assert.deepEqual(registered(core).at(-1), { generation: 1, step: 20 });
 });
@@ -127,7 +142,7 @@ test("an answer to an older generation does not move the present one", () => {
   core.pass(2_000);
   connect(core);
   assert.equal(core.job.generation!.number, 3);
-  core.feed({ kind: "checkpointsFound", jobId: "job-1", generation: 2, found: [], reason: "" });
+  core.feed({ kind: "checkpointsFound", jobId: "job-1", generation: 2, found: [], gone: [], reason: "" });
   assert.equal(core.job.generation!.stage, "connect");
 });
 
@@ -177,6 +192,7 @@ test("what storage tells after a fault came in between changes nothing but the r
     jobId: "job-1",
     generation: 2,
     found: [committed(1, 20)],
+    gone: [],
     reason: "",
   });
   assert.equal(core.job.stage, "settling");

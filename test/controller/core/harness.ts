@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import {
   type AgentMessage,
+  type CheckpointSource,
   type Command,
   type CoreLimits,
   DEFAULT_LIMITS,
@@ -67,6 +68,8 @@ export class CoreHarness {
   outcomes: PersistOutcome["kind"][] = [];
   /** What is committed where the job writes, told at once; null: it cannot be listed. `silent`: there is no answer. */
   committed: FoundCheckpoint[] | null | "silent" = [];
+  /** What is known of it and not there. */
+  gone: CheckpointSource[] = [];
   #revision = 0n;
   /** What each rank's page showed last, and since when. */
   readonly #shown = new Map<string, { text: string; sinceMs: number }>();
@@ -143,9 +146,9 @@ export class CoreHarness {
   }
 
   #find({ jobId, generation }: Extract<Effect, { kind: "findCheckpoints" }>): void {
-    const found = this.committed;
+    const { committed: found, gone } = this;
     if (found !== "silent")
-      this.feed({ kind: "checkpointsFound", jobId, generation, found, reason: "no answer" });
+      this.feed({ kind: "checkpointsFound", jobId, generation, found, gone, reason: "no answer" });
   }
 
   /** Lets time pass and fires the timers that are due, in order. */

@@ -133,6 +133,35 @@ test("a roll-back to before the first checkpoint begins with initial values", ()
   assert.equal(restored(core), "initial, without 4-25");
 });
 
+test("a roll-back asks storage first what is left: retention may have removed what agents tell again", () => {
+  const core = trained();
+  const [first] = core.job.checkpoints;
+  core.gone = [{ uri: first!.uri, state: first!.state }];
+  const { job } = core.job.record;
+  assert.ok("checkpoint" in job);
+  job.checkpoint.every_steps = 10;
+  spike(core, { first: 18, last: 25 });
+  core.form(heldOf(1, 24));
+  assert.equal(
+    restored(core),
+    "checkpoint 20, without 21-25",
+    "no further than that, instead of to initial values",
+  );
+});
+
+test("a roll-back does not wait for a storage that is silent for longer than a listing may take", () => {
+  const core = trained();
+  core.committed = "silent";
+  spike(core, { first: 18, last: 25 });
+  core.beat(8_000);
+  assert.equal(core.job.stage, "waiting");
+  assert.match(core.job.reason, /looks what is committed in file:.*: the run goes back to what is left/);
+  core.beat(4_000);
+  core.committed = [];
+  core.form(heldOf(1, 24));
+  assert.equal(restored(core), "checkpoint 10, without 18-25");
+});
+
 test("a roll-back behind all that is left goes no further than that, and says so", () => {
   const core = trained();
   core.job.checkpoints.shift();

@@ -31,7 +31,14 @@ test("findCommitted() tells the core what is committed under a run's root, and n
   const damaged = path.join(folder, "run", "checkpoint-40");
   mkdirSync(damaged);
   writeFileSync(path.join(damaged, "manifest.json"), "{");
-  const found = await findCommitted(uri);
+  const removed = { uri: `${uri}/checkpoint-5`, state: { generation: 3, step: 5 } };
+  const recomputed = { uri: told, state: { generation: 2, step: 20 } };
+  const known = [removed, { uri: told, state: { generation: 3, step: 20 } }, recomputed];
+  const { found, gone } = await findCommitted(uri, [
+    ...known,
+    { uri: `file://${damaged}`, state: { generation: 3, step: 40 } },
+  ]);
+  assert.deepEqual(gone, [removed, recomputed], "a damaged record is not a missing one");
   assert.deepEqual(
     found.map((one) => one.state),
     [
@@ -43,6 +50,8 @@ test("findCommitted() tells the core what is committed under a run's root, and n
   assert.ok(found.every(({ committedAtMs }) => Number.isFinite(committedAtMs)));
 });
 
-test("findCommitted() finds nothing where nothing was written", async () => {
-  assert.deepEqual(await findCommitted(`file://${scratchFolder()}/none`), []);
+test("findCommitted() calls nothing gone where it finds nothing at all: a mount that is missing looks like that", async () => {
+  const uri = `file://${scratchFolder()}/none`;
+  const known = [{ uri: `${uri}/checkpoint-5`, state: { generation: 3, step: 5 } }];
+  assert.deepEqual(await findCommitted(uri, known), { found: [], gone: [] });
 });

@@ -22,7 +22,8 @@ export class PlacementChecks {
     const record = this.#truth.store.peek(durableKeys.generation(job.record.jobId));
     const prior = record?.kind === "generation" ? record.rankNodes : null;
     this.#avoidedLast(core, job, prior);
-    if (prior === null && job.record.job.layout === "auto") this.#sparesStay(core, job);
+    // One that has formed before takes what is left of its members, whether that was durable or not.
+    if (job.restarts === 0 && job.record.job.layout === "auto") this.#sparesStay(core, job);
   }
 
   /** A node to be avoided gets ranks of a layout that is set only where others have too few slots, or it has them already. */

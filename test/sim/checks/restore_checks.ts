@@ -180,7 +180,7 @@ export class RestoreChecks {
     assert.ok(generations.size <= AGAIN_COUNT_MAX, `${key} proved unreadable, and is chosen again and again`);
   }
 
-  /** The newest checkpoint of the register is forgotten only where it proved unusable. */
+  /** The newest checkpoint of the register is forgotten only where it proved unusable, or is not there. */
   registered({ jobId, entries }: CheckpointsRecord, before: CheckpointsRecord | null): void {
     const known = this.#registered.get(jobId) ?? new Map<string, StateName>();
     this.#registered.set(jobId, known);
@@ -189,7 +189,9 @@ export class RestoreChecks {
     if (newestBefore !== null && (newest === null || compareStates(newest, newestBefore) < 0)) {
       const entry = entries.find((each) => sameState(each.state, newestBefore));
       assert.ok(
-        entry !== undefined && entry.unusable !== null,
+        entry === undefined
+          ? this.#truth.jobs.get(jobId)!.storage.find(newestBefore) === null
+          : entry.unusable !== null,
         `${stateText(newestBefore)} is forgotten, which was the newest checkpoint of ${jobId}`,
       );
     }
