@@ -88,7 +88,7 @@ function onReport(turn: Turn, node: NodeState, report: Report): void {
       return;
     }
     case "leaving":
-      onLeaving(turn, node, report);
+      onLeaving(turn, node, report, "agent");
       reconsider(turn);
       return;
     case "checkBegun":

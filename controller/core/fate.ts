@@ -42,7 +42,8 @@ export function onFate(turn: Turn, { nodeId, fate }: Event & { kind: "nodeFate" 
   if (fate.endsAtMs !== null) {
     const graceMs = Math.max(0, fate.endsAtMs - turn.nowMs);
     // What its agent says itself is nearer to the truth: it knows the grace that it was given.
-    if (node.leaving === null && node.session !== null) onLeaving(turn, node, { graceMs, reason: fate.text });
+    if (node.leaving === null && node.session !== null)
+      onLeaving(turn, node, { graceMs, reason: fate.text }, "platform");
   }
   apply(turn, node, fate);
 }
@@ -67,7 +68,7 @@ function recent(turn: Turn, { fate }: NodeState): NodeState["fate"] {
 
 function apply(turn: Turn, node: NodeState, fate: NodeFate): void {
   const isDown = fate.down && fate.endsAtMs === null && node.session === null;
-  if (isDown) node.leaving ??= { untilMs: turn.nowMs, reason: fate.text };
+  if (isDown) node.leaving ??= { untilMs: turn.nowMs, reason: fate.text, by: "platform" };
   for (const job of turn.state.jobs.values()) {
     if (isDown && isMember(job, node)) {
       const fault = faultOf({

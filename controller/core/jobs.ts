@@ -11,6 +11,7 @@ import { requestStop, startGeneration } from "./form.js";
 import { considerGrowth } from "./grow.js";
 import { closeIncident } from "./incident.js";
 import { membersInput } from "./members.js";
+import { outliveFates } from "./outlive.js";
 import { planMembers } from "./plan_members.js";
 import { giveUpPreview } from "./previews.js";
 import { reform } from "./recover.js";
@@ -221,6 +222,7 @@ export function onEnded(turn: Turn, jobId: string): void {
 /** Looks again at every job that waits for nodes, oldest first. A job that waits holds no free node back. */
 export function reconsider(turn: Turn): void {
   expireAvoided(turn);
+  outliveFates(turn);
   // Whoever forms changes what the others read about free slots: their reasons are told anew.
   while (reconsiderOnce(turn));
   // What they leave free is for jobs that train already; one that waits for more nodes than are free must not wait for ever.

@@ -5,6 +5,7 @@ import { addEvidence, decide, mark, openIncident } from "./incident.js";
 import { isOver } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
 import { heldFor, usualStepMs } from "./members.js";
+import { outliveFates } from "./outlive.js";
 import { programOf } from "./program.js";
 import { endedAsAsked, reform, reportFaults } from "./recover.js";
 import { countFinished, tryComplete } from "./run.js";
@@ -21,12 +22,18 @@ import type { NodeLeaving } from "./wire.js";
  *   nothing runs, the newest state that all members hold in memory is made durable by their agents alone.
  * It gets no place in any generation planned from then on. The job is not stopped: nobody asked for that.
  */
-export function onLeaving(turn: Turn, node: NodeState, { graceMs, reason }: NodeLeaving): void {
+export function onLeaving(
+  turn: Turn,
+  node: NodeState,
+  { graceMs, reason }: NodeLeaving,
+  by: "agent" | "platform",
+): void {
   if (node.leaving === null) {
     const text = `${node.nodeId} leaves within ${seconds(graceMs)} (${reason}): it gets no ranks any more`;
     log(turn, { level: "warning", type: "node", nodeId: node.nodeId, jobId: node.jobId, text });
   }
-  node.leaving = { untilMs: turn.nowMs + graceMs, reason };
+  node.leaving = { untilMs: turn.nowMs + graceMs, reason, by };
+  outliveFates(turn);
   const job = node.jobId === null ? undefined : turn.state.jobs.get(node.jobId);
   const generation = job?.generation;
   if (job === undefined || generation == null || isOver(job)) return;

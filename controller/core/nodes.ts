@@ -61,7 +61,7 @@ export function onHello(turn: Turn, from: Session, hello: NodeHello): void {
   });
   log(turn, { level: "info", type: "node", nodeId: node.nodeId, text: admission.reason });
   countConnected(turn);
-  if (hello.leaving !== null) onLeaving(turn, node, hello.leaving);
+  if (hello.leaving !== null) onLeaving(turn, node, hello.leaving, "agent");
   settleNode(turn, node, hello);
   considerBoot(turn, node);
   onNodeHello(turn, node, hello);

@@ -105,8 +105,8 @@ export interface NodeState {
   jobId: string | null;
   /** A Release is under way. */
   releasing: boolean;
-  /** This agent process was asked to end, by what, and will be gone by then; null: it stays. */
-  leaving: { untilMs: number; reason: string } | null;
+  /** This agent process was asked to end, as it says itself or the platform does, and will be gone by then; null: it stays. */
+  leaving: { untilMs: number; reason: string; by: "agent" | "platform" } | null;
   /** What the platform said last of this node, and of which of its processes; `spent`: it has explained an incident. Null: nothing. */
   fate: { atMs: number; fate: NodeFate; incarnation: string; spent: boolean } | null;
   /** What fails together with it; its own id when nothing else does. */

@@ -45,6 +45,21 @@ test("a pod that is said to be down while its agent is heard changes nothing unt
   assert.equal(incident(core)?.what, OOM.text);
 });
 
+test("a node that goes on past the end that its platform told late, of an earlier process, is used again; one that says so itself is not", () => {
+  const core = running();
+  core.hello("n2", { incarnation: "n2#2" });
+  const text = "pod n2 is evicted, as kubectl drain does";
+  const endsAtMs = core.nowMs + 20_000;
+  fate(core, { code: "NODE_PREEMPTED", text, endsAtMs, down: false }, "n2");
+  core.beat(25_000);
+  assert.equal(core.state.nodes.get("n2")?.leaving?.reason, text);
+  core.beat(8_000);
+  assert.equal(core.state.nodes.get("n2")?.leaving, null);
+  core.say("n2", { $case: "nodeLeaving", value: { graceMs: 20_000n, reason: "SIGTERM" } });
+  core.beat(60_000);
+  assert.equal(core.state.nodes.get("n2")?.leaving?.reason, "SIGTERM");
+});
+
 test("what is said of a pod's earlier container does not touch the agent that came after it", () => {
   const core = running();
   fate(core, { ...OOM, down: false });
