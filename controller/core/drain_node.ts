@@ -12,7 +12,8 @@ const REASON = "drained by a person";
  * A person wants a node free: it gets no ranks until a person releases it, and a generation that it is a member of ends at its
  * next vote, with a durable checkpoint, so that nothing is computed twice. Its processes and memory stay till then: unlike a
  * node that is asked to end, it does not go. Asked again, it is drained again: a new leader may not have heard of the first time.
- * One that is quarantined stays that, with the reason, and for good: the drain does not make its fault a planned absence.
+ * One that is quarantined stays that, with the reason, and for good: the drain does not make its fault a planned absence, and
+ * neither time nor a boot ends it any more.
  */
 export function drainNode(turn: Turn, requestId: string, nodeId: string): void {
   const node = turn.state.nodes.get(nodeId);
@@ -24,6 +25,7 @@ export function drainNode(turn: Turn, requestId: string, nodeId: string): void {
   const before = turn.state.quarantine.get(nodeId);
   const drained = { reason: REASON, atMs: turn.nowMs, drained: true };
   const record: QuarantineRecord = { kind: "quarantine", nodeId, ...drained, ...before, untilMs: null };
+  delete record.machine;
   turn.state.quarantine.set(nodeId, record);
   persist(turn, [{ key: durableKeys.quarantine(nodeId), record }], { kind: "confirm", requestId });
   const text = `${nodeId} is drained, as asked: it gets no ranks until it is released`;

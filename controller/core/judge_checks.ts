@@ -68,8 +68,11 @@ export function fleetMedians(fleet: readonly FleetNode[]): FleetMedians {
     if (seen.has(place)) shared.add(place);
     seen.add(place);
     for (const reading of readings) {
-      const { name, ok, value } = reading;
-      if (!ok || !COMPARISONS.has(name)) continue;
+      const { name, ok, value, uncertainty } = reading;
+      const comparison = COMPARISONS.get(name);
+      if (!ok || comparison === undefined) continue;
+      // An answer that was long under way, to a controller that was held up, tells nothing of the others.
+      if (comparison.fraction === null && 2 * uncertainty > comparison.limit) continue;
       const key = medianKey(device, reading);
       const byMachine = best.get(key) ?? new Map<string, number>();
       best.set(key, byMachine.set(machine, Math.max(byMachine.get(machine) ?? value, value)));

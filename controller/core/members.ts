@@ -82,6 +82,12 @@ export function usualStepMs({ stepTimesMs }: JobState): number {
   return stepTimesMs.length === 0 ? 0 : median(stepTimesMs);
 }
 
+/** Or what two of the last three took, where the job has become slower; 0: not known. */
+export function presentStepMs(job: JobState): number {
+  const recent = job.stepTimesMs.slice(-3);
+  return recent.length === 0 ? 0 : Math.max(usualStepMs(job), median(recent));
+}
+
 function endedNodes(turn: Turn, { generation }: JobState): Set<string> {
   const members = [...(generation?.nodeRanks.keys() ?? [])];
   return new Set(members.filter((nodeId) => turn.state.nodes.get(nodeId)?.ended));

@@ -8,7 +8,7 @@ import { addEvidence } from "./incident.js";
 import { isOver, reconsider } from "./jobs.js";
 import { type Culprit, type Fault, faultOf } from "./judge_fault.js";
 import { explaining, kindOf, type NodeSign, signText, signWords, standsOut } from "./judge_signals.js";
-import { usualStepMs } from "./members.js";
+import { presentStepMs } from "./members.js";
 import { programOf } from "./program.js";
 import { quarantine } from "./quarantine.js";
 import { reportFaults } from "./recover.js";
@@ -156,7 +156,7 @@ function awaitStandstill(turn: Turn, job: JobState, sign: NodeSign): void {
 }
 
 function standstillMs(turn: Turn, job: JobState): number {
-  return Math.max(pageAgeMs(turn), 2 * usualStepMs(job));
+  return Math.max(pageAgeMs(turn), 2 * presentStepMs(job));
 }
 
 /** A rank has said what only a broken machine makes it say: does it still go on? */

@@ -87,8 +87,10 @@ test("a drain does not hide a fault that a node is quarantined for, and takes it
     atMs: 7,
     untilMs,
     drained: false,
+    machine: "boot-1",
   });
   drain(core, "n0");
+  assert.ok(!("machine" in core.state.quarantine.get("n0")!), "a boot does not end what a person wants");
   assert.deepEqual(quarantinesOf(core.state), [{ nodeId: "n0", reason, atMs: 7, untilMs: null }]);
   assert.equal(viewOf(core, "n0").drained, false);
 });

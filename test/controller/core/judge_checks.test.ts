@@ -71,6 +71,13 @@ test("judgeChecks() measures a clock by its distance to the median, less what th
   assert.equal(verdicts(fleet), "ok ok ok");
 });
 
+test("judgeChecks() keeps clocks that were read over seconds out of the median: a controller that is held up asks many at once", () => {
+  const fleet = fleetOf("clock", [0, 3_020, 3_010, 3_015, 1, -2]);
+  for (const at of [1, 2, 3])
+    fleet[at]!.readings = [reading("clock", fleet[at]!.readings[0]!.value, { uncertainty: 3_000 })];
+  assert.equal(verdicts(fleet), "ok ok ok ok ok ok");
+});
+
 test("judgeChecks() fails what is not ok with nobody to compare with, and keeps it out of the median", () => {
   const fleet = fleetOf("copy", [10, 10, 10, 0]);
   fleet[3]!.readings = [reading("copy", 0, { ok: false, detail: "its process was ended by SIGSEGV" })];

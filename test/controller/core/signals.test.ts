@@ -267,6 +267,21 @@ test("signals: a rank that stands still after it wrote of broken hardware is not
   assert.equal(core.lastCommand("killRank").value.rank, 2);
 });
 
+test("signals: how long a rank may stand still after such words follows the pace of the last steps, not that of an hour ago", () => {
+  const core = CoreHarness.running(["n0", "n1", "n2"]);
+  core.job.stepTimesMs.push(...Array(20).fill(1_000), 6_000, 6_000, 6_000);
+  let second = 200;
+  const beat = (seconds: number, still: readonly number[]) => {
+    for (let i = 0; i < seconds && core.job.stage === "running"; i++)
+      core.beat(1_000, (nodeId) => pages(nodeId, core, still, ++second));
+  };
+  say(core, "n1", told("log.cuda_ecc", { rank: 2, text: "uncorrectable ECC error encountered" }));
+  beat(9, [2]);
+  assert.equal(core.job.stage, "running", "it may wait for a peer that has become slow");
+  beat(9, [2]);
+  assert.equal(core.job.incidents[0]?.rank, 2);
+});
+
 test("signals: of a program that sends no heartbeats nobody knows whether it stands still", () => {
   const core = CoreHarness.running(["n0", "n1", "n2"], programJobOf({ layout: FOUR }));
   say(core, "n1", told("log.cuda_ecc", { rank: 2, text: "uncorrectable ECC error encountered" }));
