@@ -36,8 +36,10 @@ export function isUnreached({ source, code, operation, peer }: Fault): boolean {
   return source === "failed" && code === "COMM_TIMEOUT" && operation === "connect" && peer !== null;
 }
 
+type Ends = Pick<CutPair, "fromNode" | "toNode">;
+
 /** The node that most pairs have in common, and how many; null: no two pairs have one in common. */
-export function commonNode(pairs: readonly CutPair[]): { nodeId: string; count: number } | null {
+export function commonNode(pairs: readonly Ends[]): { nodeId: string; count: number } | null {
   let common: { nodeId: string; count: number } | null = null;
   for (const [nodeId, count] of degrees(pairs)) {
     if (count > (common?.count ?? 1)) common = { nodeId, count };
@@ -49,7 +51,7 @@ export function commonNode(pairs: readonly CutPair[]): { nodeId: string; count: 
  * As few nodes as make the others able to connect, each with why: those that most others miss, first. Of a pair that
  * stands alone the one that reports it, whose ranks are the higher ones: one is as good as the other. Pure.
  */
-export function cutOff(pairs: readonly CutPair[]): Map<string, string> {
+export function cutOff(pairs: readonly Ends[]): Map<string, string> {
   const avoid = new Map<string, string>();
   for (let left = [...pairs]; left.length > 0; ) {
     const nodeId = commonNode(left)?.nodeId ?? left[0]!.fromNode;
@@ -60,14 +62,14 @@ export function cutOff(pairs: readonly CutPair[]): Map<string, string> {
   return avoid;
 }
 
-function degrees(pairs: readonly CutPair[]): Map<string, number> {
+function degrees(pairs: readonly Ends[]): Map<string, number> {
   const count = new Map<string, number>();
   for (const { fromNode, toNode } of pairs)
     for (const nodeId of [fromNode, toNode]) count.set(nodeId, (count.get(nodeId) ?? 0) + 1);
   return new Map([...count].sort(([a], [b]) => (a < b ? -1 : 1)));
 }
 
-function otherOf({ fromNode, toNode }: CutPair, nodeId: string): string[] {
+function otherOf({ fromNode, toNode }: Ends, nodeId: string): string[] {
   if (fromNode === nodeId) return [toNode];
   return toNode === nodeId ? [fromNode] : [];
 }

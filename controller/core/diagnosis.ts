@@ -1,12 +1,22 @@
 import { forgive } from "./avoid.js";
 import type { Event } from "./contract.js";
+import { cutOff } from "./cut_pairs.js";
 import { fleetNode, medians } from "./fleet.js";
+import { addEvidence } from "./incident.js";
 import { reconsider } from "./jobs.js";
 import { badText, type FleetMedians, judgeChecks } from "./judge_checks.js";
 import { planPairs } from "./plan_pairs.js";
 import { armChecks, beginRun, fail, isFree, startChecks } from "./self_checks.js";
-import type { CheckReading, CoreState, DiagnosisState, NodeState, NodeVerdict, PairGroup } from "./state.js";
-import { log, reply, send, type Turn } from "./turn.js";
+import type {
+  CheckReading,
+  CoreState,
+  DiagnosisState,
+  JobState,
+  NodeState,
+  NodeVerdict,
+  PairGroup,
+} from "./state.js";
+import { isReachable, log, reply, send, type Turn } from "./turn.js";
 import type { Report } from "./wire.js";
 
 /** Beside its work, a wave of collectives starts processes and connects them. */
@@ -28,18 +38,7 @@ export function diagnose(turn: Turn, event: Event & { kind: "diagnosisRequested"
     reply(turn, requestId, { ok: false, code: "CONFLICT", message });
     return;
   }
-  const id = (state.diagnosis?.id ?? 0) + 1;
-  const diagnosis: DiagnosisState = {
-    id,
-    startedMs: turn.nowMs,
-    stage: "nodes",
-    nodes: new Map(),
-    trials: [],
-    wave: [],
-    waveUntilMs: 0,
-    badLinks: [],
-  };
-  state.diagnosis = diagnosis;
+  const diagnosis = open(turn, "nodes", null);
   for (const nodeId of (nodeIds.length > 0 ? nodeIds : [...state.nodes.keys()]).sort()) {
     const node = state.nodes.get(nodeId)!;
     const reason = reasonToSkip(turn, node);
@@ -48,6 +47,22 @@ export function diagnose(turn: Turn, event: Event & { kind: "diagnosisRequested"
   }
   reply(turn, requestId, { ok: true, jobId: "" });
   pursueDiagnosis(turn);
+}
+
+/** The nodes of a job that waits, and free ones as witnesses, are tried in pairs; all of them have passed alone. */
+export function diagnosePairs(turn: Turn, jobId: string, nodeIds: readonly string[]): DiagnosisState {
+  const diagnosis = open(turn, "pairs", jobId);
+  for (const nodeId of nodeIds) diagnosis.nodes.set(nodeId, { verdict: "passed", reason: "" });
+  nextWave(turn, diagnosis);
+  return diagnosis;
+}
+
+function open(turn: Turn, stage: "nodes" | "pairs", jobId: string | null): DiagnosisState {
+  const { state } = turn;
+  const id = (state.diagnosis?.id ?? 0) + 1;
+  const base = { nodes: new Map(), trials: [], wave: [], waveUntilMs: 0, badLinks: [] };
+  state.diagnosis = { id, jobId, startedMs: turn.nowMs, stage, ...base };
+  return state.diagnosis;
 }
 
 function reasonToSkip(turn: Turn, node: NodeState): string | null {
@@ -140,16 +155,25 @@ function planWave(turn: Turn, diagnosis: DiagnosisState): ReturnType<typeof plan
   for (;;) {
     const plan = planPairs(paired(diagnosis), diagnosis.trials);
     if (plan.kind === "done") return plan;
-    const gone = plan.groups.flat().filter((nodeId) => !isThere(turn, nodeId));
+    const gone = plan.groups.flat().filter((nodeId) => !isThere(turn, diagnosis, nodeId));
     if (gone.length === 0) return plan;
     for (const nodeId of gone) lose(diagnosis, nodeId);
   }
 }
 
 /** It is connected and free, and still what passed alone: another process of it would be examined first. */
-function isThere(turn: Turn, nodeId: string): boolean {
+function isThere(turn: Turn, { jobId }: DiagnosisState, nodeId: string): boolean {
   const node = turn.state.nodes.get(nodeId);
-  return node !== undefined && isFree(turn, node) && turn.state.health.get(nodeId)?.state === "passed";
+  if (node === undefined || turn.state.health.get(nodeId)?.state !== "passed") return false;
+  return isFree(turn, node) || (jobId !== null && isAtRest(turn, node, jobId));
+}
+
+/** The job that has it is between two generations: no rank works there, and its memory is left as it is. */
+export function isAtRest(turn: Turn, node: NodeState, jobId: string): boolean {
+  const isIts = node.heldJobId === jobId || node.jobId === jobId;
+  const isHere = isReachable(turn, node) && !node.releasing && node.leaving === null;
+  const stage = turn.state.jobs.get(jobId)?.stage;
+  return isIts && isHere && stage !== "running" && stage !== "forming";
 }
 
 function nextWave(turn: Turn, diagnosis: DiagnosisState): void {
@@ -273,7 +297,23 @@ function finish(
   const good = tally.filter(({ verdict }) => verdict === "passed").length;
   const text = `diagnosis ${diagnosis.id}: ${good} of ${tally.length} nodes passed`;
   log(turn, { level: good === tally.length ? "info" : "alarm", type: "node", text });
+  const job = turn.state.jobs.get(diagnosis.jobId ?? "");
+  if (job !== undefined) tellJob(turn, job, diagnosis);
   reconsider(turn);
+}
+
+/** What its nodes' collectives came to is evidence, and of a bad way it uses one end no more where it can. */
+function tellJob(turn: Turn, job: JobState, { id, nodes, badLinks }: DiagnosisState): void {
+  const bad = [...nodes].filter(([, { verdict }]) => verdict === "failed" || verdict === "suspect");
+  const found = [
+    ...bad.map(([nodeId, { verdict, reason }]) => `${nodeId} ${verdict}: ${reason}`),
+    ...badLinks.map((members) => `the way between ${members.join(" and ")} is bad`),
+  ];
+  const what = found.length === 0 ? "all succeed" : found.join("; ");
+  if (job.incident !== null)
+    addEvidence(job.incident, turn.nowMs, `collectives in pairs (diagnosis ${id}): ${what}`);
+  const cuts = badLinks.map(([fromNode, toNode]) => ({ fromNode: fromNode!, toNode: toNode! }));
+  for (const [nodeId, why] of cutOff(cuts)) job.unconnected.set(nodeId, why);
 }
 
 /** The last collective that it took part in went well. */

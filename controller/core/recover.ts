@@ -25,6 +25,7 @@ import { countFinished, tryComplete } from "./run.js";
 import { explainBySigns } from "./signals.js";
 import type { GenerationState, JobState } from "./state.js";
 import { stateKey } from "./state_name.js";
+import { awaitPairs } from "./try_pairs.js";
 import { arm, disarm, enter, isReachable, jobTimers, log, observe, type Turn, tell } from "./turn.js";
 import type { Report } from "./wire.js";
 
@@ -316,6 +317,11 @@ export function reform(turn: Turn, job: JobState): void {
   const examined = awaitChecks(turn, job);
   if (examined !== null) {
     wait(turn, job, examined.reason, examined.untilMs);
+    return;
+  }
+  const tried = awaitPairs(turn, job);
+  if (tried !== null) {
+    wait(turn, job, tried.reason, tried.untilMs);
     return;
   }
   if (job.attempts >= max_attempts) {

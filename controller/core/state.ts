@@ -172,6 +172,8 @@ export interface CheckRun {
 /** One request to examine nodes, from the first check to the verdict about pairs. */
 export interface DiagnosisState {
   id: number;
+  /** The job whose nodes are tried in pairs after faults that nobody explains; null: a person asked. */
+  jobId: string | null;
   startedMs: number;
   stage: "nodes" | "pairs" | "done";
   nodes: Map<string, NodeVerdict>;
@@ -234,6 +236,8 @@ export interface JobState {
   incidents: IncidentRecord[];
   incident: IncidentRecord | null;
   incidentLast: number;
+  /** The incident for which its nodes were last tried in pairs; 0: none. */
+  pairedFor: number;
   /** Places when the open incident was detected; null: another controller led then. */
   before: PlacesBefore | null;
   effective: EffectiveTime;
@@ -446,6 +450,7 @@ export function createJobState(record: JobRecord): JobState {
     before: null,
     effective: createEffectiveTime(),
     attempts: 0,
+    pairedFor: 0,
     restarts: 0,
     formedMs: 0,
     nodeMs: 0,

@@ -6,6 +6,7 @@ import { Outbox, type Report } from "../../worker/agent/outbox.js";
 import { planLeave } from "../../worker/agent/plan_leave.js";
 import * as messages from "../support/agent_messages.js";
 import type { Random } from "./random.js";
+import { SimChecker } from "./sim_checker.js";
 import type { Content } from "./sim_content.js";
 import { type AgentLink, type CommandFrame, SIM_VERSION } from "./sim_controller.js";
 import type { SimNode } from "./sim_node.js";
@@ -59,9 +60,7 @@ export class SimAgent {
     heldBegun: boolean;
     finals: number;
   } | null = null;
-  /** Self-check under way, and what the last one found. */
-  #checkId = 0n;
-  #checked: ReturnType<typeof messages.checked> | null = null;
+  readonly #checker: SimChecker;
 
   constructor(node: SimNode, incarnation: string, world: SimWorld, random: Random) {
     this.node = node;
@@ -74,6 +73,7 @@ export class SimAgent {
     this.replicator = new SimReplicator(this, world);
     this.#previewer = new SimPreviewer(this, world);
     this.watch = new SimWatch(this, world);
+    this.#checker = new SimChecker(this, world, (message) => this.#say(message));
     this.later(random.between(1, 50), () => this.#connect());
     this.later(random.between(1, HEARTBEAT_MS), () => this.#beat());
   }
@@ -268,7 +268,7 @@ export class SimAgent {
       bootId: node.bootId,
       metricsUrl: "",
       peerPort: 7_000,
-      selfCheck: this.#checked?.value,
+      selfCheck: this.#checker.last,
       unwatched: [],
     };
   }
@@ -332,7 +332,10 @@ export class SimAgent {
         this.#release(command.value.jobId);
         return;
       case "selfCheck":
-        this.#selfCheck(command.value);
+        this.#checker.begin(command.value);
+        return;
+      case "selfCheckConnect":
+        this.#checker.connect(command.value);
         return;
       case "prepare":
         supervisor.prepare(command.value);
@@ -380,24 +383,8 @@ export class SimAgent {
         supervisor.saveHeld(messages.plain(command.value.state!));
         return;
       default:
-        return; // no scenario pairs nodes; scores are for people
+        return; // scores are for people
     }
-  }
-
-  /** Takes a moment, unless ranks work; a broken machine fails. */
-  #selfCheck({ checkId }: Extract<Command, { $case: "selfCheck" }>["value"]): void {
-    if ([...this.ranks.values()].some((rank) => rank.group !== null)) {
-      this.#say(messages.checked(checkId, { broken: false, busy: "ranks work" }));
-      return;
-    }
-    this.#checkId = checkId;
-    this.#say(messages.checkBegun(checkId, this.#nowMs));
-    this.later(this.random.between(100, 800), () => {
-      if (this.#checkId !== checkId) return;
-      const report = messages.checked(checkId, { broken: this.node.broken, busy: "" });
-      this.#checked = report;
-      this.#say(report);
-    });
   }
 
   /** A generation begins here. */

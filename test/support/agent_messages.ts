@@ -194,8 +194,20 @@ export function leaving(graceMs: number): AgentMessage & { $case: "nodeLeaving" 
   return { $case: "nodeLeaving", value: { graceMs: BigInt(Math.max(0, graceMs)), reason: "SIGTERM" } };
 }
 
-export function checkBegun(checkId: bigint, nowMs: number): AgentMessage {
-  return { $case: "selfCheckBegun", value: { checkId, clockMs: BigInt(nowMs), port: 0, pid: 0 } };
+/** @param port where it listens for its group; 0: it is examined alone */
+export function checkBegun(checkId: bigint, nowMs: number, port = 0): AgentMessage {
+  return {
+    $case: "selfCheckBegun",
+    value: { checkId, clockMs: BigInt(nowMs), port, pid: port === 0 ? 0 : 77 },
+  };
+}
+
+/** What a collective with others came to. */
+export function paired(checkId: bigint, ok: boolean): AgentMessage {
+  const detail = ok ? "" : "a peer did not answer";
+  const value = ok ? 10 : 0;
+  const result = { name: "collective", ok, value, unit: "GB/s", detail, seconds: 0.1, device: undefined };
+  return { $case: "selfCheckReport", value: { checkId, results: [result], busy: "" } };
 }
 
 export function checked(
