@@ -236,8 +236,8 @@ export interface JobState {
   incidents: IncidentRecord[];
   incident: IncidentRecord | null;
   incidentLast: number;
-  /** The incident for which its nodes were last tried in pairs; 0: none. */
-  pairedFor: number;
+  /** `stepHighest` when its nodes were last tried in pairs; -1: they were not. */
+  pairedAt: number;
   /** Places when the open incident was detected; null: another controller led then. */
   before: PlacesBefore | null;
   effective: EffectiveTime;
@@ -450,7 +450,7 @@ export function createJobState(record: JobRecord): JobState {
     before: null,
     effective: createEffectiveTime(),
     attempts: 0,
-    pairedFor: 0,
+    pairedAt: -1,
     restarts: 0,
     formedMs: 0,
     nodeMs: 0,

@@ -20,7 +20,7 @@ const PAIRS_MS_MAX = 20_000;
 
 /**
  * What a job waits for that fails again in its collectives, though no process of it has ended and self-checks have found nothing:
- * its nodes try collectives in pairs, once in an incident. Which node, or which way between two, is at fault is known then; see
+ * its nodes try collectives in pairs, once before it gets any further. Which node, or which way between two, is at fault is known then; see
  * docs/self-checks.md. Null: nothing.
  */
 export function awaitPairs(turn: Turn, job: JobState): { reason: string; untilMs: number } | null {
@@ -32,7 +32,7 @@ export function awaitPairs(turn: Turn, job: JobState): { reason: string; untilMs
   if (!isUnderWay) {
     const nodeIds = isUnexplained(job) ? pairable(turn, job) : [];
     if (nodeIds.length < 2) return null;
-    job.pairedFor = job.incidentLast;
+    job.pairedAt = job.stepHighest;
     const { id } = diagnosePairs(turn, jobId, nodeIds);
     const text = `diagnosis ${id}: tries collectives between ${nodeIds.length} nodes, since those of job ${spec.name} fail again and again`;
     log(turn, { level: "warning", type: "node", jobId, text });
@@ -44,8 +44,8 @@ export function awaitPairs(turn: Turn, job: JobState): { reason: string; untilMs
 }
 
 function isUnexplained(job: JobState): boolean {
-  const { attempts, incident, pairedFor, incidentLast, faults, unconnected } = job;
-  if (attempts < ATTEMPTS || incident === null || pairedFor === incidentLast) return false;
+  const { attempts, pairedAt, stepHighest, faults, unconnected } = job;
+  if (attempts < ATTEMPTS || pairedAt === stepHighest) return false;
   const isEnded = faults.some(({ source }) => source !== "failed" && source !== "stall");
   return !isEnded && unconnected.size === 0 && faults.some(({ code }) => BETWEEN_NODES.has(code));
 }

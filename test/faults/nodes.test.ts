@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { until } from "../support/until.js";
-import type { RunRecord } from "./cluster.js";
+import { type RunRecord, TestCluster, testJob } from "./cluster.js";
 import { assertSameRun, LIMIT, reference, run } from "./compare_runs.js";
 
 /** No checkpoint before the last step: what a run goes on from lies in memory; it is copied fast, for steps are short. */
@@ -151,6 +151,49 @@ test(
     for (const [step, loss] of wanted) {
       const error = Math.abs(record.losses.get(step)! / loss - 1);
       assert.ok(error < 1e-5, `step ${step}: ${record.losses.get(step)}, undisturbed ${loss}`);
+    }
+  },
+);
+
+test(
+  "faults: a node whose collectives fail again and again, though its processes live: tried in pairs with others it is found and out",
+  LIMIT,
+  async () => {
+    // Without a folder for their markers they fire in every process anew.
+    const failpoints = {
+      GOKU_FAILPOINTS: "collective.entered@15/2:stall,selfcheck.collective:flip",
+      GOKU_FAILPOINT_DIR: "",
+    };
+    const placeOf = (member: string) => ({
+      host: "127.0.0.1",
+      enter: [],
+      env: member === "node-b" ? failpoints : {},
+    });
+    // Some steps of each generation are told before it stands still, so that it is soon known to.
+    const overrides = [...MEMORY_ONLY, "checkpoint.snapshot_every_steps=4", "recovery.stall_seconds=2"];
+    const cluster = await TestCluster.start({ nodes: 3, placeOf });
+    try {
+      await until(async () => {
+        const { nodes } = await cluster.client.call("listNodes", {});
+        return nodes.filter(({ selfCheck }) => selfCheck === "passed").length === 3;
+      });
+      const job = await testJob(cluster.folder, overrides);
+      await cluster.submit(job); // its ranks 2 and 3 are on the second node
+      const record = await cluster.follow();
+      const { nodes } = await cluster.client.call("listNodes", {});
+      const bad = nodes.find(({ nodeId }) => nodeId === "node-b")!;
+      assert.match(bad.unusable, /quarantined: self-check: collective failed: /, cluster.logs);
+      const { incidents } = await cluster.client.call("listIncidents", { job: job.name });
+      assert.equal(incidents.length, 3, cluster.logs);
+      const told = /collectives in pairs \(diagnosis 1\): node-b failed: collective failed/;
+      const { evidence } = incidents.at(-1)!;
+      assert.ok(
+        evidence.some((text) => told.test(text)),
+        evidence.join("\n"),
+      );
+      await assertSameRun({ record, cluster, job }, 5);
+    } finally {
+      await cluster.stop();
     }
   },
 );

@@ -68,7 +68,7 @@ test("a bad way between two good nodes: neither is quarantined, and a free one t
   assert.ok(evidence(fleet).includes("collectives in pairs (diagnosis 1): the way between n0 and n1 is bad"));
 });
 
-test("pairs are tried once in an incident; where all succeed the job goes on as before", () => {
+test("pairs are tried once until the job gets any further; where all succeed the job goes on as before", () => {
   const fleet = training(3);
   for (let i = 0; i < 5; i++) {
     loseEachOther(fleet);
