@@ -1,5 +1,4 @@
 import { planDigest, WriterIndex, writePlan } from "../checkpoint/plan.js";
-import { readCost } from "../checkpoint/read_cost.js";
 import { STATE_KINDS } from "../checkpoint/state.js";
 import { Layout } from "../job/layout.js";
 import { MODEL_PRESETS, modelConfigSchema } from "../job/model_config.js";
@@ -38,18 +37,11 @@ export function planFigures(): PlanFigure[] {
   }
   const readSeconds = (performance.now() - readBegun) / 1000;
   const readBytes = Math.max(0, process.memoryUsage().rss - rssBefore);
-  const cost = readCost(units, { from: layout, to: wide });
   return [
     { name: "write plan of a rank, 8B over 8,192 ranks", value: seconds, unit: "s", limit: 1 },
     { name: "memory for it", value: bytes / 2 ** 20, unit: "MiB", limit: 200 },
     { name: "read plan of a rank of 6,144 from there", value: readSeconds, unit: "s", limit: 1 },
     { name: "memory for it", value: readBytes / 2 ** 20, unit: "MiB", limit: 200 },
-    {
-      name: "read by all over the state, 8,192 to 6,144 ranks",
-      value: cost.readBytes / cost.stateBytes,
-      unit: "",
-      limit: null,
-    },
     { name: "manifests that it reads, of 8,192", value: writers.size, unit: "", limit: null },
   ];
 }

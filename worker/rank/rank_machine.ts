@@ -386,7 +386,7 @@ export class RankMachine {
       access: place.prepare.peers,
       peerOf: (nodeId: string) => place.members.find((member) => member.nodeId === nodeId)?.rank ?? null,
       signal: this.restoring.signal,
-      replica: this.groups.replica,
+      groups: this.groups,
     };
     const restored = await restoreState(options, from).catch((error: unknown) => {
       place.book.reread(place.pages.states()); // the slot may have been found damaged
