@@ -1,3 +1,4 @@
+import { LoadPlan } from "../checkpoint/load_plan.js";
 import { planDigest, WriterIndex, writePlan } from "../checkpoint/plan.js";
 import { STATE_KINDS } from "../checkpoint/state.js";
 import { Layout } from "../job/layout.js";
@@ -14,7 +15,7 @@ export interface PlanFigure {
 
 /**
  * What planning costs one rank of 8,192 that train 8B parameters: its own write plan with the digest that is compared; then,
- * at another layout of 6,144 ranks, which of the 8,192 writers hold its part.
+ * at another layout of 6,144 ranks, which of the 8,192 writers hold its part, and who reads it.
  */
 export function planFigures(): PlanFigure[] {
   const units = flatUnits(parameterSpecs(modelConfigSchema.parse(MODEL_PRESETS["goku-8b"])));
@@ -29,11 +30,18 @@ export function planFigures(): PlanFigure[] {
   const wide = new Layout({ dp_replicate: 1, dp_shard: 1536, sp: 4 });
   const [rssBefore, readBegun] = [process.memoryUsage().rss, performance.now()];
   const index = new WriterIndex(units, layout);
+  const load = new LoadPlan(units, wide);
   const writers = new Set<number>();
-  for (const { parameter, start, length } of shardPieces(units, wide, 4000)) {
-    for (const kind of STATE_KINDS)
-      for (const writer of index.writersOf({ tensor: `${kind}/${parameter}`, start, length }))
-        writers.add(writer);
+  for (const unit of units) {
+    for (const { parameter, start, length } of shardPieces([unit], wide, 4000)) {
+      const at = unit.parameters.find(({ spec }) => spec.name === parameter)!.offset + start;
+      for (const kind of STATE_KINDS) {
+        for (const writer of index.writersOf({ tensor: `${kind}/${parameter}`, start, length }))
+          writers.add(writer);
+        if (load.place({ kind, unit: unit.name, start: at, end: at + length }) === null)
+          throw new Error("the load plan is wrong");
+      }
+    }
   }
   const readSeconds = (performance.now() - readBegun) / 1000;
   const readBytes = Math.max(0, process.memoryUsage().rss - rssBefore);

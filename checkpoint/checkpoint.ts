@@ -89,14 +89,16 @@ export class Checkpoint {
   }
 
   /**
-   * Fills `into`, of the chunk's bytes, and compares it with its digest. Who reads all chunks of a file, alone or with others,
-   * has read all of the file, each byte once: its header is read and checked with its first chunk. CHECKPOINT_CORRUPT.
+   * Fills `into` with chunks that follow one another in a file (`runsOf`), and compares each with its digest. Who reads all
+   * chunks of a file, alone or with others, has read all of the file, each byte once: its header is read and checked with
+   * its first chunk. CHECKPOINT_CORRUPT.
    */
-  async readChunk({ extent, chunk }: StoredChunk, into: Uint8Array): Promise<void> {
+  async readRun(run: readonly StoredChunk[], into: Uint8Array): Promise<void> {
+    const { extent, chunk } = run[0]!;
     await this.#content.requireSize(extent.file);
     if (this.#content.chunkOffset(extent, chunk) === extent.file.headerBytes)
       await this.#content.requireFile(extent.file);
-    await this.#content.readChunk(extent, chunk, into);
+    await this.#content.readRun(run, into);
   }
 
   /** True where no chunk is shared by two shards of a layout: one that has the shards of the layout that wrote. */
@@ -160,6 +162,27 @@ export interface StoredChunk {
   start: number;
   length: number;
   bytes: number;
+}
+
+/** Chunks, in the order given, put together where they follow one another in a file and have at most so many bytes. */
+export function runsOf<T extends { chunk: StoredChunk }>(chunks: readonly T[], bytesMax: number): T[][] {
+  const runs: T[][] = [];
+  let file = "";
+  let [end, bytes] = [0, 0];
+  for (const one of chunks) {
+    const { extent, chunk, bytes: more } = one.chunk;
+    const offset = extent.offset + chunk * CHUNK_BYTES;
+    if (extent.file.name === file && offset === end && bytes + more <= bytesMax) {
+      runs.at(-1)!.push(one);
+      bytes += more;
+    } else {
+      runs.push([one]);
+      file = extent.file.name;
+      bytes = more;
+    }
+    end = offset + more;
+  }
+  return runs;
 }
 
 /** Bytes [from, to) of one chunk, and the byte of the result they go to. */

@@ -91,15 +91,25 @@ export class CheckpointContent {
   }
 
   /** Fills `into` (of chunkLength bytes) with MiB `chunk` of an extent; CHECKPOINT_CORRUPT names file, tensor and chunk. */
-  async readChunk(extent: StoredExtent, chunk: number, into: Uint8Array): Promise<void> {
-    const key = `${this.folder}/${extent.file.name}`;
-    const offset = this.chunkOffset(extent, chunk);
-    await this.#storage.read(key, offset, into);
-    if (digestOf(into) === extent.digests[chunk]) return;
-    throw corrupt(
-      key,
-      `MiB ${chunk} of ${extent.tensor} (bytes ${offset} to ${offset + into.byteLength}) differs from its digest`,
-    );
+  readChunk(extent: StoredExtent, chunk: number, into: Uint8Array): Promise<void> {
+    return this.readRun([{ extent, chunk }], into);
+  }
+
+  /** The same for chunks that follow one another in a file, with one request. */
+  async readRun(run: readonly { extent: StoredExtent; chunk: number }[], into: Uint8Array): Promise<void> {
+    const first = run[0]!;
+    const key = `${this.folder}/${first.extent.file.name}`;
+    const begin = this.chunkOffset(first.extent, first.chunk);
+    await this.#storage.read(key, begin, into);
+    for (const { extent, chunk } of run) {
+      const offset = this.chunkOffset(extent, chunk);
+      const bytes = into.subarray(offset - begin, offset - begin + this.chunkLength(extent, chunk));
+      if (digestOf(bytes) === extent.digests[chunk]) continue;
+      throw corrupt(
+        key,
+        `MiB ${chunk} of ${extent.tensor} (bytes ${offset} to ${offset + bytes.byteLength}) differs from its digest`,
+      );
+    }
   }
 }
 

@@ -1,13 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { CHUNK_BYTES } from "../../checkpoint/digest.js";
-import {
-  LOAD_LANDED_BYTES_MAX,
-  LOAD_READ_BYTES_MAX,
-  LoadPlan,
-  type UnitChunk,
-  type Wanting,
-} from "../../checkpoint/load_plan.js";
+import { LOAD_ROUND_BYTES_MAX, LoadPlan, type UnitChunk, type Wanting } from "../../checkpoint/load_plan.js";
 import { writePlan } from "../../checkpoint/plan.js";
 import { STATE_KINDS } from "../../checkpoint/state.js";
 import { Layout } from "../../job/layout.js";
@@ -62,7 +56,7 @@ function loadOf(
     }
     assert.equal(at, chunk.end);
     if (place === null) continue;
-    assert.ok(place.round < plan.roundCount && place.replica < to.dpReplicate);
+    assert.ok(place.round < plan.rounds.length && place.replica < to.dpReplicate);
     assert.ok(place.parts.some(({ index }) => index === place.reader));
     const size = 4 * (chunk.end - chunk.start);
     bytes += size;
@@ -72,7 +66,7 @@ function loadOf(
       add(landed, `${place.replica}/${index}/${place.round}`, 4 * (end - start));
   }
   const most = (map: Map<unknown, number>) => [...map.values()].reduce((a, b) => Math.max(a, b), 0);
-  return { read: most(read), landed: most(landed), whole: most(whole), bytes, roundCount: plan.roundCount };
+  return { read: most(read), landed: most(landed), whole: most(whole), bytes };
 }
 
 function randomModel(random: Random): FlatUnit[] {
@@ -106,8 +100,8 @@ test("LoadPlan gives each chunk to one rank that needs it, whose memory is bound
     );
     const wanting: Wanting = round % 3 > 0 ? null : (kind, unit) => lacking.get(`${kind}/${unit}`)!;
     const { read, landed, bytes } = loadOf(units, layouts, wanting);
-    assert.ok(read <= LOAD_READ_BYTES_MAX, `${layouts.from} to ${layouts.to}: reads ${read}`);
-    assert.ok(landed <= LOAD_LANDED_BYTES_MAX, `${layouts.from} to ${layouts.to}: gets ${landed}`);
+    assert.ok(read <= LOAD_ROUND_BYTES_MAX, `${layouts.from} to ${layouts.to}: reads ${read}`);
+    assert.ok(landed <= LOAD_ROUND_BYTES_MAX, `${layouts.from} to ${layouts.to}: gets ${landed}`);
     const state = 16 * units.reduce((sum, { count }) => sum + count, 0);
     if (wanting === null) assert.equal(bytes, state);
     if (layouts.from.shardGroupSize !== parts) shared++;
@@ -133,6 +127,7 @@ test("LoadPlan spreads goku-8b over ranks that share chunks, and over replicas",
 
 test("LoadPlan has no round where nobody wants anything", () => {
   const { units } = modelOf({ "patch_embed.p": [10] });
-  assert.equal(new LoadPlan(units, layoutOf("2x3x1"), () => new Set()).roundCount, 0);
-  assert.equal(new LoadPlan(units, layoutOf("2x3x1")).roundCount, 1);
+  assert.equal(new LoadPlan(units, layoutOf("2x3x1"), () => new Set()).rounds.length, 0);
+  assert.equal(new LoadPlan(units, layoutOf("2x3x1")).rounds.length, 2);
+  assert.equal(new LoadPlan(units, layoutOf("3x1x1")).rounds.length, 1); // no shard shares anything
 });

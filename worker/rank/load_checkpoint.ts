@@ -1,4 +1,4 @@
-import type { Checkpoint, StoredChunk } from "../../checkpoint/checkpoint.js";
+import { type Checkpoint, runsOf, type StoredChunk } from "../../checkpoint/checkpoint.js";
 import { type ChunkPlace, LOAD_BUFFERS, LoadPlan, type Wanting } from "../../checkpoint/load_plan.js";
 import { mapLimit, READS_AT_ONCE } from "../../checkpoint/map_limit.js";
 import { STATE_KINDS, type StateKind } from "../../checkpoint/state.js";
@@ -48,7 +48,10 @@ interface Landing {
   length: number;
 }
 
-/** Reads of one round in flight: storage far away answers late, and each asks for a MiB alone. */
+/** Asked for at once, where chunks lie side by side: opening a file, or a request to S3, costs about as much as a MiB. */
+const RUN_BYTES_MAX = 4 << 20;
+
+/** Reads of one round in flight: storage far away answers late. */
 const READS_OF_ROUND = 8;
 
 /** A chunk that this rank reads. */
@@ -151,14 +154,16 @@ class Load {
       const bytesMost = Math.max(0, ...this.windows.map((window) => window[this.replica]!.bytes));
       this.buffers = Array.from({ length: LOAD_BUFFERS }, () => new Uint8Array(bytesMost));
       const readings = this.buffers.map((_, round) => this.read(round));
-      let flight: Flight | null = null;
-      for (let round = 0; round < this.plan.roundCount; round++) {
+      let exchanged: Flight | null = null; // meanwhile others are read and put in their places
+      for (const [round, { isShared }] of this.plan.rounds.entries()) {
         await readings.shift();
-        if (flight !== null) await this.finish(flight);
-        flight = this.start(round);
+        if (isShared && exchanged !== null) await this.finish(exchanged);
+        const flight = this.start(round);
         readings.push(this.read(round + LOAD_BUFFERS));
+        if (isShared) exchanged = flight;
+        else await this.finish(flight);
       }
-      if (flight !== null) await this.finish(flight);
+      if (exchanged !== null) await this.finish(exchanged);
       return this.loaded;
     } catch (error) {
       this.ended = true;
@@ -172,7 +177,7 @@ class Load {
   /** What concerns this rank, from the manifests of those writers that hold what its shard has. */
   private async planWindows(): Promise<Window[][]> {
     const { layout, rank, shards, checkpoint, wanting } = this.options;
-    const windows = Array.from({ length: this.plan.roundCount }, () =>
+    const windows = this.plan.rounds.map(() =>
       Array.from({ length: layout.dpReplicate }, () => new Window()),
     );
     const wanted = STATE_KINDS.flatMap((kind) =>
@@ -242,10 +247,13 @@ class Load {
     const window = this.windows[round]?.[this.replica];
     if (window === undefined) return Promise.resolve();
     const buffer = this.buffers[round % LOAD_BUFFERS]!;
-    const reading = mapLimit(window.reads, READS_OF_ROUND, async ({ chunk, at }) => {
+    const reading = mapLimit(runsOf(window.reads, RUN_BYTES_MAX), READS_OF_ROUND, async (run) => {
       this.requireGoing();
-      await checkpoint.readChunk(chunk, buffer.subarray(at, at + chunk.bytes));
-      this.loaded.read += chunk.bytes;
+      const chunks = run.map(({ chunk }) => chunk);
+      const bytes = chunks.reduce((all, chunk) => all + chunk.bytes, 0);
+      const { at } = run[0]!;
+      await checkpoint.readRun(chunks, buffer.subarray(at, at + bytes));
+      this.loaded.read += bytes;
     }).then(() => this.requireGoing());
     reading.catch(() => {}); // told when its round comes
     return reading;
@@ -273,7 +281,8 @@ class Load {
       else if (this.takes(own)) native.tensorWrite(own.shard[own.kind].id, own.offset, bytes);
       at += own.length;
     }
-    if (this.shardGroup === null) return { round, landed, exchange: null };
+    if (this.shardGroup === null || !this.plan.rounds[round]!.isShared)
+      return { round, landed, exchange: null };
     const sentCounts = new Float64Array(layout.shardGroupSize);
     for (const { sent } of window.reads) for (const { member, length } of sent) sentCounts[member]! += length;
     const input = this.arena.alloc("f32", sum(sentCounts));

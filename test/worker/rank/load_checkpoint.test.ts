@@ -2,11 +2,7 @@ import assert from "node:assert/strict";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { after, test } from "node:test";
-import {
-  LOAD_LANDED_BYTES_MAX,
-  LOAD_MEMORY_BYTES,
-  LOAD_READ_BYTES_MAX,
-} from "../../../checkpoint/load_plan.js";
+import { LOAD_BUFFERS, LOAD_MEMORY_BYTES, LOAD_ROUND_BYTES_MAX } from "../../../checkpoint/load_plan.js";
 import { Layout } from "../../../job/layout.js";
 import { layoutOf, metaOf, modelOf, saveAndCommit, state } from "../../checkpoint/fixtures.js";
 import { runRanks } from "../../support/rank_process.js";
@@ -97,7 +93,7 @@ test(`a state of any layout is read from storage once by all ranks of another to
     // a rank reads the commit record, and a manifest at most once
     const manifests = sum(filesOf(root, ".json").map((file) => statSync(file).size));
     for (const { manifestBytes } of ranks) assert.ok(manifestBytes <= manifests, what);
-    for (const { peakBytes } of ranks) assert.ok(peakBytes <= 3 * LOAD_LANDED_BYTES_MAX, what);
+    for (const { peakBytes } of ranks) assert.ok(peakBytes <= 3 * LOAD_ROUND_BYTES_MAX, what);
   }
 });
 
@@ -111,7 +107,10 @@ test("ranks read about as much each, and what one holds meanwhile does not grow 
     const even = sum(read) / read.length;
     assert.ok(Math.max(...read) <= 1.35 * even, `${cases[i]!.to}: ${read}`);
     for (const { peakBytes } of ranks)
-      assert.ok(peakBytes <= LOAD_MEMORY_BYTES - 3 * LOAD_READ_BYTES_MAX, `${cases[i]!.to}: ${peakBytes}`);
+      assert.ok(
+        peakBytes <= LOAD_MEMORY_BYTES - LOAD_BUFFERS * LOAD_ROUND_BYTES_MAX,
+        `${cases[i]!.to}: ${peakBytes}`,
+      );
   }
 });
 
