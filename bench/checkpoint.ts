@@ -55,6 +55,15 @@ class OurProcesses {
     return answers;
   }
 
+  /** Makes them the ranks of a layout that load together. */
+  async connect(model: ModelConfig, layout: string, folder: string): Promise<void> {
+    const heard = await this.ask((rank) => ({ kind: "listen", model, layout, rank }));
+    const members = heard.map(({ port }, rank) => ({
+      ...{ rank, nodeId: "bench", host: "127.0.0.1", port, pid: this.children[rank]!.pid! },
+    }));
+    await this.ask(() => ({ kind: "connect", members, folder }));
+  }
+
   close(): void {
     for (const child of this.children) child.kill("SIGKILL");
   }
@@ -113,6 +122,7 @@ async function measureAll(options: { rounds: number; bytes: number; folder: stri
     dcpLoad: [],
   };
   try {
+    await loaders.connect(model, LOADED.layout, memory);
     const opened = await ranks.ask((rank) => ({
       kind: "open",
       model,
@@ -135,8 +145,7 @@ async function measureAll(options: { rounds: number; bytes: number; folder: stri
       const common = { kind: "save", model, layout: SAVED.layout, uri } as const;
       found.save.push(slowest(await agents.ask((i) => ({ ...common, ranks: held.slice(2 * i, 2 * i + 2) }))));
       if (dcp.save) found.dcpSave.push(await dcp.save.measure(`save ${theirs}`));
-      const order = { kind: "load", model, layout: LOADED.layout, uri } as const;
-      found.load.push(slowest(await loaders.ask((rank) => ({ ...order, rank }))));
+      found.load.push(slowest(await loaders.ask(() => ({ kind: "load", uri }))));
       if (dcp.load) found.dcpLoad.push(await dcp.load.measure(`load ${theirs}`));
       for (const used of [ours, theirs]) rmSync(used, { recursive: true, force: true });
     }

@@ -1,4 +1,5 @@
 /** One process of bench/checkpoint.ts: a rank with its slots, an agent that saves, or a rank that loads. */
+import path from "node:path";
 import { openCheckpoint } from "../checkpoint/load.js";
 import { commitCheckpoint, saveShard } from "../checkpoint/save.js";
 import { readSnapshotHeader, snapshotLayout } from "../checkpoint/snapshot.js";
@@ -6,10 +7,14 @@ import { STATE_KINDS, type StateMeta } from "../checkpoint/state.js";
 import { Layout } from "../job/layout.js";
 import type { ModelConfig } from "../job/model_config.js";
 import { parameterSpecs } from "../job/parameters.js";
-import { type FlatUnit, flatUnits } from "../job/sharding.js";
+import { type FlatUnit, flatUnits, shardRange } from "../job/sharding.js";
 import { nothingSeen } from "../job/spikes.js";
 import { loadNative } from "../worker/engine/load_native.js";
-import type { Native } from "../worker/engine/native.js";
+import type { CommEndpoint, Native } from "../worker/engine/native.js";
+import { Arena } from "../worker/engine/tensor.js";
+import { PAGE_BYTES } from "../worker/pages.js";
+import { createGroups, type Groups } from "../worker/parallel/groups.js";
+import { type LoadedShard, loadCheckpoint } from "../worker/rank/load_checkpoint.js";
 import { SnapshotPages } from "../worker/rank/snapshot_pages.js";
 
 export type ToCheckpointRank =
@@ -18,13 +23,19 @@ export type ToCheckpointRank =
   | { kind: "step"; snapshot: boolean }
   /** Writes the parts of these ranks; the agent of rank 0 commits. */
   | { kind: "save"; model: ModelConfig; layout: string; ranks: { rank: number; slot: string }[]; uri: string }
-  | { kind: "load"; model: ModelConfig; layout: string; rank: number; uri: string };
+  /** Makes room for its part of the state, and listens for the other ranks. */
+  | { kind: "listen"; model: ModelConfig; layout: string; rank: number }
+  | { kind: "connect"; members: CommEndpoint[]; folder: string }
+  /** Loads its part, with the others. */
+  | { kind: "load"; uri: string };
 export interface FromCheckpointRank {
   seconds: number;
   /** Of this process's part of the state. */
   bytes: number;
   /** The slot that holds the newest whole state. */
   slot: string | null;
+  /** Where it listens; 0: nowhere. */
+  port: number;
 }
 
 class BenchRank {
@@ -129,23 +140,58 @@ async function save(order: Extract<ToCheckpointRank, { kind: "save" }>): Promise
   await commitCheckpoint({ ...common, meta, waitMs: 120_000 });
 }
 
-async function load(order: Extract<ToCheckpointRank, { kind: "load" }>): Promise<number> {
-  const units = flatUnits(parameterSpecs(order.model));
-  const layout = Layout.parse(order.layout);
-  const checkpoint = await openCheckpoint(order.uri);
-  let bytes = 0;
-  for (const { name } of units) {
-    for (const kind of STATE_KINDS)
-      bytes += (await checkpoint.readRank(units, layout, order.rank, kind, name)).byteLength;
+/** A rank that loads into tensors it has, as one that takes its place does. */
+class LoadingRank {
+  private readonly native = loadNative();
+  private readonly layout: Layout;
+  private readonly rank: number;
+  private readonly shards: LoadedShard[];
+  private groups: Groups | null = null;
+  readonly port: number;
+
+  constructor({ model, layout, rank }: Extract<ToCheckpointRank, { kind: "listen" }>) {
+    this.layout = Layout.parse(layout);
+    this.rank = rank;
+    this.native.threadsSet(1);
+    const arena = new Arena(this.native);
+    const parts = this.layout.shardGroupSize;
+    this.shards = flatUnits(parameterSpecs(model)).map((unit) => {
+      const range = shardRange({ count: unit.count, parts, index: rank % parts });
+      const run = () => arena.zeros("f32", range.length);
+      return { unit, range, model: run(), ema: run(), adam_m: run(), adam_v: run() };
+    });
+    this.port = this.native.commListen("127.0.0.1");
   }
-  return bytes;
+
+  async connect({ members, folder }: Extract<ToCheckpointRank, { kind: "connect" }>): Promise<void> {
+    const page = (name: string) => this.native.pageMap(path.join(folder, `${name}.${this.rank}`), PAGE_BYTES);
+    this.groups = await createGroups(this.native, {
+      ...{ job: "bench", generation: 1n, layout: this.layout, rank: this.rank, members },
+      ...{ abortPage: page("control"), progressPage: page("progress") },
+      ...{ timeoutMs: 60_000, transport: "auto" },
+    });
+  }
+
+  async load(uri: string): Promise<number> {
+    const { native, layout, rank, shards } = this;
+    const checkpoint = await openCheckpoint(uri);
+    const signal = new AbortController().signal;
+    const all = { wanting: null, takes: () => true };
+    const loaded = await loadCheckpoint({
+      ...{ native, checkpoint, layout, rank, shards, groups: this.groups!, signal, ...all },
+    });
+    return loaded.taken;
+  }
 }
 
 let rank: BenchRank | null = null;
+let loader: LoadingRank | null = null;
 
 async function execute(order: ToCheckpointRank): Promise<FromCheckpointRank> {
   const begun = performance.now();
-  const answer = (seconds: number, bytes: number) => ({ seconds, bytes, slot: rank?.slot ?? null });
+  const answer = (seconds: number, bytes: number) => ({
+    ...{ seconds, bytes, slot: rank?.slot ?? null, port: loader?.port ?? 0 },
+  });
   switch (order.kind) {
     case "open":
       rank = new BenchRank(order);
@@ -155,8 +201,14 @@ async function execute(order: ToCheckpointRank): Promise<FromCheckpointRank> {
     case "save":
       await save(order);
       return answer((performance.now() - begun) / 1000, 0);
+    case "listen":
+      loader = new LoadingRank(order);
+      return answer(0, 0);
+    case "connect":
+      await loader!.connect(order);
+      return answer(0, 0);
     case "load": {
-      const bytes = await load(order);
+      const bytes = await loader!.load(order.uri);
       return answer((performance.now() - begun) / 1000, bytes);
     }
   }

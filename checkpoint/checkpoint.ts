@@ -1,11 +1,10 @@
 import { GokuError } from "../job/errors.js";
-import type { Layout } from "../job/layout.js";
+import { Layout, type LayoutSize } from "../job/layout.js";
 import type { ParameterSpec } from "../job/parameters.js";
-import { type FlatUnit, shardPieces, shardRange } from "../job/sharding.js";
 import { CheckpointContent, type StoredExtent } from "./content.js";
 import { CHUNK_BYTES } from "./digest.js";
 import type { Extents } from "./extents.js";
-import type { CommitRecord } from "./manifest.js";
+import { type CommitRecord, recordDigest } from "./manifest.js";
 import { mapLimit, READS_AT_ONCE } from "./map_limit.js";
 import { checkpointFolder } from "./names.js";
 import type { Interval, StateKind, StateMeta } from "./state.js";
@@ -22,9 +21,11 @@ export class Checkpoint {
   readonly committedAt: string;
   readonly kinds: readonly StateKind[];
   readonly specs: readonly ParameterSpec[];
+  /** Of its commit record: equal digests, equal checkpoints. */
+  readonly digest: string;
   readonly #content: CheckpointContent;
   readonly #extents: Extents;
-  #model: readonly FlatUnit[] | null = null;
+  readonly #savedBy: LayoutSize;
 
   constructor(storage: Storage, record: CommitRecord, extents: Extents) {
     const folder = checkpointFolder(record.meta.state.step);
@@ -37,6 +38,8 @@ export class Checkpoint {
     this.specs = record.parameters;
     this.#content = new CheckpointContent(storage, folder);
     this.#extents = extents;
+    this.#savedBy = record.layout;
+    this.digest = recordDigest(record);
   }
 
   /** CHECKPOINT_MISMATCH, naming the first few, unless it holds exactly these parameters. */
@@ -71,33 +74,36 @@ export class Checkpoint {
     return this.#readInto([{ interval, offset: 0 }], interval.length);
   }
 
-  /** What `rank` of any layout holds of one unit: its flat shard, empty where it holds nothing. */
-  async readRank(
-    units: readonly FlatUnit[],
-    layout: Layout,
-    rank: number,
-    kind: StateKind,
-    unit: string,
-  ): Promise<Float32Array> {
-    if (this.#model !== units) {
-      this.requireModel(units.flatMap((each) => each.parameters.map(({ spec }) => spec)));
-      this.#model = units;
-    }
-    const wanted = units.find((each) => each.name === unit);
-    if (wanted === undefined) throw new RangeError(`readRank: no unit ${unit}`);
-    const { length } = shardRange({
-      count: wanted.count,
-      parts: layout.shardGroupSize,
-      index: rank % layout.shardGroupSize,
-    });
-    const pieces = shardPieces([wanted], layout, rank);
-    return this.#readInto(
-      pieces.map((piece) => ({
-        interval: { tensor: `${kind}/${piece.parameter}`, start: piece.start, length: piece.length },
-        offset: piece.shardOffset,
-      })),
-      length,
+  /**
+   * The chunks that hold elements of an interval, in order; of the files, only manifests are read. Throws as
+   * `readInterval` does.
+   */
+  async chunksOf(interval: Interval): Promise<StoredChunk[]> {
+    return (await this.#extents.plan(interval)).flatMap((step) =>
+      chunkTasks(step.extent, step, 0).map(({ extent, chunk }) => {
+        const first = extent.start + (chunk * CHUNK_BYTES) / 4;
+        const bytes = this.#content.chunkLength(extent, chunk);
+        return { extent, chunk, start: first, length: bytes / 4, bytes };
+      }),
     );
+  }
+
+  /**
+   * Fills `into` with chunks that follow one another in a file (`runsOf`), and compares each with its digest. Who reads all
+   * chunks of a file, alone or with others, has read all of the file, each byte once: its header is read and checked with
+   * its first chunk. CHECKPOINT_CORRUPT.
+   */
+  async readRun(run: readonly StoredChunk[], into: Uint8Array): Promise<void> {
+    const { extent, chunk } = run[0]!;
+    await this.#content.requireSize(extent.file);
+    if (this.#content.chunkOffset(extent, chunk) === extent.file.headerBytes)
+      await this.#content.requireFile(extent.file);
+    await this.#content.readRun(run, into);
+  }
+
+  /** True where no chunk is shared by two shards of a layout: one that has the shards of the layout that wrote. */
+  hasShardsOf(layout: Layout): boolean {
+    return this.#extents.planned && new Layout(this.#savedBy).shardGroupSize === layout.shardGroupSize;
   }
 
   /** A whole tensor, "<kind>/<parameter name>". */
@@ -147,6 +153,36 @@ export class Checkpoint {
     });
     return new Float32Array(target.buffer);
   }
+}
+
+/** Elements [start, start + length) of a tensor, which one digest covers. */
+export interface StoredChunk {
+  extent: StoredExtent;
+  chunk: number;
+  start: number;
+  length: number;
+  bytes: number;
+}
+
+/** Chunks, in the order given, put together where they follow one another in a file and have at most so many bytes. */
+export function runsOf<T extends { chunk: StoredChunk }>(chunks: readonly T[], bytesMax: number): T[][] {
+  const runs: T[][] = [];
+  let file = "";
+  let [end, bytes] = [0, 0];
+  for (const one of chunks) {
+    const { extent, chunk, bytes: more } = one.chunk;
+    const offset = extent.offset + chunk * CHUNK_BYTES;
+    if (extent.file.name === file && offset === end && bytes + more <= bytesMax) {
+      runs.at(-1)!.push(one);
+      bytes += more;
+    } else {
+      runs.push([one]);
+      file = extent.file.name;
+      bytes = more;
+    }
+    end = offset + more;
+  }
+  return runs;
 }
 
 /** Bytes [from, to) of one chunk, and the byte of the result they go to. */

@@ -49,7 +49,8 @@ export function indexExtents(
 export class CheckpointContent {
   readonly folder: string;
   readonly #storage: Storage;
-  readonly #files = new Map<string, Promise<void>>();
+  readonly #sizes = new Map<string, Promise<void>>();
+  readonly #headers = new Map<string, Promise<void>>();
 
   constructor(storage: Storage, folder: string) {
     this.#storage = storage;
@@ -57,20 +58,25 @@ export class CheckpointContent {
   }
 
   /** Size and header of a data file, looked at once. CHECKPOINT_CORRUPT when they are not as they were written. */
-  requireFile(file: DataFile): Promise<void> {
-    let checked = this.#files.get(file.name);
-    if (checked === undefined) {
-      checked = this.#checkFile(file);
-      this.#files.set(file.name, checked);
-    }
-    return checked;
+  async requireFile(file: DataFile): Promise<void> {
+    await this.requireSize(file);
+    await once(this.#headers, file, () => this.#checkHeader(file));
   }
 
-  async #checkFile(file: DataFile): Promise<void> {
+  /** The size alone. */
+  requireSize(file: DataFile): Promise<void> {
+    return once(this.#sizes, file, () => this.#checkSize(file));
+  }
+
+  async #checkSize(file: DataFile): Promise<void> {
     const key = `${this.folder}/${file.name}`;
     const found = (await this.#storage.stat(key))?.bytes ?? null;
     if (found === null) throw corrupt(key, "the file is missing, though it was committed");
     if (found !== file.bytes) throw corrupt(key, `the file has ${found} bytes, want ${file.bytes}`);
+  }
+
+  async #checkHeader(file: DataFile): Promise<void> {
+    const key = `${this.folder}/${file.name}`;
     const header = new Uint8Array(file.headerBytes);
     await this.#storage.read(key, 0, header);
     if (digestOf(header) !== file.headerDigest) throw corrupt(key, "its header differs from its digest");
@@ -85,16 +91,35 @@ export class CheckpointContent {
   }
 
   /** Fills `into` (of chunkLength bytes) with MiB `chunk` of an extent; CHECKPOINT_CORRUPT names file, tensor and chunk. */
-  async readChunk(extent: StoredExtent, chunk: number, into: Uint8Array): Promise<void> {
-    const key = `${this.folder}/${extent.file.name}`;
-    const offset = this.chunkOffset(extent, chunk);
-    await this.#storage.read(key, offset, into);
-    if (digestOf(into) === extent.digests[chunk]) return;
-    throw corrupt(
-      key,
-      `MiB ${chunk} of ${extent.tensor} (bytes ${offset} to ${offset + into.byteLength}) differs from its digest`,
-    );
+  readChunk(extent: StoredExtent, chunk: number, into: Uint8Array): Promise<void> {
+    return this.readRun([{ extent, chunk }], into);
   }
+
+  /** The same for chunks that follow one another in a file, with one request. */
+  async readRun(run: readonly { extent: StoredExtent; chunk: number }[], into: Uint8Array): Promise<void> {
+    const first = run[0]!;
+    const key = `${this.folder}/${first.extent.file.name}`;
+    const begin = this.chunkOffset(first.extent, first.chunk);
+    await this.#storage.read(key, begin, into);
+    for (const { extent, chunk } of run) {
+      const offset = this.chunkOffset(extent, chunk);
+      const bytes = into.subarray(offset - begin, offset - begin + this.chunkLength(extent, chunk));
+      if (digestOf(bytes) === extent.digests[chunk]) continue;
+      throw corrupt(
+        key,
+        `MiB ${chunk} of ${extent.tensor} (bytes ${offset} to ${offset + bytes.byteLength}) differs from its digest`,
+      );
+    }
+  }
+}
+
+function once(known: Map<string, Promise<void>>, file: DataFile, look: () => Promise<void>): Promise<void> {
+  let looked = known.get(file.name);
+  if (looked === undefined) {
+    looked = look();
+    known.set(file.name, looked);
+  }
+  return looked;
 }
 
 function corrupt(key: string, what: string): GokuError {

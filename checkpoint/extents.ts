@@ -41,6 +41,11 @@ export class Extents {
     return extents;
   }
 
+  /** The write plan of the layout that saved is one that this version derives. */
+  get planned(): boolean {
+    return this.#index !== null;
+  }
+
   /** Elements of a tensor; CHECKPOINT_MISMATCH where the checkpoint has none of that name. */
   countOf(tensor: string): number {
     const count = this.#counts.get(tensor);

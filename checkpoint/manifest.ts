@@ -80,6 +80,11 @@ export function metaDigest(meta: StateMeta): string {
   return digestOf(canonicalJson(meta));
 }
 
+/** Of all that a commit record says, in whatever version of the format it was written. */
+export function recordDigest(record: CommitRecord): string {
+  return digestOf(canonicalJson(record));
+}
+
 export function encodeWriterManifest(manifest: WriterManifest): Uint8Array {
   return encodeSealedJson({ format: WRITER_FORMAT, version: VERSION, ...manifest });
 }

@@ -46,5 +46,5 @@ export interface StateMeta {
   leftOut: readonly LeftOut[];
   /** What the next step's numbers are compared with. */
   numbers: NumbersSeen;
-  version: string; // product version
+  version: string; // of the code that computed it: job/version.ts; "+mixed": of ranks that were built from several
 }

@@ -1,7 +1,9 @@
-import { readFileSync, rmSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { build } from "esbuild";
 import { ENTRY_POINTS, PROGRAMS_FOLDER } from "../job/entry_points.js";
+import { REVISION, REVISION_FILE } from "../job/version.js";
 
 /**
  * Bundles what is started as a process or thread into dist/programs, from what tsc has compiled: reading hundreds of modules
@@ -31,3 +33,16 @@ await build({
   sourcemap: true,
   logLevel: "warning",
 });
+
+const revision = process.env.GOKU_REVISION ?? checkedOut();
+if (REVISION.test(revision)) writeFileSync(REVISION_FILE, `${revision}\n`);
+
+/** What lies here of git, if it is its own checkout; empty: it is not. */
+function checkedOut(): string {
+  const git = (...args: string[]) => spawnSync("git", args, { encoding: "utf8" });
+  const top = git("rev-parse", "--show-toplevel");
+  if (top.status !== 0 || realpathSync(top.stdout.trim()) !== realpathSync(".")) return "";
+  const head = git("rev-parse", "HEAD");
+  const changes = git("status", "--porcelain", "--untracked-files=no");
+  return head.stdout.trim() + (changes.stdout.trim() === "" ? "" : ".dirty");
+}

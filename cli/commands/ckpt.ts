@@ -110,7 +110,7 @@ function inspectText(report: InspectReport, options: InspectOptions): string {
       ["committed", report.committedAt],
       ["size", `${bytes(report.bytes)}, ${report.elementCount} elements, ${files.length} files`],
       ["data digest", meta.dataDigest],
-      ["version", meta.version],
+      ["code version", meta.version],
     ]),
     table(
       ["TENSOR", "SHAPE", "SIZE", "INTERVALS"],

@@ -8,7 +8,7 @@ import { absolutePaths } from "../../job/absolute_paths.js";
 import { type Job, modelConfig } from "../../job/job.js";
 import { Layout } from "../../job/layout.js";
 import { nothingSeen } from "../../job/spikes.js";
-import { productVersion } from "../../job/version.js";
+import { codeVersion, productRevision, productVersion } from "../../job/version.js";
 import { ByteProgress } from "../byte_progress.js";
 import { committedJson } from "../ckpt_json.js";
 import { type GlobalOptions, globals } from "../context.js";
@@ -118,7 +118,7 @@ async function initialMeta(job: Job, layout: Layout, output: GlobalOptions): Pro
     exclusions: [],
     leftOut: [],
     numbers: nothingSeen(),
-    version: productVersion(),
+    version: codeVersion(productVersion(), productRevision()),
   };
 }
 

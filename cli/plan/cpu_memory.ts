@@ -1,3 +1,4 @@
+import { LOAD_MEMORY_BYTES } from "../../checkpoint/load_plan.js";
 import { uploadMemoryBytes } from "../../checkpoint/storage/s3_upload.js";
 import type { Recompute } from "../../job/block_memory.js";
 import { cpuProductBytes } from "../../job/cpu_product_bytes.js";
@@ -14,7 +15,7 @@ import type { NodeSnapshots } from "./node_snapshots.js";
 /** Memory of the rank that needs the most, and of its node. */
 export interface CpuMemory {
   step: StepMemory;
-  /** What the allocator holds beyond them between packs of different sizes; approximate. */
+  /** What the allocator holds beyond them between packs of different sizes, or after a restore; approximate. */
   fragmentBytes: number;
   /** Packs prepared ahead and the cache of encoded samples, at most. */
   dataBytes: number;
@@ -62,7 +63,9 @@ export function cpuMemory(options: {
   // The ranks of the first node have the largest shards and the most packs.
   const ranks = Array.from({ length: slots }, (_, rank) => {
     const step = stepOf(rank);
-    return { step, data: dataOf(rank), fragments: Math.round(FRAGMENT_FRACTION * step.total) };
+    const data = dataOf(rank);
+    const loaded = LOAD_MEMORY_BYTES - step.total - data; // of a restore before the first step
+    return { step, data, fragments: Math.max(Math.round(FRAGMENT_FRACTION * step.total), loaded) };
   });
   const ranksBytes = ranks.reduce(
     (sum, { step, data, fragments }) => sum + step.total + fragments + data + PROCESS_MEMORY.rankBytes,

@@ -9,7 +9,7 @@ import { type Checkpoint, openCheckpoint } from "../../checkpoint/load.js";
 import type { PlannedInterval } from "../../checkpoint/plan.js";
 import { type CommitOptions, type CommitResult, commitCheckpoint, saveShard } from "../../checkpoint/save.js";
 import { beginSnapshot, sealSnapshot, snapshotLayout } from "../../checkpoint/snapshot.js";
-import { STATE_KINDS, type StateMeta, type StateName } from "../../checkpoint/state.js";
+import { STATE_KINDS, type StateKind, type StateMeta, type StateName } from "../../checkpoint/state.js";
 import { FileStorage } from "../../checkpoint/storage/file.js";
 import type { Storage } from "../../checkpoint/storage/storage.js";
 import { writeCheckpoint } from "../../checkpoint/write_checkpoint.js";
@@ -18,7 +18,7 @@ import { type Job, modelConfig } from "../../job/job.js";
 import { Layout } from "../../job/layout.js";
 import { loadJob } from "../../job/load_job.js";
 import { type ParameterSpec, parameterSpecs } from "../../job/parameters.js";
-import { type FlatUnit, flatUnits } from "../../job/sharding.js";
+import { type FlatUnit, flatUnits, shardPieces } from "../../job/sharding.js";
 import { nothingSeen } from "../../job/spikes.js";
 import { LoggedDisk } from "./logged_disk.js";
 
@@ -77,7 +77,7 @@ export function elementBits(state: StateName, tensor: string, element: number): 
 }
 
 /** elementBits() of a whole tensor: what all elements share is computed once, since tests make and compare millions. */
-function bitsOf(state: StateName, tensor: string): (element: number) => number {
+export function bitsOf(state: StateName, tensor: string): (element: number) => number {
   let shared = 2166136261 ^ Number(BigInt(state.generation) & 0xffffn) ^ Math.imul(state.step, 2654435761);
   for (let i = 0; i < tensor.length; i++) shared = Math.imul(shared ^ tensor.charCodeAt(i), 16777619);
   return (element) => {
@@ -244,6 +244,22 @@ export async function requireState(
       for (let i = 0; i < count; i++) if (bits[i] !== wanted(i)) assert.fail(`${tensor}[${i}] differs`);
     }
   }
+}
+
+/** What a rank of a layout holds of a unit, read interval by interval. */
+export async function readShard(
+  checkpoint: Checkpoint,
+  { unit, layout, rank, kind }: { unit: FlatUnit; layout: Layout; rank: number; kind: StateKind },
+): Promise<Float32Array> {
+  const pieces = shardPieces([unit], layout, rank);
+  const shard = new Float32Array(pieces.reduce((sum, { length }) => sum + length, 0));
+  for (const { parameter, start, length, shardOffset } of pieces) {
+    const interval = { tensor: `${kind}/${parameter}`, start, length };
+    const values = await checkpoint.readInterval(interval);
+    // as bits: a copy of floats may change a NaN
+    new Uint32Array(shard.buffer).set(new Uint32Array(values.buffer), shardOffset);
+  }
+  return shard;
 }
 
 /** Storage on a disk in memory, at a root that exists. */

@@ -13,6 +13,7 @@ import {
   elementBits,
   layoutOf,
   metaOf,
+  readShard,
   requireState,
   scratchFolder,
   snapshotPage,
@@ -65,7 +66,7 @@ async function requireShards(uri: string, of: (typeof FIXTURE_STATES)[number], t
   for (let rank = 0; rank < layout.worldSize; rank++) {
     for (const kind of STATE_KINDS) {
       for (const unit of FIXTURE_MODEL.units) {
-        const shard = await checkpoint.readRank(FIXTURE_MODEL.units, layout, rank, kind, unit.name);
+        const shard = await readShard(checkpoint, { unit, layout, rank, kind });
         const bits = new Uint32Array(shard.buffer);
         const pieces = shardPieces([unit], layout, rank);
         assert.equal(

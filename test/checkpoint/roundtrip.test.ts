@@ -11,6 +11,7 @@ import {
   metaOf,
   modelOf,
   Random,
+  readShard,
   requireState,
   saveAndCommit,
   scratchFolder,
@@ -84,7 +85,7 @@ test("a state saved in any layout loads bit-equal in any other (320 random pairs
       for (let rank = 0; rank < target.worldSize; rank++) {
         for (const kind of STATE_KINDS) {
           for (const unit of model.units) {
-            const shard = await checkpoint.readRank(model.units, target, rank, kind, unit.name);
+            const shard = await readShard(checkpoint, { unit, layout: target, rank, kind });
             const { start, length } = shardRange({
               count: unit.count,
               parts: target.shardGroupSize,

@@ -17,6 +17,7 @@ import {
   elementBits,
   metaOf,
   modelOf,
+  readShard,
   refuses,
   requireState,
   saveAll,
@@ -76,7 +77,7 @@ for (const { name, skip, start } of S3_SERVERS) {
     const target = Layout.parse("2x3x1");
     const unit = MODEL.units[0]!;
     for (let rank = 0; rank < target.worldSize; rank++) {
-      const shard = await checkpoint.readRank(MODEL.units, target, rank, "adam_m", unit.name);
+      const shard = await readShard(checkpoint, { unit, layout: target, rank, kind: "adam_m" });
       const { start: from, length } = shardRange({ count: unit.count, parts: 3, index: rank % 3 });
       const bits = new Uint32Array(shard.buffer);
       assert.equal(bits.length, length);

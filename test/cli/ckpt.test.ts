@@ -7,6 +7,7 @@ import sharp from "sharp";
 import { openCheckpoint } from "../../checkpoint/load.js";
 import type { StateMeta } from "../../checkpoint/state.js";
 import { Layout } from "../../job/layout.js";
+import { codeVersion } from "../../job/version.js";
 import { metaOf, saveAndCommit, state, tinyJob } from "../checkpoint/fixtures.js";
 import { gokuctl } from "../support/gokuctl.js";
 import { refused } from "../support/refused.js";
@@ -229,4 +230,15 @@ test("ckpt verify, export and reshard take --step as inspect does, and refuse on
   await refused(["ckpt", "verify", steps, "--step", "15"], 3, /NOT_FOUND/);
   const other = ["ckpt", "inspect", path.join(steps, "checkpoint-20"), "--step", "10"];
   await refused(other, 2, /is the checkpoint of step 20, want the folder of the run/);
+});
+
+test("ckpt inspect shows the version and git revision of the code that computed a state; older ones have a version alone", async () => {
+  const version = codeVersion("0.1.0", "5".repeat(40));
+  const runs = at("versions");
+  await save(runs, 1, 1);
+  await save(runs, 1, 2, { version });
+  const shown = async (step: string) => (await gokuctl(["ckpt", "inspect", runs, "--step", step])).stdout;
+  assert.match(await shown("1"), /code version +0\.1\.0\n/);
+  assert.match(await shown("2"), /code version +0\.1\.0\+git\.5{40}\n/);
+  assert.equal((await json("ckpt", "inspect", runs, "--step", "2")).version, version);
 });

@@ -6,6 +6,7 @@ import { after, before, test } from "node:test";
 import { ControllerClient } from "../../cli/client.js";
 import { followJob } from "../../cli/follow_job.js";
 import { LocalCluster } from "../../cli/local_cluster.js";
+import { codeVersion, productRevision, productVersion } from "../../job/version.js";
 import { writeShapes } from "../../worker/data/shapes/write_shapes.js";
 import { gokuctl } from "../support/gokuctl.js";
 
@@ -154,11 +155,9 @@ test("ckpt: ls, inspect and verify read what was written; a flipped byte is name
   const uri = path.join(scratch, "hurt");
   const { checkpoints } = await json(["ckpt", "ls", uri]);
   assert.equal(checkpoints[0].step, STEPS);
-  assert.deepEqual((await json(["ckpt", "inspect", uri])).layout, {
-    dp_replicate: 1,
-    dp_shard: 3,
-    sp: 1,
-  });
+  const { layout, version } = await json(["ckpt", "inspect", uri]);
+  assert.deepEqual(layout, { dp_replicate: 1, dp_shard: 3, sp: 1 });
+  assert.equal(version, codeVersion(productVersion(), productRevision()));
   assert.deepEqual((await json(["ckpt", "verify", uri])).bad, []);
   const folder = path.join(uri, `checkpoint-${STEPS}`);
   const file = path.join(folder, readdirSync(folder).find((name) => name.endsWith(".safetensors"))!);

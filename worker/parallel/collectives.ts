@@ -16,15 +16,15 @@ export class Collectives {
   waitSeconds = 0;
   /** The same, by what was waited for. */
   waits: CollectiveWaits = noWaits();
-  private readonly flying = new Map<Ticket, WaitKind>();
+  private readonly flying = new Map<Ticket, WaitKind | null>();
 
   constructor(native: Native, groups: Groups) {
     this.native = native;
     this.groups = groups;
   }
 
-  /** Remembers a collective that was started. */
-  started(kind: WaitKind, ticket: Ticket): Ticket {
+  /** Remembers a collective that was started; null: one that no step waits for. */
+  started(kind: WaitKind | null, ticket: Ticket): Ticket {
     this.flying.set(ticket, kind);
     return ticket;
   }
@@ -42,7 +42,7 @@ export class Collectives {
     } finally {
       const seconds = (performance.now() - begun) / 1000;
       this.waitSeconds += seconds;
-      if (kind !== undefined) this.waits[kind] += seconds;
+      if (kind) this.waits[kind] += seconds;
     }
   }
 

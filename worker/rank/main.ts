@@ -1,5 +1,5 @@
 import { modelConfig } from "../../job/job.js";
-import { productVersion } from "../../job/version.js";
+import { productRevision, productVersion } from "../../job/version.js";
 import { openPackSource } from "../data/pack_source.js";
 import { SAMPLE_CACHE_BYTES } from "../data/sample_cache.js";
 import { loadNative } from "../engine/load_native.js";
@@ -54,6 +54,7 @@ function boot(send: (message: FromRank) => void): (message: ToRank) => void {
   const machine = new RankMachine({
     native: loadNative,
     version: productVersion(),
+    revision: productRevision(),
     openSource: (job, digest) =>
       openPackSource({ job, model: modelConfig(job), digest, cacheBytes: SAMPLE_CACHE_BYTES }),
     send,

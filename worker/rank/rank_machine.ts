@@ -17,6 +17,7 @@ import { Trainer } from "../parallel/trainer.js";
 import { memberVariables, placeVariables } from "../program/torchrun_environment.js";
 import { Progress } from "../progress.js";
 import type { FromRank, RollBackSteps, ToRank } from "../rank_messages.js";
+import { agreeCodeVersion } from "./agree_code_version.js";
 import { agreeRecompute, wantedRecompute } from "./agree_recompute.js";
 import { collectiveKey } from "./collective_key.js";
 import { FormingBeat } from "./forming_beat.js";
@@ -49,6 +50,8 @@ interface Place {
   replicas: ReplicaLedger;
   /** Of the generation connected last. */
   members: readonly CommEndpoint[];
+  /** What computes its states. */
+  codeVersion: string;
   /** Made when the groups are connected. */
   trainer: Trainer | null;
   /** Known when the state is restored. */
@@ -65,6 +68,8 @@ export interface RankMachineOptions {
   /** Loads the backend of a device; throws where there is none. */
   native: (device: Device) => Native;
   version: string;
+  /** That it was built from; null: not known. */
+  revision: string | null;
   /** `digest`: of the index that a state pins, or null for the data as they are now. */
   openSource: (job: Job, digest: string | null) => Promise<PackSource>;
   send: (message: FromRank) => void;
@@ -255,6 +260,7 @@ export class RankMachine {
       prepare: message,
       layout,
       members: [],
+      codeVersion: "",
       trainer: null,
       restored: null,
     };
@@ -332,6 +338,7 @@ export class RankMachine {
       { name: "write plan", digest: planDigest(flatUnits(parameterSpecs(model)), layout) },
       { name: "product version", digest: this.options.version },
     ]);
+    place.codeVersion = agreeCodeVersion(native, this.groups.world, this.options);
     if (place.trainer) place.trainer.setGroups(this.groups);
     else place.trainer = this.makeTrainer(place);
     place.trainer.recompute = this.agreeRecompute(place);
@@ -386,7 +393,7 @@ export class RankMachine {
       access: place.prepare.peers,
       peerOf: (nodeId: string) => place.members.find((member) => member.nodeId === nodeId)?.rank ?? null,
       signal: this.restoring.signal,
-      replica: this.groups.replica,
+      groups: this.groups,
     };
     const restored = await restoreState(options, from).catch((error: unknown) => {
       place.book.reread(place.pages.states()); // the slot may have been found damaged
@@ -409,14 +416,15 @@ export class RankMachine {
 
   /** Starts training and returns: the loop goes on beside the commands. */
   private async run(): Promise<void> {
+    const place = this.present();
     const { prepare, layout, progress, controlPage, pages, memory, book, replicas, trainer, restored } =
-      this.present();
+      place;
     const loop = new TrainLoop({
       job: prepare.job,
       layout,
       rank: prepare.rank,
       generation: prepare.generation,
-      version: this.options.version,
+      version: place.codeVersion,
       trainer: trainer!,
       progress,
       controlPage,

@@ -1,6 +1,4 @@
-import type { Checkpoint } from "../../checkpoint/checkpoint.js";
 import { openCheckpoint } from "../../checkpoint/load.js";
-import { mapLimit, READS_AT_ONCE } from "../../checkpoint/map_limit.js";
 import {
   failuresText,
   type MemoryRead,
@@ -10,24 +8,20 @@ import {
   type SourceFailure,
 } from "../../checkpoint/read_memory.js";
 import { readSnapshotHeader, type SnapshotHeader, SnapshotReader } from "../../checkpoint/snapshot.js";
-import {
-  STATE_KINDS,
-  type StateKind,
-  type StateMeta,
-  type StateName,
-  stateKey,
-} from "../../checkpoint/state.js";
+import { STATE_KINDS, type StateMeta, type StateName, stateKey } from "../../checkpoint/state.js";
 import { GokuError, READ_MEMORY, toGokuError } from "../../job/errors.js";
 import { Layout } from "../../job/layout.js";
 import type { ModelConfig } from "../../job/model_config.js";
 import { parameterSpecs } from "../../job/parameters.js";
 import { nothingSeen } from "../../job/spikes.js";
 import type { PackSource } from "../data/pack_batch.js";
-import type { CommId, Native } from "../engine/native.js";
-import { type Tensor, writeFloats } from "../engine/tensor.js";
+import type { Native } from "../engine/native.js";
+import type { Groups } from "../parallel/groups.js";
 import type { Trainer } from "../parallel/trainer.js";
 import type { PeerAccess } from "../peer_channel.js";
 import type { MemorySource, RestoreSource } from "../rank_messages.js";
+import { agreeMissing, missingKey } from "./agree_missing.js";
+import { type LoadedBytes, type LoadOptions, loadCheckpoint } from "./load_checkpoint.js";
 import { remoteSnapshot } from "./remote_snapshot.js";
 import type { SlotBook } from "./slots.js";
 import type { SnapshotPages } from "./snapshot_pages.js";
@@ -52,8 +46,8 @@ export interface RestoreOptions {
   peerOf: (nodeId: string) => number | null;
   /** The generation is over. */
   signal: AbortSignal;
-  /** Of the ranks that hold the same shard; null: there is no other. */
-  replica: CommId | null;
+  /** Of the generation. */
+  groups: Groups;
 }
 
 export interface Restored {
@@ -68,7 +62,7 @@ export interface Restored {
 export const INITIAL_STATE: StateName = { generation: "0", step: 0 };
 
 /**
- * Brings the trainer to the state that the controller names. Throws SNAPSHOT_MISSING or CHECKPOINT_CORRUPT (then the
+ * Brings the trainer to the state that the controller names; all ranks of the world call it with the same state. Throws SNAPSHOT_MISSING or CHECKPOINT_CORRUPT (then the
  * next source is tried), NOT_FOUND, CHECKPOINT_MISMATCH, DATA_CHANGED, DATA_EMPTY.
  */
 export async function restoreState(options: RestoreOptions, from: RestoreSource): Promise<Restored> {
@@ -108,12 +102,16 @@ function missing(state: StateName, failures: readonly SourceFailure[]): GokuErro
  */
 async function fromMemory(options: RestoreOptions, from: MemorySource): Promise<Restored> {
   const own = adoptOwn(options, from);
-  if (own === null) return readFromMemory(options, from);
-  const source = await openMatching(options.openData, own.meta, `Cannot restore ${own.path}`);
-  return adopt(options.trainer, source, own.meta, {
-    durable: false,
-    parts: [{ source: "own snapshot", bytes: own.bytes, insteadOf: "" }],
-  });
+  const read = own === null ? await readFromMemory(options, from) : readWhole(own);
+  const filled = await fillFrom(options, from, read);
+  const doing = `Cannot restore ${own?.path ?? `step ${from.state.step} from memory`}`;
+  const source = await openMatching(options.openData, filled.meta, doing);
+  return adopt(options.trainer, source, filled.meta, { durable: false, parts: filled.parts });
+}
+
+function readWhole(own: SnapshotHeader): MemoryRead {
+  const parts = [{ source: "own snapshot", bytes: own.bytes, insteadOf: "" }];
+  return { meta: own.meta, parts, missing: [], failures: [] };
 }
 
 /** Null: the rank's set has no such slot, or a damaged one. */
@@ -136,7 +134,7 @@ function holds({ meta }: SnapshotHeader, state: StateName, layout: Layout): bool
   return stateKey(meta.state) === stateKey(state) && new Layout(meta.layout).toString() === layout.toString();
 }
 
-async function readFromMemory(options: RestoreOptions, from: MemorySource): Promise<Restored> {
+async function readFromMemory(options: RestoreOptions, from: MemorySource): Promise<MemoryRead> {
   const { native, layout, rank, trainer, book } = options;
   const source = new Layout(from.layout);
   const shards = new Map(trainer.shards.map((shard) => [shard.unit.name, shard]));
@@ -157,10 +155,7 @@ async function readFromMemory(options: RestoreOptions, from: MemorySource): Prom
   });
   book.letGo(from.state);
   if (options.signal.aborted) throw new GokuError("COMM_ABORTED", "Cannot restore: the generation is over");
-  const filled = await fillFrom(options, from, read);
-  const doing = `Cannot restore step ${from.state.step} from memory`;
-  const data = await openMatching(options.openData, filled.meta, doing);
-  return adopt(trainer, data, filled.meta, { durable: false, parts: filled.parts });
+  return read;
 }
 
 /** Those of this node first. A node that did not answer once, `silent`, is asked no more. */
@@ -208,48 +203,36 @@ function answering(silent: Map<string, GokuError>, nodeId: string, source: Snaps
   return { ...source, open };
 }
 
-/** What memory lacks comes from the checkpoint of the same state, if there is one; whole shards of a unit, not the chunk. */
+/**
+ * What memory lacks comes from the checkpoint of the same state, if there is one: whole kinds of a unit's shard, not the
+ * chunk. All ranks take part as soon as one lacks something: what several lack is read once.
+ */
 async function fillFrom(
   options: RestoreOptions,
   { state, durable }: MemorySource,
   read: MemoryRead,
 ): Promise<{ meta: StateMeta; parts: RestoredPart[] }> {
-  if (read.missing.length === 0) return { meta: read.meta!, parts: read.parts };
-  if (durable === null) throw missing(state, read.failures);
-  const checkpoint = await openCheckpoint(durable.uri, durable.state);
-  const lacking = new Set(read.missing.map(({ kind, unit }) => `${kind}/${unit}`));
-  const part = { source: checkpoint.uri, bytes: 0, insteadOf: failuresText(read.failures) };
-  const load = shardLoader(options, checkpoint);
-  for (const one of everyShard(options.trainer)) {
-    if (lacking.has(`${one.kind}/${one.shard.unit.name}`)) part.bytes += await load(one);
-  }
-  return { meta: read.meta ?? checkpoint.meta, parts: [...read.parts, part] };
+  if (read.missing.length > 0 && durable === null) throw missing(state, read.failures);
+  const { native, layout, rank, trainer, groups } = options;
+  const lacking = new Set(read.missing.map(({ kind, unit }) => missingKey(kind, unit)));
+  const units = trainer.shards.map(({ unit }) => unit.name);
+  const wanting = agreeMissing(native, groups.world, { layout, rank, units, lacking });
+  if (wanting === null) return { meta: read.meta!, parts: read.parts };
+  const checkpoint = await openCheckpoint(durable!.uri, durable!.state);
+  const takes = (kind: (typeof STATE_KINDS)[number], unit: string) => lacking.has(missingKey(kind, unit));
+  const { taken: bytes } = await load(options, { checkpoint, wanting, takes });
+  const part = { source: checkpoint.uri, bytes, insteadOf: failuresText(read.failures) };
+  return { meta: read.meta ?? checkpoint.meta, parts: [...read.parts, ...(lacking.size > 0 ? [part] : [])] };
 }
 
-/** One kind of one unit's shard. */
-interface KindOfShard {
-  kind: StateKind;
-  shard: Trainer["shards"][number];
+function load(
+  { native, layout, rank, trainer, groups, signal }: RestoreOptions,
+  what: Pick<LoadOptions, "checkpoint" | "wanting" | "takes">,
+): Promise<LoadedBytes> {
+  return loadCheckpoint({ native, layout, rank, shards: trainer.shards, groups, signal, ...what });
 }
 
-function everyShard(trainer: Trainer): KindOfShard[] {
-  return trainer.shards.flatMap((shard) => STATE_KINDS.map((kind) => ({ kind, shard })));
-}
-
-/** Reads from the checkpoint what this rank holds of a shard; returns the bytes. */
-function shardLoader(
-  { native, layout, rank, trainer }: RestoreOptions,
-  checkpoint: Checkpoint,
-): (one: KindOfShard) => Promise<number> {
-  const units = trainer.shards.map(({ unit }) => unit); // one list: the checkpoint checks each that it is given
-  return async ({ kind, shard }) => {
-    const values = await checkpoint.readRank(units, layout, rank, kind, shard.unit.name);
-    writeFloats(native, shard[kind], 0, values);
-    return values.byteLength;
-  };
-}
-
-/** Reads this rank's intervals, whatever layout wrote them; ranks that hold the same ones read a part each and share. */
+/** Loads this rank's intervals, whatever layout wrote them; all ranks read a part each and share. */
 async function fromCheckpoint(
   options: RestoreOptions,
   from: { uri: string; state: StateName },
@@ -259,51 +242,11 @@ async function fromCheckpoint(
   checkpoint.requireModel(parameterSpecs(model));
   const source = await openMatching(openData, checkpoint.meta, `Cannot resume from ${checkpoint.uri}`);
   useFreeSlot(options);
-  const bytes = await readCheckpoint(options, checkpoint);
+  const { taken: bytes } = await load(options, { checkpoint, wanting: null, takes: () => true });
   return adopt(trainer, source, checkpoint.meta, {
     durable: true,
     parts: [{ source: checkpoint.uri, bytes, insteadOf: "" }],
   });
-}
-
-/** Every shard is read from storage by one of the ranks that hold it, which hands it to the others. Returns the bytes read here. */
-async function readCheckpoint(options: RestoreOptions, checkpoint: Checkpoint): Promise<number> {
-  const { native, layout, rank, trainer, replica } = options;
-  const { replica: index } = layout.coordinates(rank);
-  const shards = everyShard(trainer).filter(({ kind, shard }) => shard[kind].count > 0);
-  const readers = dealReads(
-    shards.map(({ kind, shard }) => shard[kind].count),
-    layout.dpReplicate,
-  );
-  const own = shards.filter((_, i) => readers[i] === index);
-  const sizes = await mapLimit(own, READS_AT_ONCE, shardLoader(options, checkpoint));
-  if (replica !== null) {
-    for (const [i, { kind, shard }] of shards.entries()) {
-      handOut(native, replica, shard[kind], readers[i]!);
-    }
-  }
-  return sizes.reduce((sum, bytes) => sum + bytes, 0);
-}
-
-/** Which of `readers` reads each of the shards, so that all read about as much: the largest first, to whoever has least. Pure. */
-export function dealReads(counts: readonly number[], readers: number): number[] {
-  const loads = new Array<number>(readers).fill(0);
-  const dealt = new Array<number>(counts.length).fill(0);
-  const largestFirst = [...counts.keys()].sort((a, b) => counts[b]! - counts[a]! || a - b);
-  for (const i of largestFirst) {
-    const least = loads.indexOf(Math.min(...loads));
-    loads[least]! += counts[i]!;
-    dealt[i] = least;
-  }
-  return dealt;
-}
-
-function handOut(native: Native, group: CommId, shard: Tensor, reader: number): void {
-  try {
-    native.commWait(native.broadcastStart(group, shard.id, reader));
-  } catch (error) {
-    throw toGokuError(error);
-  }
 }
 
 function adopt(

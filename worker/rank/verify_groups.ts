@@ -87,16 +87,21 @@ function verifyGather(
 
 /** Throws where ranks differ; every rank of the world must call it. */
 export function verifyFacts(native: Native, world: CommId | null, facts: readonly AgreedFact[]): void {
-  if (world === null) return;
-  const own = Float64Array.from(facts, ({ digest }) =>
-    createHash("sha256").update(digest).digest().readUIntBE(0, 6),
-  );
-  const most = reduceNumbers(native, world, own, REDUCE.max);
-  const least = reduceNumbers(native, world, own, REDUCE.min);
-  const different = facts.map(({ name }) => name).filter((_, i) => most[i] !== least[i]);
+  const different = differentFacts(native, world, facts);
   if (different.length === 0) return;
   throw new GokuError(
     different.includes("data") ? "DATA_CHANGED" : "COMM_CHECK_FAILED",
     `Cannot start the generation: ranks differ in ${different.join(", ")}, want the same on all; give every node the same data set and product version`,
   );
+}
+
+/** Names of those in which ranks differ, the same on all; every rank of the world must call it. */
+export function differentFacts(native: Native, world: CommId | null, facts: readonly AgreedFact[]): string[] {
+  if (world === null) return [];
+  const own = Float64Array.from(facts, ({ digest }) =>
+    createHash("sha256").update(digest).digest().readUIntBE(0, 6),
+  );
+  const most = reduceNumbers(native, world, own, REDUCE.max);
+  const least = reduceNumbers(native, world, own, REDUCE.min);
+  return facts.map(({ name }) => name).filter((_, i) => most[i] !== least[i]);
 }

@@ -116,7 +116,7 @@ class ChainRank {
           access: PEER_ACCESS,
           peerOf: () => null,
         },
-        ...{ openData: async () => source, signal: new AbortController().signal, replica: groups.replica },
+        ...{ openData: async () => source, signal: new AbortController().signal, groups },
       },
       await this.restoreFrom(index),
     );

@@ -54,6 +54,7 @@ export class Rank {
     this.machine = new RankMachine({
       native: () => native,
       version: "0",
+      revision: null,
       openSource,
       ...options,
       send,

@@ -9,7 +9,6 @@ import { parameterSpecs } from "../../../job/parameters.js";
 import { flatUnits } from "../../../job/sharding.js";
 import { KeptReplicas } from "../../../worker/agent/kept_replicas.js";
 import { SnapshotStore } from "../../../worker/agent/snapshot_store.js";
-import { dealReads } from "../../../worker/rank/restore_state.js";
 import type { FromRank, MemorySource, ToRank } from "../../../worker/rank_messages.js";
 import {
   layoutOf,
@@ -149,13 +148,4 @@ test("a rank that cannot reach a node names a rank of it: what lies there is not
   assert.ok(answer.kind === "failed");
   assert.deepEqual([answer.code, answer.peer], ["COMM_PEER_DIED", 0]);
   assert.match(answer.message, /rank 0 on n: .*ECONNREFUSED/);
-});
-
-test("dealReads() gives every shard to one reader, and every reader about as much", () => {
-  assert.deepEqual(dealReads([5, 9, 4], 1), [0, 0, 0]);
-  assert.deepEqual(dealReads([5, 9, 4], 2), [1, 0, 1]);
-  const counts = Array.from({ length: 164 }, (_, i) => 1000 + ((i * 7919) % 500));
-  const loads = [0, 0, 0];
-  for (const [i, reader] of dealReads(counts, 3).entries()) loads[reader]! += counts[i]!;
-  assert.ok(Math.max(...loads) - Math.min(...loads) < 1500);
 });

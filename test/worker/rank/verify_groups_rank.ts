@@ -3,6 +3,7 @@ import { toGokuError } from "../../../job/errors.js";
 import { Layout } from "../../../job/layout.js";
 import { PAGE_BYTES } from "../../../worker/pages.js";
 import { closeGroups, createGroups } from "../../../worker/parallel/groups.js";
+import { agreeCodeVersion } from "../../../worker/rank/agree_code_version.js";
 import { verifyGroups } from "../../../worker/rank/verify_groups.js";
 import { serveRank } from "../../support/rank_process.js";
 
@@ -12,9 +13,11 @@ export interface VerifyTask {
   layout: string;
   /** Digest of the data that each rank sees. */
   data: string[];
+  /** That each rank was built from. */
+  revisions: (string | null)[];
 }
 
-/** "agreed", or the code and message of what was found. */
+/** "agreed" and the code version, or the code and message of what was found. */
 export type VerifyResult = string;
 
 serveRank<VerifyTask, VerifyResult>(async (task, { native, rank, members }) => {
@@ -36,7 +39,8 @@ serveRank<VerifyTask, VerifyResult>(async (task, { native, rank, members }) => {
       { name: "data", digest: task.data[rank]! },
       { name: "job", digest: "{}" },
     ]);
-    return "agreed";
+    const own = { version: "1.2.3", revision: task.revisions[rank]! };
+    return `agreed ${agreeCodeVersion(native, groups.world, own)}`;
   } catch (error) {
     const { code, message } = toGokuError(error);
     return `${code}: ${message}`;
