@@ -69,6 +69,7 @@ export function jobJson(job: JobStatus): z.infer<typeof jobStatusSchema> {
       evidence,
     })),
     avoided: job.avoided.map(avoidedJson),
+    steps_given_up: Number(job.stepsGivenUp),
     incidents: job.incidents,
     error: job.error ? { code: job.error.code, message: job.error.message } : null,
     submitted_at: job.submittedAt?.toISOString() ?? null,

@@ -103,6 +103,10 @@ export const jobStatusSchema = z
       )
       .describe("ranks and nodes that are slower than the others by more than chance"),
     avoided: z.array(avoidedSchema).describe("nodes that this job does without"),
+    steps_given_up: z
+      .number()
+      .int()
+      .describe("steps that were done and are in no checkpoint, since nothing could save them at its stop"),
     incidents: z.number().int(),
     error: z.object({ code: z.string(), message: z.string() }).nullable(),
     submitted_at: z.string().nullable(),

@@ -7,7 +7,7 @@ import { addStack } from "./incident.js";
 import { isOver, reconsider } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
 import { raiseTerm } from "./leadership.js";
-import { onLeaving } from "./leave.js";
+import { endWhereSaved, onLeaving } from "./leave.js";
 import { pageText } from "./localise_stall.js";
 import { hear, onHeartbeat, onHello } from "./nodes.js";
 import { onPreviewDue, onPreviewEnded, onPreviewRead } from "./previews.js";
@@ -77,6 +77,7 @@ function onReport(turn: Turn, node: NodeState, report: Report): void {
         return;
       }
       onSaved(turn, job, node, report);
+      if (endWhereSaved(turn, job)) return;
       if (job.generation?.stage === "run") tryComplete(turn, job, false);
       if (job.stage === "waiting") reform(turn, job); // for this it may have waited
       return;

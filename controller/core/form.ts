@@ -7,6 +7,7 @@ import { keepsMemory, releaseFormer } from "./former.js";
 import { addEvidence, decide, incidentWrite, mark } from "./incident.js";
 import { endJob } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
+import { pressToSave } from "./leave.js";
 import { phaseCommand, stateOf } from "./phase_commands.js";
 import type { MembersPlan } from "./plan_members.js";
 import { keepChoice, planRestore } from "./plan_restore.js";
@@ -82,6 +83,7 @@ export function startGeneration(
   disarm(turn, jobTimers.stage(job));
   disarm(turn, jobTimers.stall(job));
   disarm(turn, jobTimers.leave(job));
+  pressToSave(turn, job);
   enter(turn, job, "forming", `forming ${what}: ${plan.reason}`);
   protect(turn, job);
   persist(turn, writes, { kind: "prepare", jobId: job.record.jobId, generation: number });

@@ -214,7 +214,8 @@ export function tryComplete(turn: Turn, job: JobState, overdue: boolean): void {
   const { finished } = generation;
   if (finished === null || job.stage !== "running") return;
   const { worldSize } = generation.layout;
-  const known = job.checkpoints.some((entry) => compareStates(entry.state, finished.state) >= 0);
+  const saved = job.checkpoints.findLast((entry) => compareStates(entry.state, finished.state) >= 0);
+  const known = saved !== undefined;
   if (!overdue && (generation.reachedCount < worldSize || !known)) return;
   if (!known) {
     const text = `ranks report ${stateText(finished.state)} durable, its commit was not told`;
@@ -228,5 +229,6 @@ export function tryComplete(turn: Turn, job: JobState, overdue: boolean): void {
   const phase = finished.reason === "stop" ? "STOPPED" : "COMPLETED";
   const why = finished.reason === "stop" ? "stopped as asked" : "all steps are done";
   const { step } = finished.state;
-  endJob(turn, job, { phase, code: null, reason: `${why} at step ${step}: ${told}` }, step);
+  const kept = known ? `, durable at ${saved.uri}` : "";
+  endJob(turn, job, { phase, code: null, reason: `${why} at step ${step}: ${told}${kept}` }, step);
 }

@@ -312,8 +312,8 @@ export interface GenerationState extends GenerationPlaces {
   former: Set<string>;
   /** Members whose agents were asked to end, and when they will be gone: this generation ends at its next vote. */
   draining: Map<string, number>;
-  /** State that its agents were told to make durable from memory, and how long that is waited for. */
-  rescue: { state: StateName; untilMs: number } | null;
+  /** State that its agents were told to make durable from memory, why, and how long that is waited for. */
+  rescue: { state: StateName; why: string; untilMs: number } | null;
   stage: GenerationStage;
   deadlineMs: number;
   /** Ranks that completed the present phase, or that finished while in `run`. */

@@ -66,6 +66,7 @@ export function jobStatus(view: JobView, history: TrainingHistory | undefined): 
       evidence,
     })),
     avoided: view.avoided.map(avoidedNode),
+    stepsGivenUp: BigInt(view.outcome?.stepsGivenUp ?? 0),
   };
 }
 

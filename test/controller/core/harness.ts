@@ -364,6 +364,28 @@ export class CoreHarness {
     this.say(nodeId, { $case: "nodeLeaving", value: { graceMs: BigInt(graceMs), reason: "SIGTERM" } });
   }
 
+  /** What nodes hold in memory of all their ranks, each as whole snapshots of the layout of `FOUR`, as a heartbeat tells. */
+  hold(states: Record<string, { generation: number; step: number }[]>): void {
+    const { number, nodeRanks } = this.job.generation!;
+    for (const [nodeId, names] of Object.entries(states)) {
+      const ranks = nodeRanks.get(nodeId)!;
+      const held = names.flatMap(({ generation, step }) =>
+        ranks.map((rank) => ({
+          state: { generation: BigInt(generation), step: BigInt(step) },
+          rank,
+          layout: { dpReplicate: 1, dpShard: 2, sp: 2 },
+        })),
+      );
+      const pages = ranks.map((rank) => page(rank));
+      this.heartbeat(nodeId, number, pages, held);
+    }
+  }
+
+  stop(graceSeconds: number | null = null): void {
+    const graceMs = graceSeconds === null ? null : 1000 * graceSeconds;
+    this.feed({ kind: "stopRequested", requestId: "stop", jobId: this.job.record.jobId, graceMs });
+  }
+
   saved(nodeId: string, state: { generation: number; step: number }): void {
     const wire = { generation: BigInt(state.generation), step: BigInt(state.step) };
     const uri = `file:///runs/shapes/checkpoint-${state.step}`;
