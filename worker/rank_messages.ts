@@ -216,4 +216,6 @@ export interface StepMetrics {
   leftOut: LeftOutReason | null;
   /** The generation ends with this step, which is none of the run. */
   rollBack: RollBackSteps | null;
+  snapshotSkipped: boolean; // a snapshot was due, and some rank had no slot free
+  savePutOff: boolean; // a durable save that was due, or begun a step ago, is made later
 }

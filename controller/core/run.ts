@@ -6,6 +6,7 @@ import { onYielded } from "./grow.js";
 import { closeIncident, mark } from "./incident.js";
 import { endJob } from "./jobs.js";
 import { goOnElsewhere } from "./leave.js";
+import { onMissed } from "./missed.js";
 import { onNumbers } from "./numbers.js";
 import { takeTimes } from "./pace.js";
 import { noteProgramsBack, onProgramFinished, programOf } from "./program.js";
@@ -102,6 +103,7 @@ function passOn(turn: Turn, job: JobState, { generation, step }: Report & { kind
   const { jobId } = job.record;
   turn.effects.push({ kind: "step", jobId, generation, step });
   observe(turn, "goku_steps_completed_total", 1, { job: job.record.job.name });
+  onMissed(turn, job, step);
 }
 
 /** Takes over what a node tells of its ranks. Costs the node's ranks, never the job's. */

@@ -262,6 +262,8 @@ export interface JobState {
   replicated: StateName | null;
   /** The newest state whose copy to another node failed and was told, until it or a later one is replicated; null: none. */
   replicaAlarm: StateName | null;
+  /** What was due and could not be made then, since this controller leads; when people were last told. */
+  missed: { snapshots: number; saves: number; toldMs: number };
   /** Observations of the fault being judged. */
   faults: Fault[];
   waitSinceMs: number;
@@ -460,6 +462,7 @@ export function createJobState(record: JobRecord): JobState {
     protection: null,
     replicated: null,
     replicaAlarm: null,
+    missed: { snapshots: 0, saves: 0, toldMs: Number.NEGATIVE_INFINITY },
     faults: [],
     waitSinceMs: 0,
     blame: new Map(),

@@ -169,6 +169,7 @@ export class TrainLoop {
         ...seen,
         leftOut: null,
         rollBack: this.rollsBack,
+        missed: { snapshotSkipped: false, savePutOff: false },
         applied,
         snapshotSeconds: this.snapshotSeconds,
         stepSeconds,
@@ -195,7 +196,8 @@ export class TrainLoop {
     else if (decision.preview !== null) this.preview(decision.preview, false);
     const { snapshotSeconds } = this;
     const stepSeconds = secondsSince(begun);
-    this.tell({ ...seen, leftOut: why, rollBack: null, applied, snapshotSeconds, stepSeconds });
+    const done = { leftOut: why, rollBack: null, missed: decision, applied, snapshotSeconds, stepSeconds };
+    this.tell({ ...seen, ...done });
     return decision.end;
   }
 

@@ -328,6 +328,8 @@ export class CoreHarness {
         commWaitSeconds: 0,
         dataWaitSeconds: 0,
         snapshotSeconds: 0,
+        snapshotSkipped: false,
+        savePutOff: false,
         memoryPeakBytes: 0n,
         packFill: 1,
         unreadable: 0,
