@@ -16,6 +16,7 @@ import { onReleased } from "./release.js";
 import { onReplicaFailed } from "./replica_alarm.js";
 import { onLateStep, onRankFinished, onStep, tryComplete } from "./run.js";
 import { onCheckBegun, onCheckReport } from "./self_checks.js";
+import { onStorageProof } from "./shared_storage.js";
 import { onSignals } from "./signals.js";
 import type { JobState, NodeState } from "./state.js";
 import { observe, type Turn } from "./turn.js";
@@ -128,6 +129,7 @@ type GenerationReport = Extract<
       | "finished"
       | "refusedPrepare"
       | "replicaFailed"
+      | "storageProof"
       | "previewDue"
       | "previewRead"
       | "previewEnded"
@@ -167,6 +169,10 @@ function onGenerationReport(turn: Turn, node: NodeState, report: GenerationRepor
   }
   if (report.kind === "replicaFailed") {
     onReplicaFailed(turn, job, report);
+    return;
+  }
+  if (report.kind === "storageProof") {
+    if (generation.nodeRanks.has(node.nodeId)) onStorageProof(turn, job, node, report);
     return;
   }
   if (report.kind === "previewDue" || report.kind === "previewRead" || report.kind === "previewEnded") {

@@ -16,6 +16,7 @@ import { programOf } from "./program.js";
 import { protect } from "./protect.js";
 import { reportFaults } from "./recover.js";
 import { startRunning } from "./run.js";
+import { wantsProof } from "./shared_storage.js";
 import { createGeneration, type GenerationState, type JobState, type NodeState } from "./state.js";
 import { compareStates, sameState, stateText } from "./state_name.js";
 import { forgetStragglers } from "./stragglers.js";
@@ -133,7 +134,8 @@ export function onRankReady(
   if (!reach(generation, rank)) return;
   mark(turn, job, "ready");
   const nodes = [...generation.nodeRanks.keys()].map((nodeId) => generation.endpoints.get(nodeId)!);
-  generation.connect = { generation: BigInt(generation.number), nodes };
+  const proveStorage = wantsProof(job, generation);
+  generation.connect = { generation: BigInt(generation.number), nodes, proveStorage };
   enterPhase(turn, job, "connect", turn.state.config.limits.connectMs);
   sendPhaseAll(turn, job);
 }

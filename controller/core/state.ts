@@ -262,6 +262,8 @@ export interface JobState {
   replicated: StateName | null;
   /** The newest state whose copy to another node failed and was told, until it or a later one is replicated; null: none. */
   replicaAlarm: StateName | null;
+  /** Agent processes that have shown to see one folder under checkpoint.uri, since this controller leads. */
+  sharing: Set<string>;
   /** What was due and could not be made then, since this controller leads; when people were last told. */
   missed: { snapshots: number; saves: number; toldMs: number };
   /** Observations of the fault being judged. */
@@ -334,6 +336,8 @@ export interface GenerationState extends GenerationPlaces {
   endpoints: Map<string, NodeEndpoints>;
   /** What all nodes are told of that: one object, so that it is encoded once. Null: not all are ready. */
   connect: Connect | null;
+  /** What its agents found under checkpoint.uri, by node. */
+  proofs: Map<string, { written: boolean; missing: ReadonlySet<string> }>;
   /** Snapshots of each rank at its place, told when ready. */
   states: (readonly StateName[])[];
   /** Whether the job's storage has told it what is committed there; `answered`, too, where that was waited for in vain. */
@@ -462,6 +466,7 @@ export function createJobState(record: JobRecord): JobState {
     protection: null,
     replicated: null,
     replicaAlarm: null,
+    sharing: new Set(),
     missed: { snapshots: 0, saves: 0, toldMs: Number.NEGATIVE_INFINITY },
     faults: [],
     waitSinceMs: 0,
@@ -517,6 +522,7 @@ export function createGeneration(options: {
     yielding: false,
     endpoints: new Map(),
     connect: null,
+    proofs: new Map(),
     states: new Array<readonly StateName[]>(layout.worldSize).fill([]),
     storage: "unasked",
     restore: null,

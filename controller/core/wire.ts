@@ -126,6 +126,15 @@ export type Report =
       keeperNodeId: string;
       error: ErrorDetail;
     }
+  | {
+      kind: "storageProof";
+      generation: number;
+      written: boolean;
+      /** Nodes whose file it did not see. */
+      missing: ReadonlySet<string>;
+      /** Empty: it could write and look. */
+      error: string;
+    }
   | { kind: "previewDue"; generation: number; state: StateName }
   | { kind: "previewRead"; generation: number; state: StateName }
   | { kind: "previewEnded"; generation: number; state: StateName; outcome: PreviewOutcome }
@@ -304,6 +313,7 @@ type EndingMessage = Extract<
       | "checkpointFailed"
       | "retentionEnded"
       | "replicaFailed"
+      | "storageProof"
       | "rankInspected"
       | "previewDue"
       | "previewRead"
@@ -358,6 +368,10 @@ function convertEnding(message: EndingMessage): Report {
         keeperNodeId,
         error: present(error),
       };
+    }
+    case "storageProof": {
+      const { written, missingNodeIds, error } = message.value;
+      return { kind: "storageProof", generation, written, missing: new Set(missingNodeIds), error };
     }
     case "previewDue":
     case "previewRead": {

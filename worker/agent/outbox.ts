@@ -29,6 +29,7 @@ const LASTING = new Set<Report["$case"]>([
   "rankFinished",
   "prepareRefused",
   "replicaFailed",
+  "storageProof",
   "previewDue",
   "previewRead",
   "previewEnded",
