@@ -85,6 +85,7 @@ function jobFields(job: JobStatus): string {
     ["protection", job.protection],
     ["spare nodes", job.spares],
     ["avoided nodes", job.avoided.map(avoidedText).join("; ") || null],
+    ["in doubt", job.doubt || null],
     ["left out", missedText(job)],
     ["steps given up", job.stepsGivenUp > 0n ? String(job.stepsGivenUp) : null],
     ["incidents", job.incidents === 0 ? "none" : `${job.incidents} (gokuctl why)`],

@@ -345,6 +345,12 @@ export const CONTROLLER_METRICS = {
     labels: JOB,
     help: "Snapshots that were due and left out on all ranks, since some rank had no slot free: saves, previews or copies still read them",
   },
+  goku_twins_differ_total: {
+    type: "counter",
+    unit: "count",
+    labels: JOB,
+    help: "Times that ranks which hold the same shard in different replicas were found not to hold the same bits",
+  },
   goku_saves_put_off_total: {
     type: "counter",
     unit: "count",

@@ -69,6 +69,7 @@ export function jobJson(job: JobStatus): z.infer<typeof jobStatusSchema> {
       evidence,
     })),
     avoided: job.avoided.map(avoidedJson),
+    doubt: job.doubt === "" ? null : job.doubt,
     snapshots_skipped: Number(job.snapshotsSkipped),
     saves_put_off: Number(job.savesPutOff),
     steps_given_up: Number(job.stepsGivenUp),

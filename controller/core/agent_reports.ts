@@ -20,6 +20,7 @@ import { onStorageProof } from "./shared_storage.js";
 import { onSignals } from "./signals.js";
 import type { JobState, NodeState } from "./state.js";
 import { observe, type Turn } from "./turn.js";
+import { onTwinsDiffer } from "./twins.js";
 import { type Report, readReport } from "./wire.js";
 
 /** A message of an agent: malformed ones, and those of replaced streams and older generations, are counted and dropped. */
@@ -130,6 +131,7 @@ type GenerationReport = Extract<
       | "refusedPrepare"
       | "replicaFailed"
       | "storageProof"
+      | "twinsDiffer"
       | "previewDue"
       | "previewRead"
       | "previewEnded"
@@ -169,6 +171,10 @@ function onGenerationReport(turn: Turn, node: NodeState, report: GenerationRepor
   }
   if (report.kind === "replicaFailed") {
     onReplicaFailed(turn, job, report);
+    return;
+  }
+  if (report.kind === "twinsDiffer") {
+    onTwinsDiffer(turn, job, report);
     return;
   }
   if (report.kind === "storageProof") {

@@ -33,6 +33,7 @@ import {
   type Turn,
   tell,
 } from "./turn.js";
+import { noteDoubt } from "./twins.js";
 import type { Report, RestoredPart } from "./wire.js";
 
 /**
@@ -203,6 +204,7 @@ export function onRankRestored(turn: Turn, job: JobState, report: Report & { kin
   if (!reach(generation, rank)) return;
   mark(turn, job, "restored");
   generation.step = wanted.step;
+  noteDoubt(turn, job, wanted);
   if (job.replicated !== null && !isReplicatedStill(generation, wanted, job.replicated))
     job.replicated = null;
   if (job.incident !== null && programOf(job) === null)

@@ -262,6 +262,8 @@ export interface JobState {
   replicated: StateName | null;
   /** The newest state whose copy to another node failed and was told, until it or a later one is replicated; null: none. */
   replicaAlarm: StateName | null;
+  /** States of this generation after that step, and later ones, that twins did not agree on, and why; null: none. */
+  doubt: { generation: number; after: number; text: string } | null;
   /** Agent processes that have shown to see one folder under checkpoint.uri, since this controller leads. */
   sharing: Set<string>;
   /** What was due and could not be made then, since this controller leads; when people were last told. */
@@ -466,6 +468,7 @@ export function createJobState(record: JobRecord): JobState {
     protection: null,
     replicated: null,
     replicaAlarm: null,
+    doubt: null,
     sharing: new Set(),
     missed: { snapshots: 0, saves: 0, toldMs: Number.NEGATIVE_INFINITY },
     faults: [],

@@ -51,6 +51,8 @@ export interface JobView {
   avoided: readonly AvoidedView[];
   /** Snapshots and saves that were due and could not be made then. */
   missed: Pick<JobState["missed"], "snapshots" | "saves">;
+  /** Why its newest states are not to be trusted; null: nothing is known against them. */
+  doubt: string | null;
 }
 
 export interface NodeView {
@@ -166,6 +168,7 @@ function viewJob(state: CoreState, job: JobState, nowMs: number): JobView {
     spares: isOver(job) ? null : sparesText(state, job, nowMs),
     avoided: avoidedBy(job),
     missed: { ...job.missed },
+    doubt: job.doubt?.text ?? null,
   };
 }
 

@@ -127,6 +127,21 @@ export type Report =
       error: ErrorDetail;
     }
   | {
+      kind: "twinsDiffer";
+      generation: number;
+      rank: number;
+      state: StateName;
+      ranks: readonly number[];
+      /** Those that most of them contradict. */
+      odd: readonly number[];
+      tensor: string;
+      start: number;
+      length: number;
+      chunks: number;
+      /** The last step whose states were the same; null: not known. */
+      equal: number | null;
+    }
+  | {
       kind: "storageProof";
       generation: number;
       written: boolean;
@@ -314,6 +329,7 @@ type EndingMessage = Extract<
       | "retentionEnded"
       | "replicaFailed"
       | "storageProof"
+      | "twinsDiffer"
       | "rankInspected"
       | "previewDue"
       | "previewRead"
@@ -367,6 +383,21 @@ function convertEnding(message: EndingMessage): Report {
         state: readState(state),
         keeperNodeId,
         error: present(error),
+      };
+    }
+    case "twinsDiffer": {
+      const { rank, state, ranks, oddRanks, tensor, start, length, chunks, equalStep } = message.value;
+      const equal = equalStep === undefined ? null : count(equalStep);
+      const place = { tensor, start: count(start), length: count(length), chunks };
+      return {
+        kind: "twinsDiffer",
+        generation,
+        rank,
+        state: readState(state),
+        ranks,
+        odd: oddRanks,
+        ...place,
+        equal,
       };
     }
     case "storageProof": {

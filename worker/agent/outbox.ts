@@ -30,6 +30,7 @@ const LASTING = new Set<Report["$case"]>([
   "prepareRefused",
   "replicaFailed",
   "storageProof",
+  "twinsDiffer",
   "previewDue",
   "previewRead",
   "previewEnded",

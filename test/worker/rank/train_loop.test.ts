@@ -117,6 +117,7 @@ function loopOf(
     run: { state: start, parent: null, durable: false, leftOut, numbers: structuredClone(numbers) },
     rollBacks,
     requests: { save: false, stop: false, yield: false },
+    twins: null,
     send: (message: FromRank) => {
       sent.push(message);
       if (message.kind === "save") setImmediate(() => loop.saved(message.state, null));
