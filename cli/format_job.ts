@@ -85,6 +85,9 @@ function jobFields(job: JobStatus): string {
     ["protection", job.protection],
     ["spare nodes", job.spares],
     ["avoided nodes", job.avoided.map(avoidedText).join("; ") || null],
+    ["in doubt", job.doubt || null],
+    ["left out", missedText(job)],
+    ["steps given up", job.stepsGivenUp > 0n ? String(job.stepsGivenUp) : null],
     ["incidents", job.incidents === 0 ? "none" : `${job.incidents} (gokuctl why)`],
     ["error", job.error ? `${job.error.code}: ${job.error.message}` : null],
   ]);
@@ -103,6 +106,12 @@ function placesText(rankNodes: readonly string[]): string {
     .map(({ first, last, node }) => `${first === last ? first : `${first}-${last}`} on ${node}`);
   const more = runs.slice(PLACES_COUNT_MAX).reduce((sum, { first, last }) => sum + last - first + 1, 0);
   return more > 0 ? `${shown.join(", ")} and ${more} more` : shown.join(", ");
+}
+
+/** For want of a free slot. */
+function missedText({ snapshotsSkipped, savesPutOff }: JobStatus): string | null {
+  if (snapshotsSkipped === 0n && savesPutOff === 0n) return null;
+  return `${snapshotsSkipped} snapshots skipped, ${savesPutOff} saves put off (no slot was free)`;
 }
 
 function avoidedText({ nodeId, reason, until }: AvoidedNode): string {

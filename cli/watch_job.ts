@@ -51,11 +51,15 @@ export async function watchJob(
   }
   screen.end();
   if (output.json) process.stdout.write(`${JSON.stringify(jobJson(job))}\n`);
-  if (job.error) {
-    const code = Object.hasOwn(ERRORS, job.error.code) ? (job.error.code as ErrorCode) : "INTERNAL";
-    throw new GokuError(code, job.error.message);
-  }
+  requireNoError(job);
   return job;
+}
+
+/** Throws the job's own error when it failed. */
+export function requireNoError(job: JobStatus | undefined): void {
+  if (!job?.error) return;
+  const code = Object.hasOwn(ERRORS, job.error.code) ? (job.error.code as ErrorCode) : "INTERNAL";
+  throw new GokuError(code, job.error.message);
 }
 
 /** Changes with every tenth of the way; where its length is not known, when the steps have doubled. */

@@ -110,6 +110,13 @@ export const ERRORS = {
     retriable: true,
     meaning: "A storage operation failed",
   },
+  STORAGE_NOT_SHARED: {
+    number: 26,
+    grpc: "FAILED_PRECONDITION",
+    exit: 20,
+    retriable: false,
+    meaning: "The folder of a job's checkpoints is not one and the same on all of its nodes",
+  },
   CONTROLLER_UNREACHABLE: {
     number: 22,
     grpc: "UNAVAILABLE",

@@ -339,6 +339,24 @@ export const CONTROLLER_METRICS = {
     help: "Time that a step waited for its snapshot on rank 0",
     buckets: SECONDS_BUCKETS,
   },
+  goku_snapshots_skipped_total: {
+    type: "counter",
+    unit: "count",
+    labels: JOB,
+    help: "Snapshots that were due and left out on all ranks, since some rank had no slot free: saves, previews or copies still read them",
+  },
+  goku_twins_differ_total: {
+    type: "counter",
+    unit: "count",
+    labels: JOB,
+    help: "Times that ranks which hold the same shard in different replicas were found not to hold the same bits",
+  },
+  goku_saves_put_off_total: {
+    type: "counter",
+    unit: "count",
+    labels: JOB,
+    help: "Durable saves that were made at a later step than the one that they were due at",
+  },
   goku_train_replicated_step: {
     type: "gauge",
     unit: "steps",

@@ -84,6 +84,7 @@ const NAN_NAMES: readonly FailpointName[] = ["forward.block", "backward.block", 
 const FLIP_NAMES: readonly FailpointName[] = [
   "data.before",
   "vote.before",
+  "optimizer.before",
   "selfcheck.memory",
   "selfcheck.matrix",
   "selfcheck.disk",

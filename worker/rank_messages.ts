@@ -166,6 +166,22 @@ export type FromRank =
       code: ErrorCode;
       message: string;
     }
+  /** Ranks that hold the same shard do not hold the same bits; `equalStep`: the last step whose states were the same, -1: not known. */
+  | {
+      kind: "twinsDiffer";
+      generation: string;
+      rank: number;
+      state: StateName;
+      difference: {
+        odd: number[]; // ranks that most of their twins contradict
+        ranks: number[];
+        tensor: string; // for example model/blocks.0.attn.qkv; of it elements [start, start+length), f32
+        start: number;
+        length: number;
+        chunks: number; // of a MiB, that differ
+      };
+      equalStep: number;
+    }
   | { kind: "finished"; generation: string; rank: number; state: StateName; reason: EndReason }
   | {
       kind: "failed";
@@ -216,4 +232,6 @@ export interface StepMetrics {
   leftOut: LeftOutReason | null;
   /** The generation ends with this step, which is none of the run. */
   rollBack: RollBackSteps | null;
+  snapshotSkipped: boolean; // a snapshot was due, and some rank had no slot free
+  savePutOff: boolean; // a durable save that was due, or begun a step ago, is made later
 }

@@ -2,13 +2,17 @@ import type { Command } from "commander";
 import { incidentJson, jobJson, logLineJson } from "../../controller/api/json.js";
 import type { JobStatus } from "../../gen/goku/v1/controller.pb.js";
 import { GokuError } from "../../job/errors.js";
+import { STOP_GRACE } from "../../job/stop_grace.js";
 import { withController } from "../context.js";
 import { followJob } from "../follow_job.js";
 import { incidentText } from "../format_incident.js";
 import { isOver, jobsTable, phaseName, showJob } from "../format_job.js";
 import { show } from "../output.js";
 import { wholeNumber } from "../read_options.js";
-import { watchJob } from "../watch_job.js";
+import { requireNoError, watchJob } from "../watch_job.js";
+
+/** Exit code of a stop that gave up steps. */
+const GIVEN_UP = 1;
 
 /** Commands that ask a running controller about jobs. */
 export function addJobCommands(program: Command): void {
@@ -35,6 +39,10 @@ export function addJobCommands(program: Command): void {
     .action(why);
   named(program, "stop")
     .description("save a job and stop it; resume it later with: gokuctl resume --ckpt DIR")
+    .option(
+      "--grace <seconds>",
+      `the state is to be durable within so long; where the next step would come too late, the newest that memory holds is saved (default ${STOP_GRACE.seconds})`,
+    )
     .option("--no-wait", "return at once instead of waiting for the checkpoint")
     .addHelpText(
       "after",
@@ -97,9 +105,12 @@ function why(name: string, options: { all?: boolean; incident?: string }, comman
   });
 }
 
-function stop(name: string, options: { wait: boolean }, command: Command): Promise<void> {
+/** Says what was saved. Exit code 1: steps that were done are in no checkpoint; a job that failed instead has its own. */
+function stop(name: string, options: { grace?: string; wait: boolean }, command: Command): Promise<void> {
   return withController(command, async (client, output) => {
-    let { job } = await client.call("stopJob", { name });
+    const most = STOP_GRACE.secondsMax;
+    const grace = options.grace === undefined ? undefined : wholeNumber("--grace", options.grace, { most });
+    let { job } = await client.call("stopJob", { name, graceSeconds: grace });
     if (options.wait && job && !isOver(job.phase)) {
       if (!output.json) process.stderr.write(`${phaseName(job.phase)}: ${job.reason}\n`);
       const onStatus = (now: JobStatus) => {
@@ -108,6 +119,8 @@ function stop(name: string, options: { wait: boolean }, command: Command): Promi
       for await (const _ of followJob(client, job.name, { onStatus }));
     }
     showJob(output, job);
+    requireNoError(job);
+    if (job !== undefined && job.stepsGivenUp > 0n) process.exitCode = GIVEN_UP;
   });
 }
 

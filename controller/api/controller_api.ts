@@ -55,7 +55,8 @@ export interface ControllerApi {
   /** Every rank of the newest generation. */
   ranks(name: string): RanksView;
   rank(name: string, rank: number): RankDetail;
-  stopJob(name: string): Promise<JobStatus>;
+  /** @param graceSeconds from 0 to STOP_GRACE.secondsMax; null: not said */
+  stopJob(name: string, graceSeconds: number | null): Promise<JobStatus>;
   saveJob(name: string): Promise<void>;
   listNodes(): NodeStatus[];
   /** Connected agents whose metrics others can read, and where. */

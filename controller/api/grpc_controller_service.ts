@@ -37,7 +37,9 @@ export function grpcControllerService(
       const { status: job, spec, history } = api.getJob(name);
       return { job, spec: spec as unknown as { [key: string]: unknown }, history };
     }),
-    stopJob: unary(async ({ name }, caller) => ({ job: await operations.stopJob(caller, name) })),
+    stopJob: unary(async ({ name, graceSeconds }, caller) => ({
+      job: await operations.stopJob(caller, name, graceSeconds ?? null),
+    })),
     saveJob: unary(async ({ name }, caller) => {
       await operations.saveJob(caller, name);
       return {};

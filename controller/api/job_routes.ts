@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { finite } from "../../job/finite.js";
+import { STOP_GRACE } from "../../job/stop_grace.js";
 import type { ControllerApi } from "./controller_api.js";
 import type { Guard } from "./guard.js";
 import { checkpointJson, incidentJson, jobJson, logLineJson, previewJson } from "./json.js";
@@ -77,14 +78,25 @@ function addGetJob(app: App, api: ControllerApi): void {
 }
 
 function addStopJob(app: App, operations: Operations): void {
+  const { seconds, secondsMax } = STOP_GRACE;
   const schema = {
     summary: "Save and stop a job; returns at once",
     params,
+    querystring: z.object({
+      grace_seconds: z
+        .string()
+        .regex(/^\d{1,9}$/)
+        .optional()
+        .describe(`the state is to be durable within so long, 0 to ${secondsMax}; left out: ${seconds}`),
+    }),
     response: { 202: jobStatusSchema, ...failures },
   };
-  app.post("/v1/jobs/:name/stop", { schema, config: { permission: "stopJob" } }, async (request, reply) =>
-    reply.code(202).send(jobJson(await operations.stopJob(callerOf(request), request.params.name))),
-  );
+  app.post("/v1/jobs/:name/stop", { schema, config: { permission: "stopJob" } }, async (request, reply) => {
+    const { params, query } = request;
+    const grace = query.grace_seconds === undefined ? null : Number(query.grace_seconds);
+    const job = await operations.stopJob(callerOf(request), params.name, grace);
+    return reply.code(202).send(jobJson(job));
+  });
 }
 
 function addSaveJob(app: App, operations: Operations): void {

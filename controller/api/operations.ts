@@ -1,5 +1,6 @@
 import type { Diagnosis, JobStatus } from "../../gen/goku/v1/controller.pb.js";
-import { toGokuError } from "../../job/errors.js";
+import { GokuError, toGokuError } from "../../job/errors.js";
+import { STOP_GRACE } from "../../job/stop_grace.js";
 import { type AuditSink, auditEntry, type Caller } from "./audit.js";
 import type { ControllerApi } from "./controller_api.js";
 import type { Permission } from "./permissions.js";
@@ -22,8 +23,19 @@ export class Operations {
     return this.#told(caller, "submitJob", target, () => this.#api.submitJob(job, resumeUri));
   }
 
-  stopJob(caller: Caller, name: string): Promise<JobStatus> {
-    return this.#told(caller, "stopJob", this.#named(name), () => this.#api.stopJob(name));
+  /** @param graceSeconds null: not said. Throws ARGUMENT_INVALID. */
+  stopJob(caller: Caller, name: string, graceSeconds: number | null): Promise<JobStatus> {
+    return this.#told(caller, "stopJob", this.#named(name), async () => {
+      const { secondsMax } = STOP_GRACE;
+      if (
+        graceSeconds !== null &&
+        !(Number.isInteger(graceSeconds) && graceSeconds >= 0 && graceSeconds <= secondsMax)
+      ) {
+        const found = `found a grace of ${graceSeconds} s, want whole seconds from 0 to ${secondsMax}`;
+        throw new GokuError("ARGUMENT_INVALID", `Cannot stop job ${name}: ${found}`);
+      }
+      return this.#api.stopJob(name, graceSeconds);
+    });
   }
 
   saveJob(caller: Caller, name: string): Promise<void> {

@@ -20,6 +20,8 @@ export const stepSchema = z
     comm_wait_seconds: z.number(),
     data_wait_seconds: z.number(),
     snapshot_seconds: z.number(),
+    snapshot_skipped: z.boolean().describe("a snapshot was due and left out for want of a free slot"),
+    save_put_off: z.boolean().describe("a durable save that was due is made later"),
     memory_peak_bytes: z.number().int(),
     pack_fill: z.number().describe("tokens over capacity of the step's packs, 0 to 1"),
     unreadable: z.number().int().describe("samples that could not be read; they weigh 0"),
@@ -103,6 +105,16 @@ export const jobStatusSchema = z
       )
       .describe("ranks and nodes that are slower than the others by more than chance"),
     avoided: z.array(avoidedSchema).describe("nodes that this job does without"),
+    doubt: z.string().nullable().describe("why its newest states are not to be trusted; null: nothing is known"),
+    snapshots_skipped: z
+      .number()
+      .int()
+      .describe("snapshots that were due and left out for want of a free slot, since this controller leads"),
+    saves_put_off: z.number().int().describe("durable saves that were made later than due, since then"),
+    steps_given_up: z
+      .number()
+      .int()
+      .describe("steps that were done and are in no checkpoint, since nothing could save them at its stop"),
     incidents: z.number().int(),
     error: z.object({ code: z.string(), message: z.string() }).nullable(),
     submitted_at: z.string().nullable(),

@@ -1,5 +1,6 @@
 import { mustStop, requestStop, sendPhase } from "./form.js";
 import { faultOf, lostFaults } from "./judge_fault.js";
+import { pressToSave } from "./leave.js";
 import { lostRanks } from "./nodes.js";
 import { reportFaults } from "./recover.js";
 import { onPages, startRunning } from "./run.js";
@@ -52,6 +53,7 @@ export function adoptRunning(turn: Turn, job: JobState): void {
     sendPhase(turn, job, node);
   }
   if (mustStop(job)) requestStop(turn, generation);
+  pressToSave(turn, job);
 }
 
 /** Time to re-home is over and nobody was seen training. */

@@ -7,7 +7,7 @@ import { addStack } from "./incident.js";
 import { isOver, reconsider } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
 import { raiseTerm } from "./leadership.js";
-import { onLeaving } from "./leave.js";
+import { endWhereSaved, onLeaving } from "./leave.js";
 import { pageText } from "./localise_stall.js";
 import { hear, onHeartbeat, onHello } from "./nodes.js";
 import { onPreviewDue, onPreviewEnded, onPreviewRead } from "./previews.js";
@@ -16,9 +16,11 @@ import { onReleased } from "./release.js";
 import { onReplicaFailed } from "./replica_alarm.js";
 import { onLateStep, onRankFinished, onStep, tryComplete } from "./run.js";
 import { onCheckBegun, onCheckReport } from "./self_checks.js";
+import { onStorageProof } from "./shared_storage.js";
 import { onSignals } from "./signals.js";
 import type { JobState, NodeState } from "./state.js";
 import { observe, type Turn } from "./turn.js";
+import { onTwinsDiffer } from "./twins.js";
 import { type Report, readReport } from "./wire.js";
 
 /** A message of an agent: malformed ones, and those of replaced streams and older generations, are counted and dropped. */
@@ -77,6 +79,7 @@ function onReport(turn: Turn, node: NodeState, report: Report): void {
         return;
       }
       onSaved(turn, job, node, report);
+      if (endWhereSaved(turn, job)) return;
       if (job.generation?.stage === "run") tryComplete(turn, job, false);
       if (job.stage === "waiting") reform(turn, job); // for this it may have waited
       return;
@@ -127,6 +130,8 @@ type GenerationReport = Extract<
       | "finished"
       | "refusedPrepare"
       | "replicaFailed"
+      | "storageProof"
+      | "twinsDiffer"
       | "previewDue"
       | "previewRead"
       | "previewEnded"
@@ -166,6 +171,14 @@ function onGenerationReport(turn: Turn, node: NodeState, report: GenerationRepor
   }
   if (report.kind === "replicaFailed") {
     onReplicaFailed(turn, job, report);
+    return;
+  }
+  if (report.kind === "twinsDiffer") {
+    onTwinsDiffer(turn, job, report);
+    return;
+  }
+  if (report.kind === "storageProof") {
+    if (generation.nodeRanks.has(node.nodeId)) onStorageProof(turn, job, node, report);
     return;
   }
   if (report.kind === "previewDue" || report.kind === "previewRead" || report.kind === "previewEnded") {

@@ -63,8 +63,8 @@ export type Event =
       source: CheckpointSource | null;
       found: { count: number; generationHighest: number; own: boolean };
     }
-  /** Save and stop. */
-  | { kind: "stopRequested"; requestId: string; jobId: string }
+  /** Save and stop; `graceMs` null: nobody said for how long that may take. */
+  | { kind: "stopRequested"; requestId: string; jobId: string; graceMs: number | null }
   | { kind: "saveRequested"; requestId: string; jobId: string }
   /** What the platform that runs the agents, such as Kubernetes, says of a node. */
   | { kind: "nodeFate"; nodeId: string; fate: NodeFate }
@@ -225,8 +225,11 @@ export interface JobRecord {
   /** Highest generation that had written to its checkpoint.uri before: its own are above, so that they supersede. */
   generationFloor: number;
   submittedAtMs: number;
-  /** When a person asked to save and stop. */
-  stop: { atMs: number } | null;
+  /**
+   * When a person asked to save and stop, and when that is to be done; `endMs` null: a program of its own, which `trainer`
+   * gives its time.
+   */
+  stop: { atMs: number; endMs: number | null } | null;
   /** In the order in which they happened. */
   rollBacks: RollBackRecord[];
   outcome: JobOutcome | null;
@@ -245,6 +248,8 @@ export interface JobOutcome {
   code: ErrorCode | null;
   reason: string;
   step: number;
+  /** Steps beyond it that were done, and are in no checkpoint; 0 unless STOPPED. */
+  stepsGivenUp: number;
   atMs: number;
 }
 

@@ -7,6 +7,7 @@ import { keepsMemory, releaseFormer } from "./former.js";
 import { addEvidence, decide, incidentWrite, mark } from "./incident.js";
 import { endJob } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
+import { pressToSave } from "./leave.js";
 import { phaseCommand, stateOf } from "./phase_commands.js";
 import type { MembersPlan } from "./plan_members.js";
 import { keepChoice, planRestore } from "./plan_restore.js";
@@ -15,6 +16,7 @@ import { programOf } from "./program.js";
 import { protect } from "./protect.js";
 import { reportFaults } from "./recover.js";
 import { startRunning } from "./run.js";
+import { wantsProof } from "./shared_storage.js";
 import { createGeneration, type GenerationState, type JobState, type NodeState } from "./state.js";
 import { compareStates, sameState, stateText } from "./state_name.js";
 import { forgetStragglers } from "./stragglers.js";
@@ -31,6 +33,7 @@ import {
   type Turn,
   tell,
 } from "./turn.js";
+import { noteDoubt } from "./twins.js";
 import type { Report, RestoredPart } from "./wire.js";
 
 /**
@@ -82,6 +85,7 @@ export function startGeneration(
   disarm(turn, jobTimers.stage(job));
   disarm(turn, jobTimers.stall(job));
   disarm(turn, jobTimers.leave(job));
+  pressToSave(turn, job);
   enter(turn, job, "forming", `forming ${what}: ${plan.reason}`);
   protect(turn, job);
   persist(turn, writes, { kind: "prepare", jobId: job.record.jobId, generation: number });
@@ -131,7 +135,8 @@ export function onRankReady(
   if (!reach(generation, rank)) return;
   mark(turn, job, "ready");
   const nodes = [...generation.nodeRanks.keys()].map((nodeId) => generation.endpoints.get(nodeId)!);
-  generation.connect = { generation: BigInt(generation.number), nodes };
+  const proveStorage = wantsProof(job, generation);
+  generation.connect = { generation: BigInt(generation.number), nodes, proveStorage };
   enterPhase(turn, job, "connect", turn.state.config.limits.connectMs);
   sendPhaseAll(turn, job);
 }
@@ -199,6 +204,7 @@ export function onRankRestored(turn: Turn, job: JobState, report: Report & { kin
   if (!reach(generation, rank)) return;
   mark(turn, job, "restored");
   generation.step = wanted.step;
+  noteDoubt(turn, job, wanted);
   if (job.replicated !== null && !isReplicatedStill(generation, wanted, job.replicated))
     job.replicated = null;
   if (job.incident !== null && programOf(job) === null)

@@ -1,8 +1,9 @@
 import { type AnyJob, jobTraits } from "../../job/command_job.js";
 import { type ErrorCode, GokuError } from "../../job/errors.js";
 import { Layout } from "../../job/layout.js";
+import { STOP_GRACE } from "../../job/stop_grace.js";
 import { expireAvoided } from "./avoid.js";
-import type { DurableWrite, Event, JobOutcome } from "./contract.js";
+import type { DurableWrite, Event, JobOutcome, JobRecord } from "./contract.js";
 import { durableKeys } from "./contract.js";
 import { deepEqual } from "./deep_equal.js";
 import { persist } from "./durable.js";
@@ -10,6 +11,7 @@ import { forgetJobs } from "./forget.js";
 import { requestStop, startGeneration } from "./form.js";
 import { considerGrowth } from "./grow.js";
 import { closeIncident } from "./incident.js";
+import { pressToSave } from "./leave.js";
 import { membersInput } from "./members.js";
 import { outliveFates } from "./outlive.js";
 import { planMembers } from "./plan_members.js";
@@ -126,11 +128,23 @@ export function stopJob(turn: Turn, event: Event & { kind: "stopRequested" }): v
   const { requestId, jobId } = event;
   const job = livingJob(turn, requestId, jobId, "stop");
   if (job === null) return;
-  job.record = { ...job.record, stop: { atMs: turn.nowMs } };
+  const isProgram = jobTraits(job.record.job).checkpoint === null;
+  if (isProgram && event.graceMs !== null) {
+    const message = `Cannot stop job ${job.record.job.name} with a grace: it runs a program of its own, which gets trainer.stop_grace_seconds of its file; leave the grace out`;
+    reply(turn, requestId, { ok: false, code: "ARGUMENT_INVALID", message });
+    return;
+  }
+  const endMs = isProgram ? null : turn.nowMs + (event.graceMs ?? 1000 * STOP_GRACE.seconds);
+  job.record = { ...job.record, stop: soonest(job.record.stop, { atMs: turn.nowMs, endMs }) };
   if (job.stage === "queued") {
     endJob(turn, job, { phase: "STOPPED", code: null, reason: "stopped before it ran" });
   }
   persist(turn, [jobWrite(job)], { kind: "stop", requestId, jobId });
+}
+
+/** Asked for twice: the earlier end counts. */
+function soonest(before: JobRecord["stop"], now: NonNullable<JobRecord["stop"]>): JobRecord["stop"] {
+  return before?.endMs != null && (now.endMs === null || before.endMs <= now.endMs) ? before : now;
 }
 
 /**
@@ -143,6 +157,7 @@ export function passStop(turn: Turn, requestId: string, jobId: string): void {
   if (job === undefined || isOver(job)) return;
   log(turn, { level: "info", type: "phase", jobId, text: "will save and stop, as asked" });
   if (job.stage === "running" && job.generation!.stage === "run") requestStop(turn, job.generation!);
+  pressToSave(turn, job);
   if (job.stage === "waiting") reform(turn, job);
 }
 
@@ -195,7 +210,9 @@ export function endJob(
   disarm(turn, jobTimers.stall(job));
   disarm(turn, jobTimers.leave(job));
   giveUpPreview(turn, job);
-  job.record = { ...job.record, outcome: { ...outcome, step, atMs: turn.nowMs } };
+  const ahead = outcome.phase === "STOPPED" ? (job.generation?.step ?? step) - step : 0;
+  const end = { step, stepsGivenUp: Math.max(0, ahead), atMs: turn.nowMs };
+  job.record = { ...job.record, outcome: { ...outcome, ...end } };
   enter(turn, job, "ending", outcome.reason);
   const incident = closeIncident(turn, job, outcome.phase === "COMPLETED" ? "recovered" : "failed");
   persist(turn, [jobWrite(job), ...incident], { kind: "end", jobId: job.record.jobId });

@@ -1,8 +1,8 @@
 import { newestCheckpoint, newestCommon } from "./choose_restore.js";
-import type { StateName } from "./contract.js";
+import type { CheckpointSource, StateName } from "./contract.js";
 import { requestStop } from "./form.js";
 import { addEvidence, decide, mark, openIncident } from "./incident.js";
-import { isOver } from "./jobs.js";
+import { endJob, isOver } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
 import { heldFor, usualStepMs } from "./members.js";
 import { outliveFates } from "./outlive.js";
@@ -21,6 +21,7 @@ import type { NodeLeaving } from "./wire.js";
  *   where no vote comes in half of the grace (a rank hangs), or the next one is known to come too late to be saved, or
  *   nothing runs, the newest state that all members hold in memory is made durable by their agents alone.
  * It gets no place in any generation planned from then on. The job is not stopped: nobody asked for that.
+ * A person's stop with a grace chooses in the same way what is saved, and by when (`pressToSave`).
  */
 export function onLeaving(
   turn: Turn,
@@ -65,37 +66,101 @@ export function drain(
   const incident = openIncident(turn, job, why.fault);
   if (isNews) addEvidence(incident, turn.nowMs, why.evidence);
   generation.draining.set(nodeId, untilMs);
-  const leftMs = deadlineMs(generation) - turn.nowMs;
-  const patienceMs = voteTooLate(turn, job) === null ? Math.floor(leftMs / 2) : 0;
-  arm(turn, jobTimers.leave(job), turn.nowMs + patienceMs);
+  pressToSave(turn, job);
   if (job.stage === "running" && generation.stage === "run") {
     if (isNews) decide(turn, job, `save at the next step, then go on without ${why.without}`);
     requestStop(turn, generation);
   } else if (isNews && job.stage === "forming") {
     decide(turn, job, `let generation ${generation.number} form: what it restores may be nowhere else`);
   }
-  if (generation.rescue !== null) sendRescue(turn, generation, generation.rescue.state, node);
+  repeatRescue(turn, generation, node);
+}
+
+/**
+ * Something must be durable by a certain time: for a vote half of what is left is waited, and not at all where it would come too
+ * late. Nothing where neither a member leaves nor a person has asked for a stop.
+ */
+export function pressToSave(turn: Turn, job: JobState): void {
+  const endMs = deadlineMs(job);
+  if (endMs === null || isOver(job)) return;
+  const leftMs = Math.max(0, endMs - turn.nowMs);
+  const patienceMs = voteTooLate(turn, job) === null ? Math.floor(leftMs / 2) : 0;
+  arm(turn, jobTimers.leave(job), turn.nowMs + patienceMs);
 }
 
 /** It is time to save without the ranks, or all of the grace is over, and the generation has not ended yet. */
 export function onLeaveTimer(turn: Turn, job: JobState): void {
-  const generation = job.generation!;
-  if (generation.draining.size === 0 || generation.finished !== null) return;
+  const { generation } = job;
+  const endMs = deadlineMs(job);
+  if (endMs === null || generation === null || generation.finished !== null) return;
   if (job.stage !== "running" && job.stage !== "forming") return; // `reform` sees to it
-  const endMs = deadlineMs(generation);
+  const over = [...generation.draining].filter(([, untilMs]) => untilMs <= turn.nowMs);
+  if (over.length > 0) {
+    const faults = over.map(([nodeId]) => leavingFault(turn, nodeId, `the grace of ${nodeId} is over`));
+    reportFaults(turn, job, faults);
+    return;
+  }
+  if (turn.nowMs < endMs || generation.rescue === null) rescueWithoutVote(turn, job, generation);
   if (turn.nowMs < endMs) {
-    const why = voteTooLate(turn, job) ?? "no vote in half of the grace";
-    const voted = generation.pages.every((page) => page?.phase === "finished");
-    const state = voted ? null : beginRescue(turn, job, generation);
-    if (state !== null) {
-      decide(turn, job, `${why}: save ${stateText(state)} from memory, without the ranks`);
-    }
     arm(turn, jobTimers.leave(job), endMs);
     return;
   }
-  const over = [...generation.draining].filter(([, untilMs]) => untilMs <= turn.nowMs);
-  const faults = over.map(([nodeId]) => leavingFault(turn, nodeId, `the grace of ${nodeId} is over`));
-  reportFaults(turn, job, faults);
+  if (generation.draining.size > 0) arm(turn, jobTimers.leave(job), goneMs(generation));
+  onStopOverdue(turn, job, generation);
+}
+
+function rescueWithoutVote(turn: Turn, job: JobState, generation: GenerationState): void {
+  const why = voteTooLate(turn, job) ?? "no vote in half of the grace";
+  const voted = generation.pages.every((page) => page?.phase === "finished");
+  const state = voted ? null : beginRescue(turn, job, generation, why);
+  if (state === null) return;
+  const text = `${why}: save ${stateText(state)} from memory, without the ranks`;
+  decide(turn, job, text);
+  if (job.record.stop !== null)
+    log(turn, { level: "info", type: "phase", jobId: job.record.jobId, text: `stops: ${text}` });
+}
+
+/**
+ * All of a stop's grace is over. The grace chooses what is saved; it throws nothing away: nobody takes the nodes, so what is being
+ * made durable is let end, and steps that memory alone holds are waited for. With nothing to lose the job ends.
+ */
+function onStopOverdue(turn: Turn, job: JobState, generation: GenerationState): void {
+  const durable = newestDurable(job);
+  const step = durable?.state.step ?? 0;
+  const saving = generation.rescue !== null && !isDurable(job, generation.rescue.state);
+  const ends = generation.pages.some((page) => page?.phase === "finished");
+  const ahead = generation.step - step;
+  if (!saving && !ends && ahead <= 0) {
+    const kept = durable === null ? "nothing is durable" : `durable at ${durable.uri}`;
+    const reason = `stopped as asked at step ${step}: ${kept}; the step after it was not done within the grace`;
+    endJob(turn, job, { phase: "STOPPED", code: null, reason }, step);
+    return;
+  }
+  const what = saving
+    ? `${stateText(generation.rescue!.state)} is still being made durable`
+    : ends
+      ? "the last state is still being made durable"
+      : "no state of them is whole in the memory of all members";
+  const text = `stops: the grace is over, and to end now would give up ${Math.max(ahead, 1)} steps; ${what}, which is waited for`;
+  log(turn, { level: "warning", type: "phase", jobId: job.record.jobId, text });
+}
+
+/**
+ * What a stop saved from memory is durable, and the ranks have not ended by a vote: the job ends there. True: it does.
+ * Ranks that have voted meanwhile hold a newer state, whose save follows.
+ */
+export function endWhereSaved(turn: Turn, job: JobState): boolean {
+  const { generation, record } = job;
+  if (record.stop === null || generation?.rescue == null || generation.finished !== null) return false;
+  const { state, why } = generation.rescue;
+  if (!isDurable(job, state)) return false;
+  const hasVoted = generation.pages.some((page) => page?.phase === "finished");
+  if (job.stage === "running" && (hasVoted || generation.step > state.step)) return false;
+  const durable = newestDurable(job)!;
+  const { step } = durable.state;
+  const reason = `stopped as asked at step ${step}: saved from memory without the ranks (${why}), durable at ${durable.uri}`;
+  endJob(turn, job, { phase: "STOPPED", code: null, reason }, step);
+  return true;
 }
 
 /**
@@ -122,20 +187,29 @@ export function goOnElsewhere(turn: Turn, job: JobState, state: StateName): void
 /** Until when the next generation waits for memory to become durable, and why; null: it need not. */
 export function awaitRescue(turn: Turn, job: JobState): { reason: string; untilMs: number } | null {
   const { generation } = job;
-  if (generation === null || generation.draining.size === 0 || generation.finished !== null) return null;
+  if (generation === null || generation.finished !== null) return null;
+  const isLeft = generation.draining.size > 0;
+  if (!isLeft && !isShortOfTime(turn, job)) return null;
   const names = [...generation.draining.keys()].sort().join(", ");
+  const who = isLeft ? `${names} leaves` : "a stop is asked for";
   if (generation.rescue === null) {
     // What memory holds is told by the heartbeats that follow the abort.
     const toldMs = generation.abortedMs + 2 * turn.state.config.limits.heartbeatMs;
-    const patienceMs = Math.floor((deadlineMs(generation) - generation.abortedMs) / 2);
-    const untilMs = Math.min(toldMs, generation.abortedMs + patienceMs);
-    if (turn.nowMs < untilMs) return { reason: `${names} leaves: asks what memory holds`, untilMs };
-    beginRescue(turn, job, generation);
+    const leftMs = isLeft ? goneMs(generation) - generation.abortedMs : Number.POSITIVE_INFINITY;
+    const untilMs = Math.min(toldMs, generation.abortedMs + Math.floor(leftMs / 2));
+    if (turn.nowMs < untilMs) return { reason: `${who}: asks what memory holds`, untilMs };
+    beginRescue(turn, job, generation, "no ranks train");
   }
   const { rescue } = generation;
   if (rescue === null || turn.nowMs >= rescue.untilMs || isDurable(job, rescue.state)) return null;
-  const reason = `${names} leaves: ${stateText(rescue.state)} is saved from memory first`;
+  const reason = `${who}: ${stateText(rescue.state)} is saved from memory first`;
   return { reason, untilMs: rescue.untilMs };
+}
+
+/** Half of a stop's grace has passed: to form a generation for the sake of its vote is of no use any more. */
+function isShortOfTime(turn: Turn, { record }: JobState): boolean {
+  const { stop } = record;
+  return stop?.endMs != null && turn.nowMs >= (stop.atMs + stop.endMs) / 2;
 }
 
 /** A node that leaves has gone: the final state is durable without its last words. */
@@ -147,8 +221,10 @@ export function onLeft(turn: Turn, job: JobState, nodeId: string): void {
 }
 
 /** Has the agents make the newest state durable that all members hold; null: there is none, or it is durable already. */
-function beginRescue(turn: Turn, job: JobState, generation: GenerationState): StateName | null {
-  const untilMs = deadlineMs(generation);
+function beginRescue(turn: Turn, job: JobState, generation: GenerationState, why: string): StateName | null {
+  const isLeft = generation.draining.size > 0;
+  // Nobody takes the nodes of a job that is stopped.
+  const untilMs = isLeft ? goneMs(generation) : turn.nowMs + turn.state.config.limits.finalSaveMs;
   if (turn.nowMs >= untilMs) return null;
   const layout = generation.layout.toString();
   const rankStates = generation.rankNodes.map((nodeId, rank) => {
@@ -160,19 +236,17 @@ function beginRescue(turn: Turn, job: JobState, generation: GenerationState): St
   });
   const state = newestCommon(rankStates, job.excludedSnapshots);
   if (state === null || isDurable(job, state)) return null;
-  generation.rescue = { state, untilMs };
+  generation.rescue = { state, why, untilMs };
   for (const nodeId of generation.nodeRanks.keys()) {
-    sendRescue(turn, generation, state, turn.state.nodes.get(nodeId));
+    repeatRescue(turn, generation, turn.state.nodes.get(nodeId));
   }
   return state;
 }
 
-function sendRescue(
-  turn: Turn,
-  generation: GenerationState,
-  state: StateName,
-  node: NodeState | undefined,
-): void {
+/** Has an agent save its part of what is saved from memory, if anything is; one that has begun goes on. */
+export function repeatRescue(turn: Turn, generation: GenerationState, node: NodeState | undefined): void {
+  if (generation.rescue === null) return;
+  const { state } = generation.rescue;
   const wire = { generation: BigInt(state.generation), step: BigInt(state.step) };
   const value = { generation: BigInt(generation.number), state: wire };
   send(turn, node, { $case: "saveSnapshot", value });
@@ -181,6 +255,11 @@ function sendRescue(
 function isDurable(job: JobState, state: StateName): boolean {
   const newest = newestCheckpoint(job.checkpoints, job.excludedCheckpoints);
   return newest !== null && compareStates(newest.state, state) >= 0;
+}
+
+/** What a job that ends now can be resumed from; null: nothing. */
+function newestDurable(job: JobState): CheckpointSource | null {
+  return newestCheckpoint(job.checkpoints, job.excludedCheckpoints) ?? job.record.source;
 }
 
 function leavingFault(turn: Turn, nodeId: string | null, text: string): Fault {
@@ -192,20 +271,27 @@ function leavingFault(turn: Turn, nodeId: string | null, text: string): Fault {
  * nothing is known yet.
  */
 function voteTooLate(turn: Turn, job: JobState): string | null {
-  const generation = job.generation!;
+  const { generation } = job;
   const stepMs = usualStepMs(job);
-  if (stepMs === 0 || programOf(job) !== null || generation.stage !== "run") return null;
+  if (stepMs === 0 || programOf(job) !== null || generation?.stage !== "run") return null;
   const saveMs = 1000 * (job.checkpoints.at(-1)?.seconds ?? 0);
   const voteMs = Math.max(turn.nowMs, Math.max(job.lastStepMs, generation.runMs) + stepMs);
-  const endMs = deadlineMs(generation);
+  const endMs = deadlineMs(job)!;
   if (voteMs + saveMs <= endMs) return null;
   const takes = `steps take ${seconds(stepMs)}, a save ${seconds(saveMs)}`;
   return `the next vote comes too late to be saved (${takes}, ${seconds(endMs - turn.nowMs)} are left)`;
 }
 
-/** When the first of them will be gone. */
-function deadlineMs(generation: GenerationState): number {
-  return Math.min(...generation.draining.values());
+/** By when all is to be durable: a member is gone then, or a person's stop is to be over; null: by no time. */
+function deadlineMs({ generation, record }: JobState): number | null {
+  const stopMs = record.stop?.endMs ?? Number.POSITIVE_INFINITY;
+  const endMs = Math.min(stopMs, generation === null ? stopMs : goneMs(generation));
+  return Number.isFinite(endMs) ? endMs : null;
+}
+
+/** When the first of those that leave will be gone; infinite: none leaves. */
+function goneMs({ draining }: GenerationState): number {
+  return Math.min(...draining.values());
 }
 
 function seconds(ms: number): string {

@@ -9,7 +9,7 @@ import { keepFormer } from "./former.js";
 import { decide } from "./incident.js";
 import { isOver, reconsider } from "./jobs.js";
 import { type Fault, faultOf } from "./judge_fault.js";
-import { onLeaving, onLeft } from "./leave.js";
+import { onLeaving, onLeft, repeatRescue } from "./leave.js";
 import { resumePreviews } from "./previews.js";
 import { protect } from "./protect.js";
 import { dropKill, sendKill } from "./reap.js";
@@ -215,6 +215,7 @@ function resumeMember(turn: Turn, job: JobState, node: NodeState, hello: NodeHel
   const value = { generation: BigInt(generation.number) };
   if (mustStop(job)) send(turn, node, { $case: "requestStop", value });
   else if (generation.yielding) send(turn, node, { $case: "requestYield", value });
+  repeatRescue(turn, generation, node);
 }
 
 /** Ranks of the generation that ended on this node without a report. */

@@ -6,6 +6,7 @@ import { onYielded } from "./grow.js";
 import { closeIncident, mark } from "./incident.js";
 import { endJob } from "./jobs.js";
 import { goOnElsewhere } from "./leave.js";
+import { onMissed } from "./missed.js";
 import { onNumbers } from "./numbers.js";
 import { takeTimes } from "./pace.js";
 import { noteProgramsBack, onProgramFinished, programOf } from "./program.js";
@@ -102,6 +103,7 @@ function passOn(turn: Turn, job: JobState, { generation, step }: Report & { kind
   const { jobId } = job.record;
   turn.effects.push({ kind: "step", jobId, generation, step });
   observe(turn, "goku_steps_completed_total", 1, { job: job.record.job.name });
+  onMissed(turn, job, step);
 }
 
 /** Takes over what a node tells of its ranks. Costs the node's ranks, never the job's. */
@@ -214,7 +216,8 @@ export function tryComplete(turn: Turn, job: JobState, overdue: boolean): void {
   const { finished } = generation;
   if (finished === null || job.stage !== "running") return;
   const { worldSize } = generation.layout;
-  const known = job.checkpoints.some((entry) => compareStates(entry.state, finished.state) >= 0);
+  const saved = job.checkpoints.findLast((entry) => compareStates(entry.state, finished.state) >= 0);
+  const known = saved !== undefined;
   if (!overdue && (generation.reachedCount < worldSize || !known)) return;
   if (!known) {
     const text = `ranks report ${stateText(finished.state)} durable, its commit was not told`;
@@ -228,5 +231,6 @@ export function tryComplete(turn: Turn, job: JobState, overdue: boolean): void {
   const phase = finished.reason === "stop" ? "STOPPED" : "COMPLETED";
   const why = finished.reason === "stop" ? "stopped as asked" : "all steps are done";
   const { step } = finished.state;
-  endJob(turn, job, { phase, code: null, reason: `${why} at step ${step}: ${told}` }, step);
+  const kept = known ? `, durable at ${saved.uri}` : "";
+  endJob(turn, job, { phase, code: null, reason: `${why} at step ${step}: ${told}${kept}` }, step);
 }

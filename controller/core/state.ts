@@ -266,6 +266,12 @@ export interface JobState {
   replicated: StateName | null;
   /** The newest state whose copy to another node failed and was told, until it or a later one is replicated; null: none. */
   replicaAlarm: StateName | null;
+  /** States of this generation after that step, and later ones, that twins did not agree on, and why; null: none. */
+  doubt: { generation: number; after: number; text: string } | null;
+  /** Agent processes that have shown to see one folder under checkpoint.uri, since this controller leads. */
+  sharing: Set<string>;
+  /** What was due and could not be made then, since this controller leads; when people were last told. */
+  missed: { snapshots: number; saves: number; toldMs: number };
   /** Observations of the fault being judged. */
   faults: Fault[];
   waitSinceMs: number;
@@ -316,8 +322,8 @@ export interface GenerationState extends GenerationPlaces {
   former: Set<string>;
   /** Members whose agents were asked to end, and when they will be gone: this generation ends at its next vote. */
   draining: Map<string, number>;
-  /** State that its agents were told to make durable from memory, and how long that is waited for. */
-  rescue: { state: StateName; untilMs: number } | null;
+  /** State that its agents were told to make durable from memory, why, and how long that is waited for. */
+  rescue: { state: StateName; why: string; untilMs: number } | null;
   stage: GenerationStage;
   deadlineMs: number;
   /** Ranks that completed the present phase, or that finished while in `run`. */
@@ -336,6 +342,8 @@ export interface GenerationState extends GenerationPlaces {
   endpoints: Map<string, NodeEndpoints>;
   /** What all nodes are told of that: one object, so that it is encoded once. Null: not all are ready. */
   connect: Connect | null;
+  /** What its agents found under checkpoint.uri, by node. */
+  proofs: Map<string, { written: boolean; missing: ReadonlySet<string> }>;
   /** Snapshots of each rank at its place, told when ready. */
   states: (readonly StateName[])[];
   /** Whether the job's storage has told it what is committed there; `answered`, too, where that was waited for in vain. */
@@ -465,6 +473,9 @@ export function createJobState(record: JobRecord): JobState {
     protection: null,
     replicated: null,
     replicaAlarm: null,
+    doubt: null,
+    sharing: new Set(),
+    missed: { snapshots: 0, saves: 0, toldMs: Number.NEGATIVE_INFINITY },
     faults: [],
     waitSinceMs: 0,
     blame: new Map(),
@@ -519,6 +530,7 @@ export function createGeneration(options: {
     yielding: false,
     endpoints: new Map(),
     connect: null,
+    proofs: new Map(),
     states: new Array<readonly StateName[]>(layout.worldSize).fill([]),
     storage: "unasked",
     restore: null,

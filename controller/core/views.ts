@@ -49,6 +49,10 @@ export interface JobView {
   stragglers: readonly SlowSubject[];
   /** Nodes that it does without. */
   avoided: readonly AvoidedView[];
+  /** Snapshots and saves that were due and could not be made then. */
+  missed: Pick<JobState["missed"], "snapshots" | "saves">;
+  /** Why its newest states are not to be trusted; null: nothing is known against them. */
+  doubt: string | null;
 }
 
 export interface NodeView {
@@ -163,6 +167,8 @@ function viewJob(state: CoreState, job: JobState, nowMs: number): JobView {
     replicatedStep: job.replicated?.generation === generation?.number ? (job.replicated?.step ?? null) : null,
     spares: isOver(job) ? null : sparesText(state, job, nowMs),
     avoided: avoidedBy(job),
+    missed: { ...job.missed },
+    doubt: job.doubt?.text ?? null,
   };
 }
 

@@ -126,6 +126,30 @@ export type Report =
       keeperNodeId: string;
       error: ErrorDetail;
     }
+  | {
+      kind: "twinsDiffer";
+      generation: number;
+      rank: number;
+      state: StateName;
+      ranks: readonly number[];
+      /** Those that most of them contradict. */
+      odd: readonly number[];
+      tensor: string;
+      start: number;
+      length: number;
+      chunks: number;
+      /** The last step whose states were the same; null: not known. */
+      equal: number | null;
+    }
+  | {
+      kind: "storageProof";
+      generation: number;
+      written: boolean;
+      /** Nodes whose file it did not see. */
+      missing: ReadonlySet<string>;
+      /** Empty: it could write and look. */
+      error: string;
+    }
   | { kind: "previewDue"; generation: number; state: StateName }
   | { kind: "previewRead"; generation: number; state: StateName }
   | { kind: "previewEnded"; generation: number; state: StateName; outcome: PreviewOutcome }
@@ -304,6 +328,8 @@ type EndingMessage = Extract<
       | "checkpointFailed"
       | "retentionEnded"
       | "replicaFailed"
+      | "storageProof"
+      | "twinsDiffer"
       | "rankInspected"
       | "previewDue"
       | "previewRead"
@@ -358,6 +384,25 @@ function convertEnding(message: EndingMessage): Report {
         keeperNodeId,
         error: present(error),
       };
+    }
+    case "twinsDiffer": {
+      const { rank, state, ranks, oddRanks, tensor, start, length, chunks, equalStep } = message.value;
+      const equal = equalStep === undefined ? null : count(equalStep);
+      const place = { tensor, start: count(start), length: count(length), chunks };
+      return {
+        kind: "twinsDiffer",
+        generation,
+        rank,
+        state: readState(state),
+        ranks,
+        odd: oddRanks,
+        ...place,
+        equal,
+      };
+    }
+    case "storageProof": {
+      const { written, missingNodeIds, error } = message.value;
+      return { kind: "storageProof", generation, written, missing: new Set(missingNodeIds), error };
     }
     case "previewDue":
     case "previewRead": {

@@ -56,7 +56,7 @@ export class ShellTraining implements TrainingPort {
 
   async stop(jobId: string): Promise<void> {
     await this.#audited("stop a job", this.#shell.jobName(jobId), () =>
-      this.#shell.request((requestId) => ({ kind: "stopRequested", requestId, jobId })),
+      this.#shell.request((requestId) => ({ kind: "stopRequested", requestId, jobId, graceMs: null })),
     );
   }
 

@@ -11,6 +11,9 @@ const OF_SAVES = [
   "goku_checkpoints_committed_total",
   "goku_checkpoints_failed_total",
   "goku_replicas_failed_total",
+  "goku_snapshots_skipped_total",
+  "goku_saves_put_off_total",
+  "goku_twins_differ_total",
 ] as const;
 const BAD_STEPS = ["data", "hardware", "untold", "unread", "loss_spike", "gradient_spike"];
 

@@ -34,9 +34,12 @@ function decodeRecord(key: string, bytes: Uint8Array): DurableRecord {
   const kind = (found as { kind?: unknown } | null)?.kind;
   if (!KINDS.has(kind)) throw damaged(key, `its kind is ${JSON.stringify(kind)}`);
   const record = found as DurableRecord;
-  // Earlier versions wrote incidents and jobs without them.
+  // Earlier versions wrote records without some of their fields.
   if (record.kind === "incident") return { ...record, stacks: record.stacks ?? [] };
-  return record.kind === "job" ? { ...record, rollBacks: record.rollBacks ?? [] } : record;
+  if (record.kind !== "job") return record;
+  const stop = record.stop && { ...record.stop, endMs: record.stop.endMs ?? null };
+  const outcome = record.outcome && { ...record.outcome, stepsGivenUp: record.outcome.stepsGivenUp ?? 0 };
+  return { ...record, rollBacks: record.rollBacks ?? [], stop, outcome };
 }
 
 function damaged(key: string, found: string): GokuError {

@@ -101,9 +101,10 @@ export class ShellApi implements ControllerApi {
     throw new GokuError("NOT_FOUND", `Cannot show rank ${rank} of job ${job.record.job.name}: ${have}`);
   }
 
-  async stopJob(name: string): Promise<JobStatus> {
+  async stopJob(name: string, graceSeconds: number | null): Promise<JobStatus> {
     const { jobId } = this.#find(name, this.#leading()).record;
-    await this.#shell.request((requestId) => ({ kind: "stopRequested", requestId, jobId }));
+    const graceMs = graceSeconds === null ? null : 1000 * graceSeconds;
+    await this.#shell.request((requestId) => ({ kind: "stopRequested", requestId, jobId, graceMs }));
     return this.#status(jobView(this.#shell.state, jobId, this.#shell.nowMs())!);
   }
 

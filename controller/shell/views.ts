@@ -66,6 +66,10 @@ export function jobStatus(view: JobView, history: TrainingHistory | undefined): 
       evidence,
     })),
     avoided: view.avoided.map(avoidedNode),
+    doubt: view.doubt ?? "",
+    snapshotsSkipped: BigInt(view.missed.snapshots),
+    savesPutOff: BigInt(view.missed.saves),
+    stepsGivenUp: BigInt(view.outcome?.stepsGivenUp ?? 0),
   };
 }
 

@@ -33,7 +33,7 @@ export type SimFault =
   /** Strikes so long after the next vote of ranks to go back. */
   | { kind: "uponRollBack"; afterMs: number; fault: SimFault }
   | { kind: "requestSave"; index: number }
-  | { kind: "requestStop"; index: number };
+  | { kind: "requestStop"; index: number; graceMs: number };
 
 export interface PlannedFault {
   atMs: number;
@@ -83,7 +83,7 @@ const MAKERS: Record<
   }),
   corruptCheckpoint: (r) => ({ kind: "corruptCheckpoint", index: index(r) }),
   requestSave: (r) => ({ kind: "requestSave", index: index(r) }),
-  requestStop: (r) => ({ kind: "requestStop", index: index(r) }),
+  requestStop: (r) => ({ kind: "requestStop", index: index(r), graceMs: r.pick([0, 1_000, 5_000, 30_000]) }),
 };
 
 /**

@@ -210,8 +210,10 @@ export class SimCluster implements SimWorld, Truth {
     };
   }
 
-  requestStop(jobId: string): void {
-    this.#ask((requestId) => ({ kind: "stopRequested", requestId, jobId }));
+  /** @param graceMs null: not said; a program of its own takes none */
+  requestStop(jobId: string, graceMs: number | null = null): void {
+    const grace = this.jobs.get(jobId)?.program == null ? graceMs : null;
+    this.#ask((requestId) => ({ kind: "stopRequested", requestId, jobId, graceMs: grace }));
   }
 
   requestSave(jobId: string): void {

@@ -210,7 +210,7 @@ function strikeRest(
       sim.requestSave(jobOf(sim, fault.index).jobId);
       return;
     case "requestStop":
-      sim.requestStop(jobOf(sim, fault.index).jobId);
+      sim.requestStop(jobOf(sim, fault.index).jobId, fault.graceMs);
   }
 }
 

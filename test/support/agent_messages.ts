@@ -108,6 +108,8 @@ export function step(
       commWaitSeconds: 0,
       dataWaitSeconds: 0,
       snapshotSeconds: 0,
+      snapshotSkipped: false,
+      savePutOff: false,
       memoryPeakBytes: 0n,
       packFill: 0.9,
       unreadable: 0,

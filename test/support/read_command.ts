@@ -17,7 +17,11 @@ export function readCommand(bytes: Buffer): SessionResponse {
     else if (field === CONNECT && (tag & 7) === LENGTH_DELIMITED) {
       const end = reader.uint32() + reader.pos;
       const generation = generationOf(reader, end);
-      return { term, commandId, message: { $case: "connect", value: { generation, nodes: [] } } };
+      return {
+        term,
+        commandId,
+        message: { $case: "connect", value: { generation, nodes: [], proveStorage: false } },
+      };
     } else return SessionResponse.decode(bytes);
   }
   return { term, commandId, message: undefined };

@@ -37,6 +37,7 @@ import { SelfChecker } from "./self_checker.js";
 import { NodeWatch } from "./signals/node_watch.js";
 import { heldBytes } from "./snapshot_sets.js";
 import { SnapshotStore } from "./snapshot_store.js";
+import { StorageProver } from "./storage_prover.js";
 import { readState, wireError, wireHeld, wireState } from "./wire.js";
 
 export interface AgentOptions {
@@ -339,6 +340,7 @@ export class Agent {
       replicator: this.replicator,
       kept: this.kept,
       previewer: this.previewer,
+      prover: new StorageProver(this.log),
       record: this.runRecord,
       log: this.log,
       memoryBytes: () => nodeMemoryBytes(countAgents(stateDir)),

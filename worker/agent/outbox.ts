@@ -29,6 +29,8 @@ const LASTING = new Set<Report["$case"]>([
   "rankFinished",
   "prepareRefused",
   "replicaFailed",
+  "storageProof",
+  "twinsDiffer",
   "previewDue",
   "previewRead",
   "previewEnded",

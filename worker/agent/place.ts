@@ -37,6 +37,8 @@ export interface Place {
   stepped: boolean;
   /** Copies of this generation are whole everywhere: older ones are of no use any more. */
   replicated: boolean;
+  /** It was told to prove that checkpoints go to one folder. */
+  isProven: boolean;
   /** Of the data that the state restored was trained on; null: not restored yet. */
   dataDigest: string | null;
 }
@@ -86,6 +88,7 @@ export function readPlace(
     peerSecret: wire.peerSecret,
     stepped: false,
     replicated: false,
+    isProven: false,
     dataDigest: null,
   };
 }

@@ -101,6 +101,16 @@ export class RankReports {
         report({ $case: "checkpointFailed", value });
         return;
       }
+      case "twinsDiffer": {
+        const { odd, ranks, tensor, start, length, chunks } = message.difference;
+        log.error({ ranks, odd, tensor, start, length, chunks }, "twins differ");
+        const elements = { start: BigInt(start), length: BigInt(length) };
+        const equalStep = message.equalStep < 0 ? undefined : BigInt(message.equalStep);
+        const place = { ranks, oddRanks: odd, tensor, ...elements, chunks };
+        const value = { generation, rank, state: wireState(message.state), ...place, equalStep };
+        report({ $case: "twinsDiffer", value });
+        return;
+      }
       case "finished": {
         const { reason } = message;
         process.stage = reason === "yield" ? "left" : "finished"; // its state is in memory alone

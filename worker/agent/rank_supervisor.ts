@@ -1,6 +1,7 @@
 import { availableParallelism } from "node:os";
 import type { Logger } from "pino";
 import type { StateName } from "../../checkpoint/state.js";
+import { localFolder } from "../../checkpoint/storage/storage.js";
 import type {
   Abort,
   Connect,
@@ -35,6 +36,7 @@ import type { Replicator } from "./replicator.js";
 import type { RecordedRun, RunRecord } from "./run_record/run_record.js";
 import type { HeldSnapshot } from "./snapshot_sets.js";
 import type { SnapshotStore } from "./snapshot_store.js";
+import type { StorageProver } from "./storage_prover.js";
 import { WarmSpares } from "./warm_spares.js";
 import { readCode, readMembers, readMemorySource, readState, wireError, wireLayout } from "./wire.js";
 
@@ -54,6 +56,7 @@ export interface RankSupervisorOptions {
   replicator: Replicator;
   kept: KeptReplicas;
   previewer: Previewer;
+  prover: StorageProver;
   record: RunRecord;
   log: Logger;
   report: (report: Report) => void;
@@ -69,6 +72,9 @@ export interface RankSupervisorOptions {
   memoryBytes: () => number;
   onLines: (rank: number | null, lines: string[]) => void;
 }
+
+/** How long a file system may take to remove a file, at the end. */
+const CLEAR_MS = 500;
 
 /** Of processes that wait for a command. */
 const IDLE_STAGES: ReadonlySet<RankProcess["stage"]> = new Set(["spare", "left", "finished"]);
@@ -167,6 +173,7 @@ export class RankSupervisor {
       if (this.place && this.place.jobId !== place.jobId) this.forgetJob(this.place.jobId);
       this.place = place;
       this.options.previewer.end();
+      void this.options.prover.end();
       this.states.begin(place);
       this.options.record.begin(recordedRun(place, wire.recentSteps));
       this.reports.begin();
@@ -181,8 +188,29 @@ export class RankSupervisor {
     }
   }
 
-  connect({ generation, nodes }: Connect): void {
+  connect({ generation, nodes, proveStorage }: Connect): void {
     this.tellRanks({ kind: "connect", generation: String(generation), members: readMembers(nodes) });
+    if (proveStorage)
+      this.proveStorage(
+        generation,
+        nodes.map(({ nodeId }) => nodeId),
+      );
+  }
+
+  /** Beside what the ranks do; a repeat of the Connect begins nothing new. */
+  private proveStorage(generation: bigint, nodes: readonly string[]): void {
+    const { place } = this;
+    const { node, prover, report } = this.options;
+    if (place === null || place.generation !== generation || place.isProven || isCommandJob(place.job))
+      return;
+    const folder = localFolder(place.job.checkpoint.uri);
+    if (folder === null) return;
+    place.isProven = true;
+    const others = nodes.filter((other) => other !== node);
+    prover.begin({ jobId: place.jobId, generation, node, others, folder }, ({ written, missing, error }) => {
+      const value = { generation, written, missingNodeIds: missing, error: error ?? "" };
+      report({ $case: "storageProof", value });
+    });
   }
 
   restore({ generation, source, rollBacks: told }: Restore): void {
@@ -281,6 +309,7 @@ export class RankSupervisor {
     if (this.place?.jobId === jobId) {
       this.place = null;
       this.options.previewer.end();
+      void this.options.prover.end();
       this.states.begin(null);
       this.options.record.begin(null);
       this.pool.dismiss(this.pool.ranks);
@@ -316,7 +345,9 @@ export class RankSupervisor {
     this.spares.close();
     this.states.begin(null);
     this.pool.dismiss(this.pool.living);
-    await Promise.all([this.pool.gone(() => true), this.options.previewer.close()]);
+    const { previewer, prover } = this.options;
+    const cleared = Promise.race([prover.end(), new Promise((done) => setTimeout(done, CLEAR_MS).unref())]);
+    await Promise.all([this.pool.gone(() => true), previewer.close(), cleared]);
   }
 
   // -------------------------------------------------------------------------------------------------------------------

@@ -273,6 +273,8 @@ const UNTOLD: StepMetrics = {
   gradientSpike: null,
   leftOut: null,
   rollBack: null,
+  snapshotSkipped: false,
+  savePutOff: false,
 };
 
 function failureText(end: ProgramEnd): string {

@@ -13,6 +13,10 @@ export interface StepDecision {
   preview: "draw" | "noSlot" | null;
   /** A save is due and no rank could begin it: it stays due. */
   saveOwed: boolean;
+  /** A snapshot of this step was due, and is left out, since some rank has no slot free. */
+  snapshotSkipped: boolean;
+  /** A save that was due at this step, or begun at the one before, is made later; told once for each. */
+  savePutOff: boolean;
   /**
    * The run, or (`yield`) this generation alone, ends with this step; `bad`: the run as a failed one, since too many steps
    * in a row were not finite.
@@ -44,17 +48,21 @@ export function decideStep(
   const inOrder = step >= job.train.steps ? "steps" : outcome.stop ? "stop" : null;
   const last = outcome.giveUp ? "bad" : inOrder;
   // A save whose snapshot is missing on some rank never becomes a checkpoint: it is still due.
-  const owed = before.saveOwed || (before.save !== null && !outcome.snapshotWhole);
+  const isLost = before.save !== null && !outcome.snapshotWhole;
+  const owed = before.saveOwed || isLost;
   // A save that was asked for goes before a yield, which is asked for again in the next vote; one that is due because of
   // the step's number is made by the generation that restores this step.
   const end = last ?? (outcome.yield && !outcome.save && !owed ? "yield" : null);
   const wanted = end !== null || isPeriodicSave(job, step) || outcome.save || owed;
   const previewed = end === null && isPreviewStep(job, step);
   const inTurn = step % job.checkpoint.snapshot_every_steps === 0;
-  const snapshot = slotFree && (wanted || previewed || inTurn);
+  const isDue = wanted || previewed || inTurn;
+  const snapshot = slotFree && isDue;
   const save = end !== null || !wanted || !snapshot ? null : outcome.save ? "request" : "periodic";
   const preview = !previewed ? null : snapshot ? "draw" : "noSlot";
-  return { snapshot, save, preview, saveOwed: end === null && wanted && !snapshot, end };
+  const saveOwed = end === null && wanted && !snapshot;
+  const savePutOff = end === null && (isLost || (saveOwed && !before.saveOwed));
+  return { snapshot, save, preview, saveOwed, snapshotSkipped: isDue && !slotFree, savePutOff, end };
 }
 
 /** Whether the state of this step is made durable because of its number. Pure. */

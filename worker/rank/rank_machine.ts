@@ -27,6 +27,7 @@ import { SLOT_COUNT, SLOT_COUNT_REPLICATED, SlotBook } from "./slots.js";
 import { SnapshotPages } from "./snapshot_pages.js";
 import { type StateMemory, stateMemory } from "./state_memory.js";
 import { type Requests, TrainLoop } from "./train_loop.js";
+import { TwinCheck } from "./twin_check.js";
 import { verifyFacts, verifyGroups } from "./verify_groups.js";
 
 /**
@@ -415,6 +416,14 @@ export class RankMachine {
   }
 
   /** Starts training and returns: the loop goes on beside the commands. */
+  /** Null: no rank holds the same shard. */
+  private twins(layout: Layout, { job, rank }: Prepare): TwinCheck | null {
+    const comm = this.groups?.replica ?? null;
+    if (comm === null) return null;
+    const units = flatUnits(parameterSpecs(modelConfig(job)));
+    return new TwinCheck({ native: this.native, comm, layout, rank, units });
+  }
+
   private async run(): Promise<void> {
     const place = this.present();
     const { prepare, layout, progress, controlPage, pages, memory, book, replicas, trainer, restored } =
@@ -432,6 +441,7 @@ export class RankMachine {
       memory,
       book,
       replicas,
+      twins: this.twins(layout, prepare),
       run: restored!.run,
       rollBacks: restored!.rollBacks,
       source: restored!.source,

@@ -4,6 +4,7 @@ import type { StepPlan } from "../data/pack_batch.js";
 import type { ApplyResult, StepFigures } from "../parallel/step_types.js";
 import type { VoteResult } from "../parallel/vote.js";
 import type { RollBackSteps, StepMetrics } from "../rank_messages.js";
+import type { StepDecision } from "./decide_step.js";
 import type { NumbersNews } from "./judge_numbers.js";
 import type { Replay } from "./judge_replay.js";
 import type { TriedStep } from "./retry_step.js";
@@ -21,6 +22,7 @@ export interface DoneStep {
   /** Why its packs are left out; null: they are not, or it is none of the run. */
   leftOut: LeftOutReason | null;
   rollBack: RollBackSteps | null;
+  missed: Pick<StepDecision, "snapshotSkipped" | "savePutOff">;
   applied: ApplyResult;
   dataSeconds: number;
   snapshotSeconds: number;
@@ -66,6 +68,8 @@ export function stepMetrics(
     gradientSpike: news.gradient,
     leftOut,
     rollBack: done.rollBack,
+    snapshotSkipped: done.missed.snapshotSkipped,
+    savePutOff: done.missed.savePutOff,
   };
 }
 

@@ -22,6 +22,7 @@ import type { SlotBook } from "./slots.js";
 import type { SnapshotPages } from "./snapshot_pages.js";
 import type { StateMemory } from "./state_memory.js";
 import { type DoneStep, emptyPlan, replayOf, stepMetrics } from "./step_metrics.js";
+import { isCompared, type TwinCheck } from "./twin_check.js";
 
 /** The state of the run beside the tensors. */
 export interface RunState {
@@ -64,6 +65,8 @@ export interface TrainLoopOptions {
   memory: StateMemory;
   book: SlotBook;
   replicas: ReplicaLedger;
+  /** Null: no rank holds the same shard. */
+  twins: TwinCheck | null;
   run: RunState;
   /** Steps that are not computed, beside those that the state names. */
   rollBacks: readonly RollBackSteps[];
@@ -91,6 +94,8 @@ export class TrainLoop {
   /** What the last step has led to; null: no roll-back. */
   private rollsBack: RollBackSteps | null = null;
   private decided: Pick<StepDecision, "save" | "saveOwed"> = { save: null, saveOwed: false };
+  /** The last state is one that this generation computed and all ranks made a snapshot of. */
+  private isSnapshot = false;
   /** What is to be done with the last state once its slot is sealed; null: nothing is left to be sealed. */
   private owed: Pick<StepDecision, "save" | "preview"> | null = null;
   /** That the present step has waited for snapshots. */
@@ -160,6 +165,7 @@ export class TrainLoop {
     book.voted(vote.snapshotWhole);
     this.replicate(replicas.voted(vote));
     this.tellPreview(vote.snapshotWhole);
+    if (vote.snapshotWhole) this.compareTwins();
     if (fate.kind === "rollBack") {
       this.rollsBack = { first: fate.to + 1, last: step };
       const { loss, gradNorm } = vote;
@@ -169,6 +175,7 @@ export class TrainLoop {
         ...seen,
         leftOut: null,
         rollBack: this.rollsBack,
+        missed: { snapshotSkipped: false, savePutOff: false },
         applied,
         snapshotSeconds: this.snapshotSeconds,
         stepSeconds,
@@ -181,7 +188,8 @@ export class TrainLoop {
     const giveUp = fate.kind === "giveUp";
     const decision = decideStep(job, { ...vote, step, giveUp, before: this.decided });
     this.decided = decision;
-    failpoint("optimizer.before");
+    this.isSnapshot = decision.snapshot;
+    if (failpoint("optimizer.before") === "flip") memory.flipBit(book.live!.index);
     const counted = { ...vote, finite: fate.kind === "apply" };
     const applied = trainer.apply(step, counted, memory.begin(book.take().index, decision.snapshot));
     failpoint("optimizer.after");
@@ -195,7 +203,8 @@ export class TrainLoop {
     else if (decision.preview !== null) this.preview(decision.preview, false);
     const { snapshotSeconds } = this;
     const stepSeconds = secondsSince(begun);
-    this.tell({ ...seen, leftOut: why, rollBack: null, applied, snapshotSeconds, stepSeconds });
+    const done = { leftOut: why, rollBack: null, missed: decision, applied, snapshotSeconds, stepSeconds };
+    this.tell({ ...seen, ...done });
     return decision.end;
   }
 
@@ -406,6 +415,17 @@ export class TrainLoop {
       book.pinPreview(run.state);
       this.previewDue = run.state;
     } else this.sendPreview(run.state, due === "noSlot" ? NO_SLOT : NOT_WHOLE);
+  }
+
+  /** The last state is whole on every rank, so that all twins have its checksums. */
+  private compareTwins(): void {
+    const { twins, job, book, pages, run, rank, generation, send } = this.options;
+    if (twins === null || !this.isSnapshot || !isCompared(run.state.step, job.checkpoint)) return;
+    const { equalStep } = twins;
+    const difference = twins.compare(run.state.step, pages.checksums(book.find(run.state)!.index));
+    // One of them speaks for all.
+    if (difference === null || difference.ranks[0] !== rank) return;
+    send({ kind: "twinsDiffer", generation, rank, state: run.state, difference, equalStep });
   }
 
   private tellPreview(snapshotWhole: boolean): void {

@@ -93,7 +93,7 @@ function JobActions({ job }: { job: Job }) {
   const stop = () =>
     ask({
       title: `Stop ${name}?`,
-      text: "It makes a checkpoint at its next step and ends. It can be resumed from that on any number of ranks.",
+      text: "It makes a checkpoint at its next step and ends. Where that would take longer than 30 seconds, the newest state in memory is saved. It can be resumed from that on any number of ranks.",
       act: "Save and stop",
       isHarsh: true,
       run: () => api.stop(id),

@@ -179,6 +179,16 @@ const failures = [
     decimals: 0,
   }),
   lines({
+    title: "Left out for want of a slot",
+    about:
+      "Since the leader began: snapshots that were due and skipped, durable saves that were made at a later step",
+    queries: [
+      [`max by (job) (goku_snapshots_skipped_total{${JOB}})`, "{{job}}: snapshots skipped"],
+      [`max by (job) (goku_saves_put_off_total{${JOB}})`, "{{job}}: saves put off"],
+    ],
+    decimals: 0,
+  }),
+  lines({
     title: "Tried again",
     about: "By the agents, since they began: copies, writes to durable storage, writes of the record",
     queries: [

@@ -10,7 +10,7 @@ const members = [0, 1].map((node) => ({
   ports: [20_000, 20_001],
   pids: [7, 8],
 }));
-const connect = { generation: 3n, nodes: members };
+const connect = { generation: 3n, nodes: members, proveStorage: true };
 const job = { name: "shapes", train: { steps: 10 }, prompts: ["a red circle"], nothing: null };
 const layout = { dpReplicate: 1, dpShard: 4, sp: 1 };
 const prepare = {

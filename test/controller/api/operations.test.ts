@@ -28,10 +28,15 @@ const api = {
 test("Operations: each is told with who asked, what about, and how it ended, also when it was refused", async () => {
   const told: { entry: AuditEntry; job: string }[] = [];
   const operations = new Operations(api, (entry, job) => told.push({ entry, job }));
-  assert.equal((await operations.stopJob(caller, "")).name, "shapes");
-  await assert.rejects(operations.stopJob(caller, "nothing"), { code: "NOT_FOUND" });
+  assert.equal((await operations.stopJob(caller, "", 30)).name, "shapes");
+  await assert.rejects(operations.stopJob(caller, "nothing", null), { code: "NOT_FOUND" });
   await assert.rejects(operations.submitJob(caller, { name: "new" }, null), { code: "JOB_INVALID" });
   await assert.rejects(operations.submitJob(caller, null, null), { code: "JOB_INVALID" });
+  for (const grace of [-1, 0.5, 86_401, Number.NaN])
+    await assert.rejects(operations.stopJob(caller, "shapes", grace), {
+      code: "ARGUMENT_INVALID",
+      message: `Cannot stop job shapes: found a grace of ${grace} s, want whole seconds from 0 to 86400`,
+    });
   await operations.saveJob(caller, "shapes");
   await operations.saveJob(caller, "5e1f");
   await operations.releaseNode(caller, "node-b");
@@ -42,6 +47,10 @@ test("Operations: each is told with who asked, what about, and how it ended, als
       ["alice (token, 10.0.0.9): stop a job, nothing: NOT_FOUND", "nothing"],
       ["alice (token, 10.0.0.9): submit a job, new: JOB_INVALID", "new"],
       ["alice (token, 10.0.0.9): submit a job: JOB_INVALID", ""],
+      ...Array.from({ length: 4 }, () => [
+        "alice (token, 10.0.0.9): stop a job, shapes: ARGUMENT_INVALID",
+        "shapes",
+      ]),
       ["alice (token, 10.0.0.9): save a job, shapes: DONE", "shapes"],
       ["alice (token, 10.0.0.9): save a job, shapes: DONE", "shapes"],
       ["alice (token, 10.0.0.9): release a node, node-b: DONE", ""],

@@ -86,9 +86,9 @@ function oneJob() {
         progress: RankProgress.fromPartial({ step: 7n, collectiveEntered: 3n, collectiveCompleted: 2n }),
       };
     },
-    stopJob: async (name) => {
+    stopJob: async (name, graceSeconds) => {
       know(name);
-      return { ...status, phase: JobPhase.STOPPING };
+      return { ...status, phase: JobPhase.STOPPING, reason: `grace ${graceSeconds}` };
     },
     saveJob: async (name) => know(name),
     listNodes: () => [
@@ -253,7 +253,11 @@ test("REST: jobs, nodes and incidents come as snake_case JSON with plain numbers
     [incident.generation_after, incident.steps_lost, incident.outcome],
     [null, null, "FAILED"],
   );
-  assert.equal((await app.inject({ method: "POST", url: "/v1/jobs/shapes/stop" })).statusCode, 202);
+  const stop = (query: string) => app.inject({ method: "POST", url: `/v1/jobs/shapes/stop${query}` });
+  assert.equal((await stop("")).statusCode, 202);
+  assert.equal((await stop("?grace_seconds=0")).json().reason, "grace 0");
+  for (const wrong of ["", "-1", "1.5", "1e3", "x", "86401"])
+    assert.equal((await stop(`?grace_seconds=${wrong}`)).statusCode, 400, wrong);
   assert.equal((await app.inject({ method: "POST", url: "/v1/nodes/node-a/release" })).statusCode, 200);
   assert.equal((await app.inject("/metrics")).body, "goku_nodes_connected 1\n");
   await app.close();

@@ -152,7 +152,7 @@ function stopping(there: CoreHarness["committed"]): CoreHarness {
   core.stepDone("n0", 1);
   core.saved("n0", { generation: 1, step: 10 });
   core.committed = there;
-  core.feed({ kind: "stopRequested", requestId: "stop", jobId: "job-1" });
+  core.feed({ kind: "stopRequested", requestId: "stop", jobId: "job-1", graceMs: null });
   core.exited("n0", 0);
   for (const nodeId of ["n0", "n1"]) core.disconnect(nodeId);
   core.pass(100);

@@ -30,7 +30,7 @@ test("the oldest ended jobs are forgotten with all their records, but not one th
   core.hello("n0", { jobId: "job-0" });
   for (let i = 0; i <= 102; i++) {
     core.submit(jobOf({ name: `name-${i}`, layout: { dp_replicate: 1, dp_shard: 9, sp: 1 } }), `job-${i}`);
-    core.feed({ kind: "stopRequested", requestId: `stop-${i}`, jobId: `job-${i}` });
+    core.feed({ kind: "stopRequested", requestId: `stop-${i}`, jobId: `job-${i}`, graceMs: null });
   }
   assert.deepEqual([...core.state.jobs.keys()].slice(0, 3), ["job-0", "job-3", "job-4"]);
   const kept = [...core.store.keys()].filter((key) => key.startsWith("jobs/"));
@@ -41,7 +41,8 @@ test("a job that was submitted first and ends last is kept, and its stop is answ
   const core = new CoreHarness();
   core.lead();
   const layout = { dp_replicate: 1, dp_shard: 9, sp: 1 };
-  const stop = (jobId: string) => core.feed({ kind: "stopRequested", requestId: `stop-${jobId}`, jobId });
+  const stop = (jobId: string) =>
+    core.feed({ kind: "stopRequested", requestId: `stop-${jobId}`, jobId, graceMs: null });
   core.submit(jobOf({ name: "first", layout }), "first");
   for (let i = 0; i < 100; i++) {
     core.submit(jobOf({ name: `name-${i}`, layout }), `job-${i}`);

@@ -71,7 +71,7 @@ test("a job with a layout of its own, one that stops, and one whose ranks would 
   assert.ok(!fixed.commands().includes("n0 requestYield"));
 
   const stopped = small();
-  stopped.feed({ kind: "stopRequested", requestId: "r", jobId: "job-1" });
+  stopped.feed({ kind: "stopRequested", requestId: "r", jobId: "job-1", graceMs: null });
   stopped.hello("n1", { peerPort: 7_000 });
   train(stopped, 30_000);
   assert.ok(!stopped.commands().includes("n0 requestYield"));

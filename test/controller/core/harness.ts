@@ -331,6 +331,8 @@ export class CoreHarness {
         commWaitSeconds: 0,
         dataWaitSeconds: 0,
         snapshotSeconds: 0,
+        snapshotSkipped: false,
+        savePutOff: false,
         memoryPeakBytes: 0n,
         packFill: 1,
         unreadable: 0,
@@ -365,6 +367,28 @@ export class CoreHarness {
 
   leaves(nodeId: string, graceMs = 30_000): void {
     this.say(nodeId, { $case: "nodeLeaving", value: { graceMs: BigInt(graceMs), reason: "SIGTERM" } });
+  }
+
+  /** What nodes hold in memory of all their ranks, each as whole snapshots of the layout of `FOUR`, as a heartbeat tells. */
+  hold(states: Record<string, { generation: number; step: number }[]>): void {
+    const { number, nodeRanks } = this.job.generation!;
+    for (const [nodeId, names] of Object.entries(states)) {
+      const ranks = nodeRanks.get(nodeId)!;
+      const held = names.flatMap(({ generation, step }) =>
+        ranks.map((rank) => ({
+          state: { generation: BigInt(generation), step: BigInt(step) },
+          rank,
+          layout: { dpReplicate: 1, dpShard: 2, sp: 2 },
+        })),
+      );
+      const pages = ranks.map((rank) => page(rank));
+      this.heartbeat(nodeId, number, pages, held);
+    }
+  }
+
+  stop(graceSeconds: number | null = null): void {
+    const graceMs = graceSeconds === null ? null : 1000 * graceSeconds;
+    this.feed({ kind: "stopRequested", requestId: "stop", jobId: this.job.record.jobId, graceMs });
   }
 
   saved(nodeId: string, state: { generation: number; step: number }): void {

@@ -100,7 +100,7 @@ test("an impossible layout is refused with the arithmetic", () => {
 test("a stop saves first, is durable, and reaches a generation that forms only later", () => {
   const core = ready(1);
   core.submit(jobOf({ layout: TWO }));
-  core.feed({ kind: "stopRequested", requestId: "stop", jobId: "job-1" });
+  core.feed({ kind: "stopRequested", requestId: "stop", jobId: "job-1", graceMs: null });
   assert.deepEqual(replyTo(core, "stop"), { ok: true, jobId: "job-1" });
   assert.equal(jobViews(core.state, core.nowMs)[0]?.phase, "STOPPING");
   core.take();
@@ -117,7 +117,7 @@ test("a queued job stops at once", () => {
   const core = ready(1);
   core.submit(jobOf({ name: "runs", layout: TWO }), "job-a");
   core.submit(jobOf({ name: "waits", layout: TWO }), "job-b");
-  core.feed({ kind: "stopRequested", requestId: "b", jobId: "job-b" });
+  core.feed({ kind: "stopRequested", requestId: "b", jobId: "job-b", graceMs: null });
   assert.equal(core.state.jobs.get("job-b")?.record.outcome?.phase, "STOPPED");
 });
 
@@ -150,7 +150,7 @@ test("a stopped job ended at the step that is durable, also where some ranks had
   core.submit(jobOf({ layout: TWO }));
   core.form();
   core.stepDone("n0", 4);
-  core.feed({ kind: "stopRequested", requestId: "stop", jobId: "job-1" });
+  core.feed({ kind: "stopRequested", requestId: "stop", jobId: "job-1", graceMs: null });
   core.heartbeat("n0", 1, [page(0, { step: 5n }), page(1, { step: 4n })]);
   core.say("n0", committed(4n));
   for (const rank of [0, 1]) core.say("n0", finished(rank, 4n, "stop"));

@@ -14,30 +14,6 @@ function running(options: { nodes?: string[]; layout?: LayoutSize | "auto" } = {
   return core;
 }
 
-/** What each of the two members holds in memory, as its next heartbeat tells. */
-function hold(core: CoreHarness, states: Record<string, { generation: number; step: number }[]>): void {
-  for (const [nodeId, names] of Object.entries(states)) {
-    const ranks = core.job.generation!.nodeRanks.get(nodeId)!;
-    core.say(nodeId, {
-      $case: "heartbeat",
-      value: {
-        generation: BigInt(core.job.generation!.number),
-        ranks: ranks.map((rank) => page(rank)),
-        heldStates: names.flatMap(({ generation, step }) =>
-          ranks.map((rank) => ({
-            state: { generation: BigInt(generation), step: BigInt(step) },
-            rank,
-            layout: { dpReplicate: 1, dpShard: 2, sp: 2 },
-          })),
-        ),
-        heldStatesChanged: true,
-        term: 0n,
-        commandId: 0n,
-        counterRates: [],
-      },
-    });
-  }
-}
 const hang = (core: CoreHarness, ms: number) =>
   core.beat(ms, (nodeId) => (core.job.generation!.nodeRanks.get(nodeId) ?? []).map((rank) => page(rank)));
 const decisions = (core: CoreHarness) => core.job.incidents.at(-1)!.decisions.map(({ text }) => text);
@@ -135,7 +111,7 @@ test("a member leaves during a person's stop, or a person stops meanwhile: the j
   for (const first of ["person", "node"]) {
     const core = running();
     if (first === "node") core.leaves("n1");
-    core.feed({ kind: "stopRequested", requestId: "r", jobId: "job-1" });
+    core.feed({ kind: "stopRequested", requestId: "r", jobId: "job-1", graceMs: null });
     if (first === "person") core.leaves("n1");
     core.ended(6);
     assert.equal(core.job.record.outcome?.phase, "STOPPED", first);
@@ -180,7 +156,7 @@ test("a member leaves while its generation forms: it is let form, since its memo
 
 test("no vote in half of the grace: the newest state that all hold is saved from memory by the agents", () => {
   const core = running();
-  hold(core, { n0: [AT_5, { generation: 1, step: 4 }], n1: [AT_5, { generation: 1, step: 6 }] });
+  core.hold({ n0: [AT_5, { generation: 1, step: 4 }], n1: [AT_5, { generation: 1, step: 6 }] });
   core.leaves("n1", 6_000);
   core.take();
   hang(core, 2_900);
@@ -210,7 +186,7 @@ test("steps that take longer than the grace: the newest state is saved from memo
     core.stepDone("n0", step, 8);
   }
   core.saved("n0", { generation: 1, step: 4 });
-  hold(core, { n0: [AT_5], n1: [AT_5] });
+  core.hold({ n0: [AT_5], n1: [AT_5] });
   for (const { graceMs, atOnce } of [
     { graceMs: 30_000, atOnce: false },
     { graceMs: 6_000, atOnce: true },
@@ -229,7 +205,7 @@ test("steps that take longer than the grace: the newest state is saved from memo
 test("a member leaves while the job recovers: memory is made durable first, and waited for within the grace alone", () => {
   for (const durable of [true, false]) {
     const core = running();
-    hold(core, { n0: [AT_5], n1: [AT_5] });
+    core.hold({ n0: [AT_5], n1: [AT_5] });
     core.exited("n1", 2);
     core.leaves("n1", 10_000);
     core.pass(60);

@@ -115,7 +115,7 @@ test("a fault gives up what is being drawn with its generation, a stop lets noth
     "preview of step 8 of generation 1 is left out: generation 1 ended while it was being drawn",
   ]);
   const other = running();
-  other.feed({ kind: "stopRequested", requestId: "s", jobId: "job-1" });
+  other.feed({ kind: "stopRequested", requestId: "s", jobId: "job-1", graceMs: null });
   other.take();
   due(other, 8);
   assert.deepEqual(seen(other).told, ["preview of step 8 of generation 1 is left out: the generation ends"]);

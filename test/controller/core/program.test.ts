@@ -310,7 +310,7 @@ describe("a job that runs a program of its own", () => {
 
   it("stops when all programs have ended, whatever they exit with", () => {
     const core = running();
-    core.feed({ kind: "stopRequested", requestId: "r", jobId: "job-1" });
+    core.feed({ kind: "stopRequested", requestId: "r", jobId: "job-1", graceMs: null });
     assert.deepEqual(core.commands(), ["a requestStop", "b requestStop"]);
     core.finished("a", 0, 12);
     assert.equal(core.job.stage, "running");
@@ -324,7 +324,7 @@ describe("a job that runs a program of its own", () => {
     core.disconnect("b");
     core.beat(15_000, (nodeId) => (nodeId === "a" ? [beat(0, { beats: 0 })] : []));
     assert.equal(core.job.stage, "waiting");
-    core.feed({ kind: "stopRequested", requestId: "r", jobId: "job-1" });
+    core.feed({ kind: "stopRequested", requestId: "r", jobId: "job-1", graceMs: null });
     assert.match(core.job.record.outcome!.reason, /^stopped as asked, while it could not recover \(.*\)$/);
   });
 

@@ -363,7 +363,7 @@ test("a stop ends a recovery that waits, at the newest durable checkpoint", () =
   core.disconnect("n1");
   core.failed("n0", 0, "COMM_PEER_DIED", 2);
   core.pass(100);
-  core.feed({ kind: "stopRequested", requestId: "stop", jobId: "job-1" });
+  core.feed({ kind: "stopRequested", requestId: "stop", jobId: "job-1", graceMs: null });
   const { outcome } = core.job.record;
   assert.deepEqual([outcome?.phase, outcome?.step], ["STOPPED", 3]);
   assert.match(
@@ -375,7 +375,7 @@ test("a stop ends a recovery that waits, at the newest durable checkpoint", () =
 test("a stop while a fault is judged: what memory holds is restored, saved and stopped when no node is missing", () => {
   const core = running({ maxAttempts: 2 });
   core.exited("n1", 2);
-  core.feed({ kind: "stopRequested", requestId: "stop", jobId: "job-1" });
+  core.feed({ kind: "stopRequested", requestId: "stop", jobId: "job-1", graceMs: null });
   for (const _ of [1, 2]) {
     core.pass(60); // the second attempt waits for no pause
     assert.equal(core.job.stage, "forming");

@@ -190,7 +190,7 @@ test("agents that re-home while their ranks run are not examined, and nor is one
 test("a node that its job gave back is examined before another job gets it, if it has not been", () => {
   const core = examining();
   core.submit(jobOf(), "job-old");
-  core.feed({ kind: "stopRequested", requestId: "s", jobId: "job-old" });
+  core.feed({ kind: "stopRequested", requestId: "s", jobId: "job-old", graceMs: null });
   core.hello("n0", { jobId: "job-old" });
   assert.equal(askedCount(core, "n0"), 0);
   core.say("n0", { $case: "nodeReleased", value: { jobId: "job-old" } });

@@ -154,7 +154,11 @@ test("ControllerShell: a store that does not answer is told once, and once when 
   assert.deepEqual(names(), [["shapes", JobPhase.QUEUED]]);
   assert.equal(api.getJob("shapes").status.name, "shapes");
   assert.ok(api.asOf()!.storeSilentMs! <= api.asOf()!.atMs);
-  for (const change of [() => api.stopJob("shapes"), () => api.saveJob("shapes"), () => api.drainNode("a")])
+  for (const change of [
+    () => api.stopJob("shapes", null),
+    () => api.saveJob("shapes"),
+    () => api.drainNode("a"),
+  ])
     await assert.rejects(change, { code: "NOT_LEADER", message: /etcd at a:1 \(gone\)/ });
   assert.deepEqual(
     told().map(({ message }) => message),

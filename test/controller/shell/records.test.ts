@@ -11,8 +11,13 @@ test("decodeEntry() completes records that earlier versions wrote", () => {
       lease: null,
       value: new TextEncoder().encode(JSON.stringify(record)),
     }).record;
-  assert.deepEqual(read({ kind: "job", jobId: "j" }), { kind: "job", jobId: "j", rollBacks: [] });
+  const open = { kind: "job", jobId: "j", stop: null, outcome: null };
+  assert.deepEqual(read(open), { ...open, rollBacks: [] });
   const rollBacks = [{ generation: 3, first: 18, last: 25 }];
-  assert.deepEqual(read({ kind: "job", rollBacks }), { kind: "job", rollBacks });
+  assert.deepEqual(read({ ...open, rollBacks }), { ...open, rollBacks });
+  const stopped = { ...open, rollBacks, stop: { atMs: 5 }, outcome: { phase: "STOPPED", step: 7 } };
+  const { stop, outcome } = stopped;
+  const completed = { stop: { ...stop, endMs: null }, outcome: { ...outcome, stepsGivenUp: 0 } };
+  assert.deepEqual(read(stopped), { ...stopped, ...completed });
   assert.deepEqual(read({ kind: "incident" }), { kind: "incident", stacks: [] });
 });

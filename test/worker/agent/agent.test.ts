@@ -108,7 +108,7 @@ async function connect(
     ports: of("port"),
     pids: of("pid"),
   };
-  controller.send(node, { $case: "connect", value: { generation, nodes: [endpoints] } });
+  controller.send(node, { $case: "connect", value: { generation, nodes: [endpoints], proveStorage: false } });
   for (const _ of ready) await controller.next(node, "rankConnected", ofThis);
   const [first, second] = ready.map((one) => one.heldStates);
   const common = first!.filter((a) =>

@@ -29,13 +29,24 @@ const calm: StepOutcome = {
 };
 const decide = (change: Partial<StepOutcome>) => decideStep(job, { ...calm, ...change });
 
+/** Nothing that was due is missing. */
+const MADE = { snapshotSkipped: false, savePutOff: false };
+
 test("decideStep() snapshots every snapshot_every_steps only", () => {
-  assert.deepEqual(decide({}), { snapshot: false, save: null, preview: null, saveOwed: false, end: null });
+  assert.deepEqual(decide({}), {
+    snapshot: false,
+    save: null,
+    preview: null,
+    saveOwed: false,
+    ...MADE,
+    end: null,
+  });
   assert.deepEqual(decide({ step: 10 }), {
     snapshot: true,
     save: null,
     preview: null,
     saveOwed: false,
+    ...MADE,
     end: null,
   });
 });
@@ -46,22 +57,52 @@ test("decideStep() snapshots between, to save on request", () => {
     save: "request",
     preview: null,
     saveOwed: false,
+    ...MADE,
     end: null,
   });
 });
 
 test("decideStep() owes a save when no slot is free, and pays it with the next free one", () => {
   const owed = decide({ step: 20, slotFree: false });
-  assert.deepEqual(owed, { snapshot: false, save: null, preview: null, saveOwed: true, end: null });
+  const missed = { snapshotSkipped: true, savePutOff: true };
+  assert.deepEqual(owed, {
+    snapshot: false,
+    save: null,
+    preview: null,
+    saveOwed: true,
+    ...missed,
+    end: null,
+  });
+  const still = decide({ step: 21, slotFree: false, before: owed });
+  assert.deepEqual(
+    [still.saveOwed, still.snapshotSkipped, still.savePutOff],
+    [true, true, false],
+    "told once",
+  );
   const paid = decide({ step: 21, before: owed });
-  assert.deepEqual(paid, { snapshot: true, save: "periodic", preview: null, saveOwed: false, end: null });
+  assert.deepEqual(paid, {
+    snapshot: true,
+    save: "periodic",
+    preview: null,
+    saveOwed: false,
+    ...MADE,
+    end: null,
+  });
 });
 
 test("decideStep() owes a save again when some rank has no whole snapshot of it", () => {
   const before = { save: "periodic", saveOwed: false } as const;
   assert.equal(decide({ step: 21, before }).save, null);
   const again = decide({ step: 21, before, snapshotWhole: false });
-  assert.deepEqual(again, { snapshot: true, save: "periodic", preview: null, saveOwed: false, end: null });
+  const late = { snapshotSkipped: false, savePutOff: true };
+  assert.deepEqual(again, {
+    snapshot: true,
+    save: "periodic",
+    preview: null,
+    saveOwed: false,
+    ...late,
+    end: null,
+  });
   assert.equal(decide({ step: 21, before, snapshotWhole: false, slotFree: false }).saveOwed, true);
   assert.equal(decide({ step: 21, snapshotWhole: false }).save, null, "nothing was to be saved");
 });
@@ -85,6 +126,7 @@ test("decideStep() ends at the last step and at a voted stop, with a snapshot fo
     save: null,
     preview: null,
     saveOwed: false,
+    ...MADE,
     end: "steps",
   });
   assert.deepEqual(decide({ stop: true }), {
@@ -92,10 +134,28 @@ test("decideStep() ends at the last step and at a voted stop, with a snapshot fo
     save: null,
     preview: null,
     saveOwed: false,
+    ...MADE,
     end: "stop",
   });
   const full = decide({ step: 100, slotFree: false });
-  assert.deepEqual(full, { snapshot: false, save: null, preview: null, saveOwed: false, end: "steps" });
+  const late = { snapshotSkipped: true, savePutOff: false };
+  assert.deepEqual(full, {
+    snapshot: false,
+    save: null,
+    preview: null,
+    saveOwed: false,
+    ...late,
+    end: "steps",
+  });
+});
+
+test("decideStep() tells of a snapshot that was due and is left out, and not where none was due", () => {
+  const skipped = (change: Partial<StepOutcome>) => decide({ slotFree: false, ...change }).snapshotSkipped;
+  assert.deepEqual(
+    [7, 8, 10, 20].map((step) => skipped({ step })),
+    [false, true, true, true],
+  );
+  assert.deepEqual([skipped({ step: 10, slotFree: true }), skipped({ save: true })], [false, true]);
 });
 
 test("isPeriodicSave() is true of multiples of every_steps, never of the initial state", () => {
@@ -117,7 +177,7 @@ test("decideStep() yields with the state whole and not saved; a save that was as
 });
 
 test("decideStep() ends the run as a failed one where too many steps were bad, also at its last step", () => {
-  const bad = { snapshot: true, save: null, preview: null, saveOwed: false, end: "bad" };
+  const bad = { snapshot: true, save: null, preview: null, saveOwed: false, ...MADE, end: "bad" };
   assert.deepEqual(decide({ giveUp: true }), bad);
   assert.deepEqual(decide({ giveUp: true, step: 100, stop: true }), bad);
 });

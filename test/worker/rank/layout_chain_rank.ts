@@ -145,6 +145,7 @@ class ChainRank {
         memory,
         book,
         replicas,
+        twins: null,
       },
       ...{ controlPage: this.pages[0], run: restored.run, rollBacks: [], send },
       requests: { save: false, stop: false, yield: false },

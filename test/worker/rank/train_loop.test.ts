@@ -117,6 +117,7 @@ function loopOf(
     run: { state: start, parent: null, durable: false, leftOut, numbers: structuredClone(numbers) },
     rollBacks,
     requests: { save: false, stop: false, yield: false },
+    twins: null,
     send: (message: FromRank) => {
       sent.push(message);
       if (message.kind === "save") setImmediate(() => loop.saved(message.state, null));
@@ -142,6 +143,27 @@ test("TrainLoop saves every few steps and at the end, each state once", async ()
     [6, "final"],
   ]);
   assert.deepEqual(failures(), []);
+});
+
+test("TrainLoop tells of a snapshot that it left out since no slot was free, and of no other", async () => {
+  const { loop, book, sent } = loopOf(() => {});
+  for (const slot of book.slots) if (slot !== book.live) slot.pins = 1;
+  await loop.train();
+  const steps = sent.flatMap((message) => (message.kind === "step" ? [message.metrics] : []));
+  assert.deepEqual(
+    steps.map(({ step, snapshotSkipped, savePutOff }) => [step, snapshotSkipped, savePutOff]),
+    [1, 2, 3, 4, 5, 6].map((step) => [step, step === 1, false]),
+  );
+});
+
+test("TrainLoop tells of a save that is made a step later, since its snapshot could not be sealed", async () => {
+  const { loop, saves, sent } = loopOf((step) => step === 2 && full());
+  await loop.train();
+  assert.deepEqual(saves()[0], [3, "periodic"]);
+  const late = sent.flatMap((message) =>
+    message.kind === "step" && message.metrics.savePutOff ? [message.metrics.step] : [],
+  );
+  assert.deepEqual(late, [3]);
 });
 
 test("TrainLoop ends before the vote when the state it computes with has changed in memory, and keeps the one before", async () => {
