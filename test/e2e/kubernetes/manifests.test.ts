@@ -17,7 +17,7 @@ const skip = CONTROL_PLANE_SKIP;
 const ROOT = "deploy/kubernetes";
 const OVERLAYS = ["cpu-demo", "gpu", "jobset", "cpu-demo-monitored"];
 /** Kinds of others, whose definitions are not here. */
-const FOREIGN = ["JobSet", "Issuer", "Certificate", "PodMonitor", "ScrapeConfig", "PrometheusRule"];
+const FOREIGN = ["JobSet", "Issuer", "Certificate", "PodMonitor", "PrometheusRule"];
 
 let plane: ControlPlane;
 before(async () => {
