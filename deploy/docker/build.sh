@@ -2,7 +2,8 @@
 # Builds the images with docker, podman or buildah, whichever is there and works.
 #   deploy/docker/build.sh [controller] [worker-cpu] [worker-cuda]      none named: all three
 # REGISTRY=ghcr.io/me/ TAG=1.2.3   names and tag; default: no registry, the version of package.json
-# NODE_IMAGE, CUDA_BUILD_IMAGE, CUDA_IMAGE, APT_SNAPSHOT, GOKU_MARCH   arguments of the Dockerfile
+# NODE_IMAGE, CUDA_BUILD_IMAGE, CUDA_IMAGE, APT_SNAPSHOT, GOKU_MARCH   arguments of the Dockerfile, which pins them; APT_SNAPSHOT=none: today's
+#                                                                      packages, for a base of one's own or where no snapshot can be reached
 # BUILDER=buildah BUILDER_ARGS="--isolation chroot"   the tool, and what more it is told
 set -euo pipefail
 cd "$(dirname "$0")/../.."
