@@ -124,6 +124,51 @@ test("apt.sh leaves the sources of the base as they are where no snapshot is wan
   assert.ok(own("debian"));
 });
 
+/** deploy/docker/build.sh for one image, with tools in front that write what they are asked. */
+function build(t: TestContext, env: Record<string, string>) {
+  const root = temporary(t);
+  const told = path.join(root, "told");
+  for (const name of ["docker", "podman", "buildah", "kind", "minikube", "k3d"]) {
+    writeFileSync(path.join(root, name), `#!/bin/sh\necho "${name} $*" >>${told}\n`);
+    chmodSync(path.join(root, name), 0o755);
+  }
+  const done = spawnSync("bash", ["deploy/docker/build.sh", "controller"], {
+    encoding: "utf8",
+    env: { PATH: `${root}:${process.env.PATH}`, ...env },
+  });
+  const asked = existsSync(told) ? readFileSync(told, "utf8").trim().split("\n") : [];
+  return { done, asked: asked.map((line) => line.replaceAll(/\/\S+\.tar\b/g, "FILE")) };
+}
+
+test("build.sh pushes to a registry, and puts images onto the nodes of a cluster on this machine", (t) => {
+  const { version } = JSON.parse(readFileSync("package.json", "utf8")) as { version: string };
+  const image = `goku-controller:${version}`;
+  for (const [env, then] of [
+    [{ BUILDER: "docker" }, []],
+    [{ BUILDER: "docker", LOAD: "kind" }, [`docker save -o FILE ${image}`, "kind load image-archive FILE"]],
+    [{ BUILDER: "podman", LOAD: "minikube" }, [`podman save -o FILE ${image}`, "minikube image load FILE"]],
+    [
+      { BUILDER: "buildah", LOAD: "k3d" },
+      [`buildah push --quiet ${image} docker-archive:FILE:${image}`, "k3d image import FILE"],
+    ],
+    [{ BUILDER: "docker", REGISTRY: "ghcr.io/me/", PUSH: "yes" }, [`docker push ghcr.io/me/${image}`]],
+  ] as const) {
+    const { done, asked } = build(t, env);
+    assert.equal(done.status, 0, done.stderr);
+    assert.match(asked[0]!, new RegExp(`^${env.BUILDER} build .*--target controller -t \\S*${image} `));
+    assert.deepEqual(asked.slice(1), then);
+  }
+  for (const [env, said] of [
+    [{ LOAD: "elsewhere" }, /LOAD is "elsewhere", want kind, minikube or k3d/],
+    [{ PUSH: "yes" }, /REGISTRY=/],
+  ] as const) {
+    const { done, asked } = build(t, { BUILDER: "docker", ...env });
+    assert.equal(done.status, 2);
+    assert.match(done.stderr, said);
+    assert.deepEqual(asked, [], "nothing is built first");
+  }
+});
+
 /** deploy/docker/pin.sh on a copy of the Dockerfile, with a skopeo in front that answers by a line of shell. */
 function pin(t: TestContext, answer: string, ...args: string[]) {
   const root = temporary(t);
