@@ -53,8 +53,8 @@ if ! is_made goku-node; then
   echo 'cafile=/etc/ssl/certs/ca-certificates.crt' >"$work/node/usr/local/etc/npmrc"
   make_image goku-node "$work/node"
 fi
-# The network of this machine, for its mirrors; no runtime is needed to run apt and npm.
-BUILDER=buildah NODE_IMAGE=localhost/goku-node:latest \
+# The network of this machine, for its mirrors, which keep no snapshots; no runtime is needed to run apt and npm.
+BUILDER=buildah NODE_IMAGE=localhost/goku-node:latest APT_SNAPSHOT=none \
   BUILDER_ARGS="--isolation chroot --network host --pull-never --signature-policy $ROOT/policy.json" \
   bash deploy/docker/build.sh controller worker-cpu
 version=$(node -p 'require("./package.json").version')

@@ -186,7 +186,7 @@ export class KubernetesShell {
   #forgetJobs(living: ReadonlySet<string>): void {
     this.#submissions.forgetOthers(living);
     for (const key of this.#failures.keys())
-      if (key.startsWith("job/") && !living.has(key.slice("job/".length))) this.#failures.delete(key);
+      if (key.startsWith("job/") && !living.has(key.split("/")[1]!)) this.#failures.delete(key);
   }
 
   async #performJob(action: JobAction): Promise<void> {
@@ -199,7 +199,7 @@ export class KubernetesShell {
         this.#jobs.put(await api.applyStatus(action.job, action.status));
         return;
       case "createEvent":
-        if (!this.#told.has(action.event.name)) await this.#createEvent(action.event);
+        if (!this.#told.has(action.event.name)) await this.#createEvent(action.job.uid, action.event);
         return;
       case "stop":
         await training.stop(action.jobId);
@@ -210,15 +210,25 @@ export class KubernetesShell {
     }
   }
 
-  /** An event that the API server will not have is no reason to hold the rest up. */
-  async #createEvent(event: JobEvent): Promise<void> {
+  /**
+   * An event that the API server will not have is no reason to hold the rest up. One that it forbids is tried again in its own
+   * time: a server that has just started forbids everything until it has read the roles.
+   */
+  async #createEvent(uid: string, event: JobEvent): Promise<void> {
     const { api, log } = this.#options;
+    const key = `job/${uid}/${event.name}`;
+    if (this.#waits(key)) return;
     try {
       await api.createEvent(event);
     } catch (error) {
       if (!(error instanceof KubeError) || TRANSIENT.has(error.kind)) throw error;
+      if (error.kind === "forbidden") {
+        this.#failed(key, error);
+        return;
+      }
       if (error.kind !== "exists") log.warn({ event: event.name }, error.message);
     }
+    this.#failures.delete(key);
     this.#remember(event.name);
   }
 
@@ -287,19 +297,26 @@ export class KubernetesShell {
 
   /** What failed is tried again later, each thing in its own time; what is gone is nothing to worry about. */
   async #attempt(key: string, act: () => Promise<void>): Promise<void> {
-    const { clock, log } = this.#options;
-    const failed = this.#failures.get(key);
-    if (failed !== undefined && clock.now() < failed.untilMs) return;
+    if (this.#waits(key)) return;
     try {
       await act();
       this.#failures.delete(key);
     } catch (error) {
-      if (error instanceof KubeError && error.kind === "notFound") return;
-      const count = (failed?.count ?? 0) + 1;
-      const pauseMs = Math.min(BACKOFF_MS_MAX, BACKOFF_MS * 2 ** (count - 1));
-      this.#failures.set(key, { count, untilMs: clock.now() + pauseMs });
-      log.warn({ what: key, tries: count }, (error as Error).message);
+      if (!(error instanceof KubeError && error.kind === "notFound")) this.#failed(key, error as Error);
     }
+  }
+
+  #waits(key: string): boolean {
+    const failed = this.#failures.get(key);
+    return failed !== undefined && this.#options.clock.now() < failed.untilMs;
+  }
+
+  #failed(key: string, error: Error): void {
+    const { clock, log } = this.#options;
+    const count = (this.#failures.get(key)?.count ?? 0) + 1;
+    const pauseMs = Math.min(BACKOFF_MS_MAX, BACKOFF_MS * 2 ** (count - 1));
+    this.#failures.set(key, { count, untilMs: clock.now() + pauseMs });
+    log.warn({ what: key, tries: count }, error.message);
   }
 
   /** Said once, however long it lasts. */

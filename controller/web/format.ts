@@ -57,3 +57,11 @@ export function layoutText(layout: { dp_replicate: number; dp_shard: number; sp:
 export function plural(count: number, one: string, many = `${one}s`): string {
   return `${whole(count)} ${count === 1 ? one : many}`;
 }
+
+/** Colours and movements of a terminal (ECMA-48, 5.4), and other characters that have no shape but tab. */
+const UNSEEN = /\p{Cc}\[[0-?]*[ -/]*[@-~]|(?!\t)\p{Cc}/gu;
+
+/** A line as a program wrote it for a terminal, without what only a terminal understands. */
+export function plain(line: string): string {
+  return line.replace(UNSEEN, "");
+}

@@ -128,6 +128,19 @@ struct Job {
   std::byte *a, *b, *c, *bias;
 };
 
+/// Debian 12 has oneDNN 2, Debian 13 has 3, which knows no descriptors of operations.
+dnnl::matmul::primitive_desc describeMatmul(const dnnl::engine& engine, const Entry& entry, bool hasBias,
+                                            const dnnl::primitive_attr& attributes) {
+#if DNNL_VERSION_MAJOR >= 3
+  return hasBias ? dnnl::matmul::primitive_desc(engine, entry.a, entry.b, entry.bias, entry.c, attributes)
+                 : dnnl::matmul::primitive_desc(engine, entry.a, entry.b, entry.c, attributes);
+#else
+  const auto description = hasBias ? dnnl::matmul::desc(entry.a, entry.b, entry.bias, entry.c)
+                                   : dnnl::matmul::desc(entry.a, entry.b, entry.c);
+  return {description, attributes, engine};
+#endif
+}
+
 }  // namespace
 
 struct OnednnMatmul::State {
@@ -188,9 +201,7 @@ Entry OnednnMatmul::State::make(const Key& key, const Gemm& g, const Part& part)
     attributes.set_post_ops(ops);
   }
   try {
-    const auto description = g.bias == nullptr ? dnnl::matmul::desc(entry.a, entry.b, entry.c)
-                                               : dnnl::matmul::desc(entry.a, entry.b, entry.bias, entry.c);
-    const dnnl::matmul::primitive_desc made(description, attributes, engine);
+    const dnnl::matmul::primitive_desc made = describeMatmul(engine, entry, g.bias != nullptr, attributes);
     entry.fast = std::string_view(made.impl_info_str()).starts_with("brg");
     entry.scratchpad = made.scratchpad_desc();
     if (entry.fast) entry.primitive = dnnl::matmul(made);

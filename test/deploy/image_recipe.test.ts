@@ -15,7 +15,10 @@ const TEXT = readFileSync("deploy/docker/Dockerfile", "utf8")
   .filter((line) => line.trim() !== "" && !line.startsWith("#"));
 const first = TEXT.findIndex((line) => line.startsWith("FROM "));
 const BASES = new Map(
-  TEXT.slice(0, first).map((line) => /^ARG (\w+)=(.+)$/.exec(line)!.slice(1) as [string, string]),
+  TEXT.slice(0, first).flatMap((line) => {
+    const [, name, value] = /^ARG (\w+)=(.+)$/.exec(line)!;
+    return name!.endsWith("_IMAGE") ? [[name!, value!] as const] : [];
+  }),
 );
 const STAGES: Stage[] = [];
 for (const line of TEXT.slice(first)) {
@@ -43,14 +46,15 @@ const ALLOWED = readFileSync(".dockerignore", "utf8")
   .flatMap((line) => (line.startsWith("!") ? [line.slice(1)] : []));
 const isGiven = (file: string) => ALLOWED.some((one) => file === one || file.startsWith(`${one}/`));
 
-test("every base is an argument with an exact version, and both of CUDA are of one version on one system", () => {
-  for (const [name, base] of BASES) assert.match(base, /:\d+\.\d+\.\d+-[a-z0-9.-]+$/, name);
+test("every base is an argument with an exact version and its bytes, and both of CUDA are of one version on one system", () => {
+  for (const [name, base] of BASES)
+    assert.match(base, /:\d+\.\d+\.\d+-[a-z0-9.-]+@sha256:[0-9a-f]{64}$/, name);
   for (const { name, base } of STAGES) {
     const argument = /^\$\{(\w+)\}$/.exec(base)?.[1];
     const isKnown = argument === undefined ? STAGES.some((one) => one.name === base) : BASES.has(argument);
     assert.ok(isKnown, `${name}: ${base}`);
   }
-  const cuda = (name: string) => BASES.get(name)!.replace(/-(devel|runtime)-/, " on ");
+  const cuda = (name: string) => BASES.get(name)!.replace(/-(devel|runtime)-(.*)@.*/, " on $2");
   assert.equal(cuda("CUDA_BUILD_IMAGE"), cuda("CUDA_IMAGE"));
   assert.match(BASES.get("CUDA_IMAGE")!, /-runtime-/);
 });
@@ -84,11 +88,12 @@ function isMade(one: Stage, file: string): boolean {
 }
 
 test("packages come by apt.sh alone, at one time for all of an image, and from npm by the lock file", () => {
+  assert.match(TEXT.slice(0, first).join("\n"), /^ARG APT_SNAPSHOT=\d{8}T\d{6}Z$/m);
   for (const { name, lines } of STAGES) {
     const runs = lines.filter((line) => line.startsWith("RUN "));
     for (const run of runs) assert.doesNotMatch(run, /apt-get|curl|wget|npm i(nstall)?\b/, name);
     if (!runs.some((run) => run.includes("goku-apt"))) continue;
-    assert.ok(lines.includes("ARG APT_SNAPSHOT="), name);
+    assert.ok(lines.includes("ARG APT_SNAPSHOT"), name);
     assert.ok(lines.includes("COPY deploy/docker/apt.sh /usr/local/bin/goku-apt"), name);
     for (const run of runs.filter((text) => text.includes("goku-apt ")))
       assert.match(run, /sh \/usr\/local\/bin\/goku-apt "\$APT_SNAPSHOT" /, name);

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import {
   chmodSync,
   cpSync,
@@ -62,7 +63,7 @@ test("the image's recipe, from the files that it is given, makes the web page an
 });
 
 /** deploy/docker/apt.sh on a machine of that kind, in a folder, with an apt-get that does nothing. */
-function apt(t: TestContext, release: string) {
+function apt(t: TestContext, release: string, snapshot = "20261101T000000Z") {
   const root = temporary(t);
   for (const folder of ["etc/apt/sources.list.d", "bin"])
     mkdirSync(path.join(root, folder), { recursive: true });
@@ -76,7 +77,7 @@ function apt(t: TestContext, release: string) {
     `${root}/`,
   );
   writeFileSync(path.join(root, "apt.sh"), text);
-  const done = spawnSync("sh", [path.join(root, "apt.sh"), "20261101T000000Z", "tini"], {
+  const done = spawnSync("sh", [path.join(root, "apt.sh"), snapshot, "tini"], {
     encoding: "utf8",
     env: { PATH: `${root}/bin:${process.env.PATH}` },
   });
@@ -92,8 +93,9 @@ test("apt.sh takes Debian's packages from Debian's snapshots, and Ubuntu's from 
   assert.deepEqual(
     debian.sources.map((line) => line.split(" ").slice(2).join(" ")),
     [
-      "https://snapshot.debian.org/archive/debian/20261101T000000Z bookworm main",
-      "https://snapshot.debian.org/archive/debian-security/20261101T000000Z bookworm-security main",
+      "http://snapshot.debian.org/archive/debian/20261101T000000Z bookworm main",
+      "http://snapshot.debian.org/archive/debian/20261101T000000Z bookworm-updates main",
+      "http://snapshot.debian.org/archive/debian-security/20261101T000000Z bookworm-security main",
     ],
   );
   assert.ok(!debian.own("debian"), "what it came with is not asked any more");
@@ -102,7 +104,7 @@ test("apt.sh takes Debian's packages from Debian's snapshots, and Ubuntu's from 
   assert.deepEqual(
     ubuntu.sources.map((line) => line.split(" ").slice(2).join(" ")),
     ["noble", "noble-updates", "noble-security"].map(
-      (suite) => `https://snapshot.ubuntu.com/ubuntu/20261101T000000Z ${suite} main universe`,
+      (suite) => `http://snapshot.ubuntu.com/ubuntu/20261101T000000Z ${suite} main universe`,
     ),
   );
   assert.ok(!ubuntu.own("ubuntu"));
@@ -113,4 +115,99 @@ test("apt.sh says so where it knows no snapshots", (t) => {
   assert.equal(done.status, 1);
   assert.match(done.stderr, /found alpine, want debian or ubuntu/);
   assert.deepEqual(sources, []);
+});
+
+test("apt.sh leaves the sources of the base as they are where no snapshot is wanted", (t) => {
+  const { done, sources, own } = apt(t, "ID=debian\nVERSION_CODENAME=bookworm\n", "none");
+  assert.equal(done.status, 0, done.stderr);
+  assert.deepEqual(sources, []);
+  assert.ok(own("debian"));
+});
+
+/** deploy/docker/build.sh for one image, with tools in front that write what they are asked. */
+function build(t: TestContext, env: Record<string, string>) {
+  const root = temporary(t);
+  const told = path.join(root, "told");
+  for (const name of ["docker", "podman", "buildah", "kind", "minikube", "k3d"]) {
+    writeFileSync(path.join(root, name), `#!/bin/sh\necho "${name} $*" >>${told}\n`);
+    chmodSync(path.join(root, name), 0o755);
+  }
+  const done = spawnSync("bash", ["deploy/docker/build.sh", "controller"], {
+    encoding: "utf8",
+    env: { PATH: `${root}:${process.env.PATH}`, ...env },
+  });
+  const asked = existsSync(told) ? readFileSync(told, "utf8").trim().split("\n") : [];
+  return { done, asked: asked.map((line) => line.replaceAll(/\/\S+\.tar\b/g, "FILE")) };
+}
+
+test("build.sh pushes to a registry, and puts images onto the nodes of a cluster on this machine", (t) => {
+  const { version } = JSON.parse(readFileSync("package.json", "utf8")) as { version: string };
+  const image = `goku-controller:${version}`;
+  for (const [env, then] of [
+    [{ BUILDER: "docker" }, []],
+    [{ BUILDER: "docker", LOAD: "kind" }, [`docker save -o FILE ${image}`, "kind load image-archive FILE"]],
+    [{ BUILDER: "podman", LOAD: "minikube" }, [`podman save -o FILE ${image}`, "minikube image load FILE"]],
+    [
+      { BUILDER: "buildah", LOAD: "k3d" },
+      [`buildah push --quiet ${image} docker-archive:FILE:${image}`, "k3d image import FILE"],
+    ],
+    [{ BUILDER: "docker", REGISTRY: "ghcr.io/me/", PUSH: "yes" }, [`docker push ghcr.io/me/${image}`]],
+  ] as const) {
+    const { done, asked } = build(t, env);
+    assert.equal(done.status, 0, done.stderr);
+    assert.match(asked[0]!, new RegExp(`^${env.BUILDER} build .*--target controller -t \\S*${image} `));
+    assert.deepEqual(asked.slice(1), then);
+  }
+  for (const [env, said] of [
+    [{ LOAD: "elsewhere" }, /LOAD is "elsewhere", want kind, minikube or k3d/],
+    [{ PUSH: "yes" }, /REGISTRY=/],
+  ] as const) {
+    const { done, asked } = build(t, { BUILDER: "docker", ...env });
+    assert.equal(done.status, 2);
+    assert.match(done.stderr, said);
+    assert.deepEqual(asked, [], "nothing is built first");
+  }
+});
+
+/** deploy/docker/pin.sh on a copy of the Dockerfile, with a skopeo in front that answers by a line of shell. */
+function pin(t: TestContext, answer: string, ...args: string[]) {
+  const root = temporary(t);
+  mkdirSync(path.join(root, "bin"));
+  cpSync("deploy/docker", path.join(root, "deploy/docker"), { recursive: true });
+  for (const [name, text] of [
+    ["docker", "exit 1"],
+    ["skopeo", answer],
+  ] as const) {
+    writeFileSync(path.join(root, "bin", name), `#!/bin/sh\n${text}\n`);
+    chmodSync(path.join(root, "bin", name), 0o755);
+  }
+  const done = spawnSync("bash", [path.join(root, "deploy/docker/pin.sh"), ...args], {
+    encoding: "utf8",
+    env: { PATH: `${root}/bin:${process.env.PATH}` },
+  });
+  return { done, text: readFileSync(path.join(root, "deploy/docker/Dockerfile"), "utf8") };
+}
+
+test("pin.sh gives every base the digest of its tag, and packages their time, or changes nothing", (t) => {
+  const of = (reference: string) => `sha256:${createHash("sha256").update(reference).digest("hex")}`;
+  const { done, text } = pin(
+    t,
+    `printf 'sha256:%s' "$(printf %s "\${4#docker://}" | sha256sum | cut -d' ' -f1)"`,
+    "20270101T000000Z",
+  );
+  assert.equal(done.status, 0, done.stderr);
+  const bases = [...text.matchAll(/^ARG (\w+_IMAGE)=(\S+)@(\S+)$/gm)];
+  assert.equal(bases.length, 3);
+  for (const [, name, tagged, digest] of bases) {
+    assert.equal(digest, of(tagged!), name);
+    assert.ok(DOCKERFILE.includes(`ARG ${name}=${tagged}@`), "the tag stays");
+  }
+  assert.match(text, /^ARG APT_SNAPSHOT=20270101T000000Z$/m);
+  const unpinned = (dockerfile: string) => dockerfile.replaceAll(/@sha256:\w+|(?<=APT_SNAPSHOT=)\w+Z$/gm, "");
+  assert.equal(unpinned(text), unpinned(DOCKERFILE));
+  for (const [answer, ...args] of [["exit 1"], ["echo unknown"], ["exit 0", "yesterday"]] as const) {
+    const failed = pin(t, answer, ...args);
+    assert.notEqual(failed.done.status, 0, answer);
+    assert.equal(failed.text, DOCKERFILE);
+  }
 });

@@ -34,7 +34,7 @@ const FOLDERS = [
   "overlays/cpu-demo-monitored",
 ];
 /** Kinds of others, whose fields no model here knows: their pod templates are examined all the same. */
-const FOREIGN = ["JobSet", "Issuer", "Certificate", "PodMonitor", "ScrapeConfig", "PrometheusRule"];
+const FOREIGN = ["JobSet", "Issuer", "Certificate", "PodMonitor", "PrometheusRule"];
 
 const tool = kustomizeTool();
 const skip = tool === null ? "no kubectl or kustomize that renders them: scripts/kubectl.sh says why" : false;
@@ -295,8 +295,8 @@ test("components/monitoring: its resources of the Prometheus operator pass that 
   );
   assert.deepEqual(all.map(named).sort(), [
     "PodMonitor goku-controller",
+    "PodMonitor goku-worker",
     "PrometheusRule goku",
-    "ScrapeConfig goku-nodes",
   ]);
   for (const one of all) {
     const { [one.kind]: Model } = (await import(
@@ -304,7 +304,7 @@ test("components/monitoring: its resources of the Prometheus operator pass that 
     )) as Record<string, new (data: object) => { validate(): void }>;
     assert.doesNotThrow(() => new Model!(one).validate(), named(one));
     const wrong = structuredClone(one);
-    Object.assign(wrong.spec!, { groups: 1, podMetricsEndpoints: 1, httpSDConfigs: 1 });
+    Object.assign(wrong.spec!, { groups: 1, podMetricsEndpoints: 1 });
     assert.throws(() => new Model!(wrong).validate(), `${named(one)}: the schema lets anything pass`);
     for (const [, secret] of JSON.stringify(one.spec).matchAll(/"name":"(goku-[a-z-]+-tls)"/g))
       assert.ok(SECRET_NAMES.includes(secret!), secret);
@@ -348,6 +348,94 @@ test("components/monitoring goes on every overlay: agents listen for Prometheus,
     }
   } finally {
     rmSync(folder, { recursive: true, force: true });
+  }
+});
+
+interface PodMonitor {
+  selector: { matchLabels: Record<string, string> };
+  podMetricsEndpoints: {
+    port: string;
+    scheme: string;
+    honorLabels: boolean;
+    tlsConfig: { serverName: string };
+    relabelings: {
+      sourceLabels?: string[];
+      separator?: string;
+      regex?: string;
+      targetLabel: string;
+      replacement?: string;
+    }[];
+  }[];
+}
+
+/** What Prometheus makes of a target's labels: https://prometheus.io/docs/prometheus/latest/configuration/configuration/#relabel_config */
+function relabelled(
+  relabelings: PodMonitor["podMetricsEndpoints"][0]["relabelings"],
+  meta: Record<string, string>,
+): Record<string, string> {
+  const labels = { ...meta };
+  for (const rule of relabelings) {
+    const { sourceLabels = [], separator = ";", regex = "(.*)", targetLabel, replacement = "$1" } = rule;
+    const found = new RegExp(`^(?:${regex})$`).exec(
+      sourceLabels.map((name) => labels[name] ?? "").join(separator),
+    );
+    if (found !== null) labels[targetLabel] = replacement.replace("$1", found[1] ?? "");
+  }
+  return labels;
+}
+
+test("components/monitoring finds every controller and every agent by pods: port, TLS name, and the name of the node", {
+  skip,
+}, () => {
+  const served = certificates();
+  for (const overlay of ["overlays/cpu-demo", "overlays/gpu", "overlays/jobset"]) {
+    const all = renderWith(tool!, `${ROOT}/${overlay}`, [`${ROOT}/components/monitoring`]);
+    const templates = all.flatMap((one) => templateOf(one) ?? []);
+    for (const [name, secret, container] of [
+      ["goku-controller", "goku-controller-tls", "controller"],
+      ["goku-worker", "goku-agent-tls", AGENT_CONTAINER],
+    ] as const) {
+      const told = `${overlay}, ${name}`;
+      const monitor = all.find((one) => named(one) === `PodMonitor ${name}`)!;
+      const { selector, podMetricsEndpoints } = monitor.spec as unknown as PodMonitor;
+      const found = templates.filter((template) => matches(template, selector.matchLabels));
+      assert.deepEqual(
+        found.map(({ spec }) => spec.containers.map((one) => one.name)),
+        [[container]],
+        told,
+      );
+      const [endpoint] = podMetricsEndpoints;
+      assert.equal(endpoint!.scheme, "https", told);
+      assert.ok(endpoint!.honorLabels, told);
+      const { args, ports = [] } = found[0]!.spec.containers[0]!;
+      const listens = name === "goku-worker" ? "--metrics-port=" : "--rest-port=";
+      const port = ports.find((one) => one.name === endpoint!.port)?.containerPort;
+      assert.ok(args!.includes(`${listens}${port}`), `${told}: ${endpoint!.port} is ${port}`);
+      const { dnsNames } = served.find(({ secretName }) => secretName === secret)!;
+      assert.ok(dnsNames!.includes(endpoint!.tlsConfig.serverName), told);
+    }
+    const monitor = all.find((one) => named(one) === "PodMonitor goku-worker")!.spec as unknown as PodMonitor;
+    const { relabelings } = monitor.podMetricsEndpoints[0]!;
+    const name = "goku-worker-0";
+    const plain = relabelled(relabelings, { __meta_kubernetes_pod_name: name });
+    assert.deepEqual([plain.job, plain.node, plain.cluster], ["goku-nodes", name, "goku"]);
+    // The same pod as the controller sees it and as Prometheus does.
+    const labels = {
+      "jobset.sigs.k8s.io/replicatedjob-name": "agents",
+      "jobset.sigs.k8s.io/job-index": "0",
+    };
+    const annotations = { "batch.kubernetes.io/job-completion-index": "3" };
+    const metadata = { name, uid: "u", resourceVersion: "1", creationTimestamp: "", labels, annotations };
+    const seen = (kind: string, from: Record<string, string>) =>
+      Object.entries(from).map(([key, value]) => [
+        `__meta_kubernetes_pod_${kind}_${key.replaceAll(/[^a-zA-Z0-9_]/g, "_")}`,
+        value,
+      ]);
+    const meta = Object.fromEntries([...seen("label", labels), ...seen("annotation", annotations)]);
+    assert.equal(
+      relabelled(relabelings, { ...meta, __meta_kubernetes_pod_name: name }).node,
+      nodeIdOf({ metadata, spec: { containers: [] } }),
+    );
   }
 });
 

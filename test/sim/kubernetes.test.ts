@@ -171,6 +171,38 @@ test("an outage of the API server: training goes on, and what it missed is told 
   await world.stop();
 });
 
+test("an API server that comes back and has not read its roles yet: events that it refused are told all the same", async () => {
+  const world = new SimWorld({ seed: 1, machines: 1, pods: 1 });
+  const isTold = (reason: string) => [...world.kube.events.values()].some((one) => one.reason === reason);
+  world.start();
+  applyJob(world, "a");
+  await world.until("it trains", () => (jobs(world)[0]?.status?.step ?? 0) > 2);
+  world.kube.forbidden = "all";
+  world.training.fail("a", "RANK_DIED");
+  await world.pass(10_000);
+  assert.equal(world.kube.events.size, 0);
+  world.kube.forbidden = "nothing";
+  await world.until("the fault and its end are told", () => isTold("RankDied") && isTold("Recovered"));
+  await world.stop();
+});
+
+test("events that are never allowed hold nothing else up, and are not asked for again at every step", async () => {
+  const world = new SimWorld({ seed: 1, machines: 1, pods: 1 });
+  world.start();
+  applyJob(world, "a");
+  world.kube.forbidden = "events";
+  await world.until("it trains", () => (jobs(world)[0]?.status?.step ?? 0) > 2);
+  world.training.fail("a", "RANK_DIED");
+  await world.until("the status tells of the incident", () => jobs(world)[0]?.status?.incidents === 1);
+  const { step } = runsOf(world, "a")[0]!;
+  await world.pass(120_000);
+  assert.ok(runsOf(world, "a")[0]!.step > step + 400);
+  const refused = world.warnings.filter((text) => text.includes("not allowed: event"));
+  // Two events, each after 1, 2, 4, ... seconds.
+  assert.ok(refused.length <= 2 * 8, `${refused.length} tries in two minutes`);
+  await world.stop();
+});
+
 test("storage of one job that hangs: others are taken, told of and stopped; its own object stays until it has been answered", async () => {
   const world = new SimWorld({ seed: 1, machines: 1, pods: 1 });
   let answer = () => {};

@@ -23,7 +23,7 @@ export function Checkpoints({ story: { checkpoints } }: { story: Story }) {
                 <th scope="col" class="number">
                   Size
                 </th>
-                <th scope="col" class="number">
+                <th scope="col" class="number seldom">
                   Written in
                 </th>
                 <th scope="col">Age</th>
@@ -56,7 +56,7 @@ function CheckpointRow({ checkpoint, now }: { checkpoint: Checkpoint; now: numbe
         {whole(step)} <span class="muted">gen {generation}</span>
       </td>
       <td class="number">{bytes(checkpoint.bytes)}</td>
-      <td class="number">{duration(seconds)}</td>
+      <td class="number seldom">{duration(seconds)}</td>
       <td>{ago(committed_at, now)}</td>
       <td>{unusable === null ? "committed" : <span class="bad-text">not used: {unusable}</span>}</td>
     </tr>

@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import type { Incident } from "../api.js";
-import { clock, plural } from "../format.js";
+import { clock, plain, plural } from "../format.js";
 import type { Story } from "../story.js";
 import { ScrollBox } from "./scroll_box.js";
 
@@ -128,7 +128,7 @@ function Lines({ title, lines, isOpen = false }: { title: string; lines: string[
         {title} <span class="muted">{plural(lines.length, "line")}</span>
       </summary>
       <ScrollBox class="log" name={title}>
-        <pre>{lines.join("\n")}</pre>
+        <pre>{lines.map(plain).join("\n")}</pre>
       </ScrollBox>
     </details>
   );

@@ -1,6 +1,6 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { api, type Job, type LogLine, type Rank } from "../api.js";
-import { clock, duration, UNKNOWN } from "../format.js";
+import { clock, duration, plain, UNKNOWN } from "../format.js";
 import { jobHash } from "../route.js";
 import { DrainButton } from "./node_buttons.js";
 import { ScrollBox } from "./scroll_box.js";
@@ -154,7 +154,7 @@ function LogTail({ lines }: { lines: LogLine[] | null }) {
         isAtEnd.current = scrollHeight - scrollTop - clientHeight < 8;
       }}
     >
-      <pre>{lines.map(({ time, text }) => `${clock(time)}  ${text}`).join("\n")}</pre>
+      <pre>{lines.map(({ time, text }) => `${clock(time)}  ${plain(text)}`).join("\n")}</pre>
     </ScrollBox>
   );
 }

@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, api, type Job, type Preview } from "../api.js";
 import { useKnown } from "../use_known.js";
 import { ScrollBox } from "./scroll_box.js";
@@ -10,21 +10,28 @@ const SHOWN_MAX = 24;
 export function Samples({ job }: { job: Job }) {
   const previews = usePreviews(job.id);
   const [prompt, setPrompt] = useState<number | null>(null);
+  const [moves, setMoves] = useState(() => !matchMedia("(prefers-reduced-motion: reduce)").matches);
   const newest = previews.at(-1);
   if (newest === undefined) return null;
   const own = newest.prompts.map((_, i) => fileOf(newest, i)).some((name) => name !== null);
   const chosen = own ? (prompt ?? 0) : null;
   const shown = previews.filter((preview) => fileOf(preview, chosen) !== null).slice(-SHOWN_MAX);
+  const hasClips = shown.some((preview) => isClip(fileOf(preview, chosen)!));
   return (
     <section class="card" aria-labelledby="samples-title">
       <div class="card-head">
         <h2 id="samples-title">Samples by step</h2>
+        {hasClips && (
+          <button type="button" class="quiet" onClick={() => setMoves(!moves)}>
+            {moves ? "Pause" : "Play"}
+          </button>
+        )}
         {own && (
-          <label>
+          <label class="prompt">
             <span class="visually-hidden">Prompt</span>
             <select value={chosen ?? 0} onChange={(event) => setPrompt(Number(event.currentTarget.value))}>
               {newest.prompts.map((text, i) => (
-                <option key={text} value={i}>
+                <option key={`${i} ${text}`} value={i}>
                   {text}
                 </option>
               ))}
@@ -40,6 +47,7 @@ export function Samples({ job }: { job: Job }) {
               step={preview.step}
               file={fileOf(preview, chosen)!}
               text={textOf(preview, chosen)}
+              moves={moves}
             />
             <figcaption>step {preview.step}</figcaption>
           </figure>
@@ -85,26 +93,63 @@ function usePreviews(job: string): Preview[] {
   return previews;
 }
 
-/** Fetched with the token and shown from memory, since an image can show no token. */
-function Media({ job, step, file, text }: { job: string; step: number; file: string; text: string }) {
-  const [url, setUrl] = useState<string | null>(null);
+const isClip = (file: string) => file.endsWith(".mp4");
+
+interface Shown {
+  job: string;
+  step: number;
+  file: string;
+  text: string;
+  moves: boolean;
+}
+
+/** Fetched with the token and shown from memory, since an image can show no token. What was there before stays, as what it is, until then. */
+function Media({ job, step, file, text, moves }: Shown) {
+  const [had, setHad] = useState<{ url: string; file: string; text: string } | null>(null);
+  const [error, setError] = useState<string | null>(null);
   useEffect(() => {
-    let made: string | null = null;
     let isGone = false;
     api.previewFile(job, step, file).then(
       (blob) => {
         if (isGone) return;
-        made = URL.createObjectURL(blob);
-        setUrl(made);
+        setHad({ url: URL.createObjectURL(blob), file, text });
+        setError(null);
       },
-      () => {},
+      (cause: Error) => {
+        if (isGone) return;
+        setHad(null);
+        setError(cause.message);
+      },
     );
     return () => {
       isGone = true;
-      if (made !== null) URL.revokeObjectURL(made);
     };
-  }, [job, step, file]);
-  if (url === null) return <div class="placeholder" />;
-  if (file.endsWith(".mp4")) return <video src={url} aria-label={text} controls loop muted playsInline />;
-  return <img src={url} alt={text} />;
+  }, [job, step, file, text]);
+  useEffect(() => () => URL.revokeObjectURL(had?.url ?? ""), [had]);
+  if (had === null) return <div class="placeholder">{error}</div>;
+  return isClip(had.file) ? (
+    <Clip url={had.url} text={had.text} moves={moves} />
+  ) : (
+    <img src={had.url} alt={had.text} />
+  );
+}
+
+/** A clip of a second, again and again while it is in sight; what would start and stop it alone would cover half of it. */
+function Clip({ url, text, moves }: { url: string; text: string; moves: boolean }) {
+  const video = useRef<HTMLVideoElement>(null);
+  useEffect(() => {
+    if (!moves) return;
+    const clip = video.current!;
+    const sight = new IntersectionObserver((entries) => {
+      if (entries.at(-1)!.isIntersecting)
+        clip.play().catch(() => {}); // it went out of sight before it began
+      else clip.pause();
+    });
+    sight.observe(clip);
+    return () => {
+      sight.disconnect();
+      clip.pause();
+    };
+  }, [moves, url]);
+  return <video ref={video} src={url} aria-label={text} loop muted playsInline />;
 }

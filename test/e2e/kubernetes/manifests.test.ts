@@ -10,14 +10,14 @@ import {
   renderWith,
   templateOf,
 } from "../../support/kube/manifests.js";
-import { applyAll, asOf120, registerNodes } from "../../support/kube/test_nodes.js";
+import { applyAll, asOf120, registerNodes, volume } from "../../support/kube/test_nodes.js";
 import { until } from "../../support/until.js";
 
 const skip = CONTROL_PLANE_SKIP;
 const ROOT = "deploy/kubernetes";
 const OVERLAYS = ["cpu-demo", "gpu", "jobset", "cpu-demo-monitored"];
 /** Kinds of others, whose definitions are not here. */
-const FOREIGN = ["JobSet", "Issuer", "Certificate", "PodMonitor", "ScrapeConfig", "PrometheusRule"];
+const FOREIGN = ["JobSet", "Issuer", "Certificate", "PodMonitor", "PrometheusRule"];
 
 let plane: ControlPlane;
 before(async () => {
@@ -105,18 +105,28 @@ test("a pod that wants more is not admitted", { skip }, async () => {
   await assert.rejects(applyAll(plane, [pod]), /privileged containers are not allowed/i);
 });
 
-test("gpu: eight agents on eight machines, with the GPUs asked for", { skip }, async () => {
+test("gpu: agents wait for a volume of media; then eight are on eight machines, with the GPUs asked for", {
+  skip,
+}, async () => {
   const removed = await plane.kubectl(["-n", "goku", "delete", "statefulset", "goku-worker"]);
   assert.equal(removed.code, 0, removed.stderr);
   for (const { metadata } of agents(await pods()))
     await plane.kubectl(["-n", "goku", "delete", "pod", metadata.name, "--force", "--grace-period=0"]);
   await until(async () => agents(await pods()).length === 0);
   await apply(render(kustomizeTool()!, `${ROOT}/overlays/gpu`));
+  await until(async () => agents(await pods()).filter(waitsForVolume).length === 8);
+  const media = { accessModes: ["ReadWriteMany"], hostPath: { path: "/nowhere" } };
+  await applyAll(plane, [volume("media", 1024, media)]);
   await until(async () => agents(await pods()).filter(({ spec }) => spec.nodeName).length === 8);
   const all = agents(await pods());
   assert.equal(new Set(all.map(({ spec }) => spec.nodeName)).size, 8);
   assert.ok(all.every(({ spec }) => spec.containers[0]!.resources!.limits!["nvidia.com/gpu"] === "8"));
 });
+
+function waitsForVolume({ status }: Pod): boolean {
+  const scheduled = status?.conditions?.find(({ type }) => type === "PodScheduled");
+  return scheduled?.status === "False" && /persistent ?volume/i.test(scheduled.message ?? "");
+}
 
 const RIGHTS: [account: string, verb: string, resource: string, may: boolean][] = [
   ["goku-controller", "list", "trainingjobs.goku.dev", true],

@@ -50,6 +50,8 @@ export class SimKube implements KubeApi {
   faults: KubeFaults = NO_FAULTS;
   /** Nobody answers. */
   down = false;
+  /** Writes of these are refused, as an API server that has just started refuses everybody until it has read the roles. */
+  forbidden: "nothing" | "events" | "all" = "nothing";
   /** Lists are never answered. */
   hangs = false;
   readonly events = new Map<string, JobEvent>();
@@ -255,6 +257,8 @@ export class SimKube implements KubeApi {
   async #answer<T>(what: string, act: () => T): Promise<T> {
     const lost = this.#happens("unreachable");
     if (this.down || (lost && this.random.chance(0.5))) throw noAnswer();
+    const isRefused = this.forbidden === "all" ? what !== "list" : what.startsWith("event ");
+    if (this.forbidden !== "nothing" && isRefused) throw new KubeError("forbidden", `not allowed: ${what}`);
     const result = act();
     if (what !== "list") this.writes.push(what);
     if (lost) throw noAnswer();

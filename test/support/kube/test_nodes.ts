@@ -57,6 +57,7 @@ export const LOCAL_CLASS = {
   provisioner: "kubernetes.io/no-provisioner",
   volumeBindingMode: "WaitForFirstConsumer",
 };
+/** `source`: where it is, and what else of its spec is another. */
 export function volume(name: string, gibibytes: number, source: object): object {
   return {
     apiVersion: "v1",
