@@ -122,12 +122,17 @@ function rescueWithoutVote(turn: Turn, job: JobState, generation: GenerationStat
 
 /**
  * All of a stop's grace is over. The grace chooses what is saved; it throws nothing away: nobody takes the nodes, so what is being
- * made durable is let end, and steps that memory alone holds are waited for. With nothing to lose the job ends.
+ * made durable is let end, and steps that memory alone holds are waited for. With nothing to lose the job ends, and where memory was
+ * saved in time without the step that has ended meanwhile.
  */
 function onStopOverdue(turn: Turn, job: JobState, generation: GenerationState): void {
+  if (generation.rescue !== null && isDurable(job, generation.rescue.state)) {
+    endAsSaved(turn, job, generation.rescue.why);
+    return;
+  }
   const durable = newestDurable(job);
   const step = durable?.state.step ?? 0;
-  const saving = generation.rescue !== null && !isDurable(job, generation.rescue.state);
+  const saving = generation.rescue !== null;
   const ends = generation.pages.some((page) => page?.phase === "finished");
   const ahead = generation.step - step;
   if (!saving && !ends && ahead <= 0) {
@@ -156,11 +161,15 @@ export function endWhereSaved(turn: Turn, job: JobState): boolean {
   if (!isDurable(job, state)) return false;
   const hasVoted = generation.pages.some((page) => page?.phase === "finished");
   if (job.stage === "running" && (hasVoted || generation.step > state.step)) return false;
-  const durable = newestDurable(job)!;
-  const { step } = durable.state;
-  const reason = `stopped as asked at step ${step}: saved from memory without the ranks (${why}), durable at ${durable.uri}`;
-  endJob(turn, job, { phase: "STOPPED", code: null, reason }, step);
+  endAsSaved(turn, job, why);
   return true;
+}
+
+function endAsSaved(turn: Turn, job: JobState, why: string): void {
+  const { uri, state } = newestDurable(job)!;
+  const { step } = state;
+  const reason = `stopped as asked at step ${step}: saved from memory without the ranks (${why}), durable at ${uri}`;
+  endJob(turn, job, { phase: "STOPPED", code: null, reason }, step);
 }
 
 /**
@@ -278,6 +287,8 @@ function voteTooLate(turn: Turn, job: JobState): string | null {
   const voteMs = Math.max(turn.nowMs, Math.max(job.lastStepMs, generation.runMs) + stepMs);
   const endMs = deadlineMs(job)!;
   if (voteMs + saveMs <= endMs) return null;
+  // Of a stop neither is durable in time then, and two saves would be made: that of the vote holds more.
+  if (generation.draining.size === 0 && turn.nowMs + saveMs > endMs) return null;
   const takes = `steps take ${seconds(stepMs)}, a save ${seconds(saveMs)}`;
   return `the next vote comes too late to be saved (${takes}, ${seconds(endMs - turn.nowMs)} are left)`;
 }

@@ -39,8 +39,8 @@ export function onStorageProof(
   report: Report & { kind: "storageProof" },
 ): void {
   const generation = job.generation!;
-  const { uri } = jobTraits(job.record.job).checkpoint!;
-  if (isOver(job) || generation.proofs.has(node.nodeId)) return;
+  const uri = jobTraits(job.record.job).checkpoint?.uri;
+  if (uri === undefined || isOver(job) || generation.proofs.has(node.nodeId)) return;
   generation.proofs.set(node.nodeId, report);
   if (report.error !== "") {
     const text = `${node.nodeId} cannot prove that ${uri} is shared by all nodes: ${report.error}; saves there may fail`;

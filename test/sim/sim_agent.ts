@@ -146,6 +146,7 @@ export class SimAgent {
       finalBegun: this.writer.finalCount > leave.finals || stages.includes("finished"),
       heldBegun: leave.heldBegun,
       idle: this.writer.idle,
+      saveMs: null,
     });
     if (kind === "end") {
       gone();

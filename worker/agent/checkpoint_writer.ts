@@ -77,6 +77,8 @@ interface Saving {
   order: SaveOrder;
   /** Monotonic milliseconds. */
   begun: number;
+  /** That the tries took which succeeded. */
+  workMs: number;
   /** Empty: the slot is not read any more. */
   released: Released[];
   /** Given up from outside. */
@@ -104,6 +106,8 @@ export class CheckpointWriter {
   finalCount = 0;
   /** The newest save begun. */
   private last: SaveOrder | null = null;
+  /** The newest state that a rank of this node has saved, and the longest that one of them took. */
+  private timed: { key: string; ms: number } | null = null;
 
   constructor(events: CheckpointWriterEvents, tools: Partial<CheckpointWriterTools> = {}) {
     this.events = events;
@@ -131,6 +135,7 @@ export class CheckpointWriter {
     const saving: Saving = {
       order,
       begun: performance.now(),
+      workMs: 0,
       released: [released],
       stop: new AbortController(),
       newer: new AbortController(),
@@ -162,6 +167,11 @@ export class CheckpointWriter {
     return found.map(({ order }) => order.state);
   }
 
+  /** Milliseconds that the newest save of this node took, without tries that failed; null: none has succeeded. */
+  get saveMs(): number | null {
+    return this.timed?.ms ?? null;
+  }
+
   get idle(): boolean {
     return this.saving.size === 0;
   }
@@ -181,6 +191,7 @@ export class CheckpointWriter {
   /** Gives up everything under way: the job is over here, or the agent ends. Resolves when no file is touched any more. */
   async abandon(): Promise<void> {
     const all = [...this.saving.values()];
+    this.timed = null;
     for (const saving of all) saving.stop.abort();
     await Promise.all(all.map((saving) => saving.ended));
   }
@@ -188,8 +199,16 @@ export class CheckpointWriter {
   private end(key: string, saving: Saving, end: Attempted<void>): void {
     if (this.saving.get(key) === saving) this.saving.delete(key);
     const { generation, state, final } = saving.order;
+    if (end.done) this.noteTime(saving);
     if (end.done && !final) this.events.settled({ generation, state });
     for (const release of saving.released.splice(0)) release(end.done || !final ? null : end.error);
+  }
+
+  private noteTime({ order, workMs, stop }: Saving): void {
+    if (stop.signal.aborted) return;
+    const key = `${order.jobId} ${stateKey(order.state)}`;
+    const before = this.timed?.key === key ? this.timed.ms : 0;
+    this.timed = { key, ms: Math.max(before, workMs) };
   }
 
   /** Tries until it is done, given up, or of no use any more. */
@@ -197,8 +216,11 @@ export class CheckpointWriter {
     const { generation, state, final } = saving.order;
     const { stop, newer } = saving;
     for (let tries = 1; !stop.signal.aborted; tries++) {
+      const begun = performance.now();
       try {
-        return { done: true, value: await work() };
+        const value = await work();
+        saving.workMs += performance.now() - begun;
+        return { done: true, value };
       } catch (thrown) {
         if (stop.signal.aborted || (final && newer.signal.aborted)) break;
         const error = toGokuError(thrown, "STORAGE_FAILED");

@@ -100,6 +100,7 @@ export class Departure {
       finalBegun: writer.finalCount > this.finalsBefore || supervisor.stages.includes("finished"),
       heldBegun: this.heldBegun,
       idle: writer.idle,
+      saveMs: writer.saveMs,
     };
   }
 

@@ -17,6 +17,8 @@ export interface LeaveView {
   heldBegun: boolean;
   /** No durable write is under way. */
   idle: boolean;
+  /** How long the last save of this node took; null: none is known. */
+  saveMs: number | null;
 }
 
 export interface LeaveStep {
@@ -24,10 +26,14 @@ export interface LeaveStep {
   reason: string;
 }
 
-/** Shares of the grace: for a controller to answer; until memory is saved, with a controller that may order it, and without. */
+/** Shares of the grace: for a controller to answer; until memory is saved where it is not known how long that takes, with a controller that may order it, and without. */
 const ANSWER_SHARE = 1 / 4;
 const HELD_SHARE_LINKED = 3 / 4;
 const HELD_SHARE_ALONE = 1 / 2;
+/** A save of a node that leaves is given twice the time of the last one: others may leave, and write, at the same time. */
+const SAVES_OF_TIME = 2;
+/** However short saves are: what is looked at, and ended, after one takes time, too. */
+const HELD_SHARE_MAX = 9 / 10;
 
 /**
  * The next thing that an agent does which was asked to end. The controller decides, as long as it answers; alone, the
@@ -46,8 +52,15 @@ export function planLeave(view: LeaveView): LeaveStep {
     const why = linked ? "the controller has not answered" : "no controller is there";
     return { kind: "askStop", reason: `${why}: its ranks ask for a save and the end at the next vote` };
   }
-  const heldMs = (linked ? HELD_SHARE_LINKED : HELD_SHARE_ALONE) * graceMs;
+  const heldMs = heldAfterMs(view);
   if (passedMs >= heldMs || (!linked && !trains))
     return { kind: "saveHeld", reason: trains ? "no vote came in time" : "its ranks do not train" };
   return { kind: "wait", reason: trains ? "its ranks have not voted yet" : "the controller decides" };
+}
+
+/** For how long a vote is waited for. As long as there is time for a save of memory after it, and with a controller never shorter than that may answer. */
+function heldAfterMs({ graceMs, linked, saveMs }: LeaveView): number {
+  if (saveMs === null) return (linked ? HELD_SHARE_LINKED : HELD_SHARE_ALONE) * graceMs;
+  const leastMs = linked ? ANSWER_SHARE * graceMs : 0;
+  return Math.min(HELD_SHARE_MAX * graceMs, Math.max(leastMs, graceMs - SAVES_OF_TIME * saveMs));
 }

@@ -79,6 +79,37 @@ test("stop: ranks that vote while memory is saved end with the newer state", () 
   assert.deepEqual([outcome(core)?.phase, outcome(core)?.step], ["STOPPED", 6]);
 });
 
+test("stop: memory was saved in time, the step that ended meanwhile is not: the job ends, and counts that step", () => {
+  const core = running(8);
+  core.stop(6);
+  core.pass(0);
+  core.saved("n0", { generation: 1, step: 4 });
+  core.stepDone("n0", 6, 8);
+  core.saved("n0", AT_5);
+  assert.equal(outcome(core), null, "there is time left for the save of step 6");
+  core.beat(7_000, (nodeId) => pages(core, nodeId, { step: 6n, phase: "finished" }));
+  assert.deepEqual(
+    [outcome(core)?.phase, outcome(core)?.step, outcome(core)?.stepsGivenUp],
+    ["STOPPED", 5, 1],
+  );
+});
+
+test("stop: where a save takes longer than the grace the vote is waited for, half of it: one save is made and not two", () => {
+  const core = running(2);
+  core.say("n0", {
+    $case: "checkpointCommitted",
+    value: {
+      ...{ generation: 1n, state: { generation: 1n, step: 4n }, uri: "file:///runs/shapes/checkpoint-4" },
+      ...{ bytes: 1n, seconds: 60 },
+    },
+  });
+  core.stop();
+  hang(core, 14_000);
+  assert.ok(!core.commands().includes("n0 saveSnapshot"));
+  hang(core, 2_000);
+  assert.ok(core.commands().includes("n0 saveSnapshot"), "ranks that hang are not waited for any longer");
+});
+
 test("stop: what is still being saved when the grace is over is let end, and told", () => {
   const core = running(8);
   core.stop(6);

@@ -141,6 +141,7 @@ function faulty(
 
 test("CheckpointWriter frees the slots when their parts are durable, commits when all are, and keeps the newest", async () => {
   const { writer, committed, save, news } = writing();
+  assert.equal(writer.saveMs, null, "how long a save takes is not known");
   let job: Job | null = null;
   for (const step of [10, 20, 30]) {
     const one = setUp("keeps", state(1, step), "1", false);
@@ -151,10 +152,28 @@ test("CheckpointWriter frees the slots when their parts are durable, commits whe
     assert.equal(committed.at(-1)!.state.step, step);
   }
   assert.equal((await openCheckpoint(job!.checkpoint.uri)).meta.state.step, 30);
+  assert.ok(writer.saveMs! > 0 && writer.saveMs! < performance.now(), String(writer.saveMs));
   await writer.abandon(); // the removal of old ones ends with the save
   const root = path.join(folder, "keeps");
   const present = [10, 20, 30].map((step) => existsSync(path.join(root, `checkpoint-${step}`)));
   assert.deepEqual(present, [false, true, true]);
+});
+
+test("CheckpointWriter knows how long a save takes once one has succeeded, not when one has failed", async () => {
+  const { pauses, tools } = handWound();
+  const { writer, failed, save, news } = writing({
+    ...tools,
+    openStorage: faulty("writeFile", 1).openStorage,
+  });
+  const { order } = setUp("measured", state(1, 10), "1", false);
+  const told = news();
+  const saved = save(order(1));
+  await told;
+  assert.equal(writer.saveMs, null, "it has failed once");
+  pauses[0]!.end();
+  await saved;
+  await until(() => writer.saveMs !== null);
+  assert.deepEqual(failed, []);
 });
 
 test("CheckpointWriter tells apart a commit whose retention fails and a save that fails", async () => {

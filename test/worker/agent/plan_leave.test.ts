@@ -13,6 +13,7 @@ const TRAINS: LeaveView = {
   finalBegun: false,
   heldBegun: false,
   idle: true,
+  saveMs: null,
 };
 
 const CASES: [when: string, view: Partial<LeaveView>, wanted: ReturnType<typeof planLeave>["kind"]][] = [
@@ -42,6 +43,29 @@ const CASES: [when: string, view: Partial<LeaveView>, wanted: ReturnType<typeof 
   ["memory is being written", { passedMs: 9_000, heldBegun: true, idle: false }, "wait"],
   ["memory is durable", { passedMs: 9_000, heldBegun: true }, "end"],
   ["the grace is over in the middle of a save", { passedMs: 10_000, finalBegun: true, idle: false }, "end"],
+  ["a vote may come late, since saves are short", { passedMs: 8_900, stopAsked: true, saveMs: 100 }, "wait"],
+  [
+    "no vote came before a short save must begin",
+    { passedMs: 9_000, stopAsked: true, saveMs: 100 },
+    "saveHeld",
+  ],
+  [
+    "saves take a third of the grace: no vote is waited for beyond the first third",
+    { passedMs: 3_400, stopAsked: true, linked: false, saveMs: 3_300 },
+    "saveHeld",
+  ],
+  ["and until then one is", { passedMs: 3_300, stopAsked: true, linked: false, saveMs: 3_300 }, "wait"],
+  [
+    "saves take longer than the grace, and no controller is there",
+    { passedMs: 0, stopAsked: true, linked: false, saveMs: 20_000 },
+    "saveHeld",
+  ],
+  [
+    "saves take longer than the grace: the controller, which decides alike, is given time to answer",
+    { passedMs: 2_400, stopAsked: true, saveMs: 20_000 },
+    "wait",
+  ],
+  ["it has not", { passedMs: 2_500, stopAsked: true, saveMs: 20_000 }, "saveHeld"],
   ["there is no grace at all", { passedMs: 0, graceMs: 0 }, "end"],
 ];
 for (const [when, view, wanted] of CASES) {
