@@ -108,7 +108,7 @@ test("a rank that finds a chunk damaged says so; the others are freed, and nobod
   wholeLoads(sound!, "the same processes afterwards");
 });
 
-test("a rank whose generation ends while it reads leaves, and so do the others", async () => {
+test("a rank whose generation ends while storage does not answer leaves, and so do the others", async () => {
   const root = await saved("1x2x1");
   const [ended] = await load([caseOf(root, "1x3x1", { aborted: 1 })]);
   assert.match(String(ended![1]), /^COMM_ABORTED: .*Cannot load a checkpoint: the generation is over/);
