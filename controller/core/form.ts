@@ -300,17 +300,25 @@ function preparesNothing(turn: Turn, generation: GenerationState, rank: number):
 function isStill(turn: Turn, generation: GenerationState, rank: number, forMs: number): boolean {
   const page = generation.pages[rank];
   if (page == null || generation.stage === "prepare" || generation.reached[rank] === 1) return false;
-  const waits = page.entered > page.completed;
-  return !waits && turn.nowMs - generation.changedMs[rank]! > forMs;
+  return !waits(generation, rank) && turn.nowMs - generation.changedMs[rank]! > forMs;
 }
 
-/** Of late ranks those that do not beat are whom the others wait for; where all beat, or none, any may be at fault. */
+/** For other ranks, in a collective. */
+function waits(generation: GenerationState, rank: number): boolean {
+  const page = generation.pages[rank];
+  return page != null && page.entered > page.completed;
+}
+
+/**
+ * Of late ranks those that do not beat are whom the others wait for; where all beat, or none, those that are in no collective
+ * are, such as one that reads what others wait for. Where all are in one, or none is, any may be at fault.
+ */
 function lateFaults(turn: Turn, generation: GenerationState, late: readonly number[]): Fault[] {
   const still = late.filter((rank) => isStill(turn, generation, rank, 3 * silenceMs(turn)));
   const named = still.length > 0 && still.length < late.length;
-  return named
-    ? still.map((rank) => stillFault(turn, generation, rank))
-    : late.map((rank) => lateFault(turn, generation, rank));
+  if (named) return still.map((rank) => stillFault(turn, generation, rank));
+  const free = late.filter((rank) => !waits(generation, rank));
+  return (free.length > 0 ? free : late).map((rank) => lateFault(turn, generation, rank));
 }
 
 function stillFault(turn: Turn, generation: GenerationState, rank: number): Fault {

@@ -149,14 +149,15 @@ class Load {
   }
 
   async run(): Promise<LoadedBytes> {
+    const over = endOf(this.options.signal);
     try {
-      this.windows = await this.planWindows();
+      this.windows = await Promise.race([this.planWindows(), over.promise]);
       const bytesMost = Math.max(0, ...this.windows.map((window) => window[this.replica]!.bytes));
       this.buffers = Array.from({ length: LOAD_BUFFERS }, () => new Uint8Array(bytesMost));
       const readings = this.buffers.map((_, round) => this.read(round));
       let exchanged: Flight | null = null; // meanwhile others are read and put in their places
       for (const [round, { isShared }] of this.plan.rounds.entries()) {
-        await readings.shift();
+        await Promise.race([readings.shift(), over.promise]);
         if (isShared && exchanged !== null) await this.finish(exchanged);
         const flight = this.start(round);
         readings.push(this.read(round + LOAD_BUFFERS));
@@ -170,6 +171,7 @@ class Load {
       this.collectives.abandon();
       throw error;
     } finally {
+      over.forget();
       this.arena.freeAll();
     }
   }
@@ -260,8 +262,7 @@ class Load {
   }
 
   private requireGoing(): void {
-    if (this.ended || this.options.signal.aborted)
-      throw new GokuError("COMM_ABORTED", "Cannot load a checkpoint: the generation is over");
+    if (this.ended || this.options.signal.aborted) throw generationOver();
   }
 
   /** Puts what was read in its place, and begins to hand on what others need. */
@@ -360,6 +361,22 @@ class Load {
     if (taken) this.loaded.taken += 4 * length;
     return taken;
   }
+}
+
+function generationOver(): GokuError {
+  return new GokuError("COMM_ABORTED", "Cannot load a checkpoint: the generation is over");
+}
+
+/** A promise that is rejected with the generation's end: storage that does not answer holds nobody back. */
+function endOf(signal: AbortSignal): { promise: Promise<never>; forget: () => void } {
+  let onAbort = () => {};
+  const promise = new Promise<never>((_, reject) => {
+    onAbort = () => reject(generationOver());
+    signal.addEventListener("abort", onAbort);
+    if (signal.aborted) onAbort();
+  });
+  promise.catch(() => {}); // told to whoever waits
+  return { promise, forget: () => signal.removeEventListener("abort", onAbort) };
 }
 
 function countOf(landings: readonly Landing[]): number {

@@ -257,6 +257,13 @@ test("ranks that restore for long and beat are left alone until the deadline", (
   assert.equal(core.job.stage, "forming");
 });
 
+test("nobody has restored in time: the rank that still reads is named, not those that wait for what it hands on", () => {
+  const core = restoring();
+  const waits = { microStep: 0, collectiveEntered: 8n };
+  core.beat(910_000, (nodeId) => restorePages(core, nodeId, { 0: waits, 1: waits, 3: waits }));
+  assert.match(core.job.incident!.what, /^rank 2 on n1 was not restored in time for generation 1/);
+});
+
 test("a node that falls silent for long fails the forming generation, and is waited for", () => {
   const core = preparing();
   core.pass(14_000);

@@ -1,17 +1,15 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { after, test } from "node:test";
+import { test } from "node:test";
 import { LOAD_BUFFERS, LOAD_MEMORY_BYTES, LOAD_ROUND_BYTES_MAX } from "../../../checkpoint/load_plan.js";
 import { Layout } from "../../../job/layout.js";
-import { layoutOf, metaOf, modelOf, saveAndCommit, state } from "../../checkpoint/fixtures.js";
-import { runRanks } from "../../support/rank_process.js";
-import type { LoadCase, LoadFound, LoadResult, LoadTask } from "./load_rank.js";
+import { modelOf } from "../../checkpoint/fixtures.js";
+import type { LoadCase } from "./load_rank.js";
+import { Loads, loadCase, sum, wholeLoads } from "./loads.js";
 
-const scratch = mkdtempSync("/dev/shm/goku-load-");
-after(() => rmSync(scratch, { recursive: true, force: true }));
-const STATE = state(2, 8);
-let folders = 0;
+const loads = new Loads();
+const load = (cases: readonly LoadCase[]) => loads.load(cases);
 
 /** Chunks of a MiB and small ones, a unit of several rounds, one smaller than a world of ranks, and one of a single element. */
 const SHAPES = {
@@ -21,42 +19,8 @@ const SHAPES = {
   "blocks.1.a": [3, 11],
   "blocks.2.b": [1],
 };
-
-/** A committed checkpoint of the state, as `from` has saved it. */
-async function saved(from: string, shapes: Record<string, number[]> = SHAPES): Promise<string> {
-  const root = path.join(scratch, `run-${folders++}`);
-  const layout = layoutOf(from);
-  const meta = metaOf(STATE, layout);
-  const slots = path.join(scratch, `slots-${folders++}`);
-  await saveAndCommit({ storage: root, model: modelOf(shapes), layout, meta, slots });
-  rmSync(slots, { recursive: true });
-  return root;
-}
-
-function caseOf(root: string, to: string, more: Partial<LoadCase> = {}): LoadCase {
-  return { shapes: SHAPES, root, state: STATE, to, lacking: null, aborted: null, ...more };
-}
-
-/** What each rank of each case found, one set of processes for all. */
-async function load(cases: readonly LoadCase[]): Promise<(LoadFound | string)[][]> {
-  const worlds = cases.map(({ to }) => Layout.parse(to).worldSize);
-  const folder = mkdtempSync(path.join(scratch, "pages-"));
-  const module = new URL("./load_rank.js", import.meta.url);
-  const task = { cases: [...cases], folder };
-  const results = await runRanks<LoadTask, LoadResult>(module, Math.max(...worlds), task);
-  return cases.map((_, i) => results.map((result) => result[i]!).filter((found) => found !== null));
-}
-
-function whole(found: readonly (LoadFound | string)[], what: string): LoadFound[] {
-  return found.map((one) => {
-    if (typeof one === "string") throw new Error(`${what}: ${one}`);
-    assert.equal(one.fault, "", what);
-    assert.equal(one.live, 0, `${what}: tensors are left`);
-    return one;
-  });
-}
-
-const sum = (numbers: readonly number[]) => numbers.reduce((a, b) => a + b, 0);
+const saved = (from: string, shapes: Record<string, number[]> = SHAPES) => loads.saved(from, shapes);
+const caseOf = (root: string, to: string, more: Partial<LoadCase> = {}) => loadCase(SHAPES, root, to, more);
 
 function filesOf(root: string, ending: string): string[] {
   const folder = path.join(root, "checkpoint-8");
@@ -82,7 +46,7 @@ test(`a state of any layout is read from storage once by all ranks of another to
   for (const [i, found] of (await load(cases)).entries()) {
     const { root, to } = cases[i]!;
     const what = PAIRS[i]!.join(" to ");
-    const ranks = whole(found, what);
+    const ranks = wholeLoads(found, what);
     const layout = Layout.parse(to);
     assert.equal(ranks.length, layout.worldSize);
     const files = filesOf(root, ".safetensors").map((file) => statSync(file).size);
@@ -102,7 +66,7 @@ test("ranks read about as much each, and what one holds meanwhile does not grow 
   const root = await saved("1x2x1", shapes);
   const cases = ["1x3x1", "3x1x1", "2x2x1"].map((to) => caseOf(root, to, { shapes }));
   for (const [i, found] of (await load(cases)).entries()) {
-    const ranks = whole(found, cases[i]!.to);
+    const ranks = wholeLoads(found, cases[i]!.to);
     const read = ranks.map(({ loaded }) => loaded.read);
     const even = sum(read) / read.length;
     assert.ok(Math.max(...read) <= 1.35 * even, `${cases[i]!.to}: ${read}`);
@@ -118,7 +82,7 @@ test("what several ranks lack of a state is read once, and nothing else is read 
   const root = await saved("1x2x1");
   const lacking = { "ema/root": [0, 1, 2], "adam_v/blocks.0": [1], "model/blocks.2": [0] };
   const [found] = await load([caseOf(root, "2x3x1", { lacking })]);
-  const ranks = whole(found!, "lacking");
+  const ranks = wholeLoads(found!, "lacking");
   // ema/root whole; of adam_v/blocks.0 the chunks of the second third; the single element
   const third = 4 * 100_000;
   const read = sum(ranks.map(({ loaded }) => loaded.read));
@@ -141,10 +105,10 @@ test("a rank that finds a chunk damaged says so; the others are freed, and nobod
     1,
   );
   for (const text of told) assert.match(text, /^(CHECKPOINT_CORRUPT|COMM_ABORTED|COMM_PEER_DIED): /);
-  whole(sound!, "the same processes afterwards");
+  wholeLoads(sound!, "the same processes afterwards");
 });
 
-test("a rank whose generation ends while it reads leaves, and so do the others", async () => {
+test("a rank whose generation ends while storage does not answer leaves, and so do the others", async () => {
   const root = await saved("1x2x1");
   const [ended] = await load([caseOf(root, "1x3x1", { aborted: 1 })]);
   assert.match(String(ended![1]), /^COMM_ABORTED: .*Cannot load a checkpoint: the generation is over/);

@@ -23,7 +23,7 @@ export interface LoadCase {
   to: string;
   /** Shards that lack a kind of a unit, by "<kind>/<unit>"; null: all lack everything. */
   lacking: Record<string, number[]> | null;
-  /** Rank whose generation ends with its first byte of data, before it has handed anything on; null: none. */
+  /** Rank whose storage gives no data any more, and whose generation then ends; null: none. */
   aborted: number | null;
 }
 
@@ -97,7 +97,9 @@ class LoadingRank {
     const storage = counting(openStorage(one.root), (name, bytes) => {
       const isData = name.endsWith(".safetensors");
       asked[isData ? "dataBytes" : "manifestBytes"] += bytes;
-      if (isData && one.aborted === rank) ended.abort();
+      if (!isData || one.aborted !== rank) return true;
+      setImmediate(() => ended.abort());
+      return false;
     });
     const { lacking } = one;
     const wanting =
@@ -182,13 +184,13 @@ function faultOf(
   return "";
 }
 
-/** Tells what is asked of it, by name. */
-function counting(storage: Storage, onRead: (name: string, bytes: number) => void): Storage {
+/** Tells what is asked of it, by name; `onRead` says whether it is to answer. */
+function counting(storage: Storage, onRead: (name: string, bytes: number) => boolean): Storage {
   return new Proxy(storage, {
     get: (target, key) => {
       if (key === "read")
         return (name: string, offset: number, into: Uint8Array) => {
-          onRead(name, into.byteLength);
+          if (!onRead(name, into.byteLength)) return new Promise(() => {});
           return target.read(name, offset, into);
         };
       if (key === "readFile")
