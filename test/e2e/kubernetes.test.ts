@@ -198,13 +198,30 @@ test("controllers are rolled: another leads, the Service finds it, training does
   assert.equal(leaders.length, 1, leaders.join());
 });
 
+/** Pods of that name, each with its machine. */
+function placesOf(name: string): [pod: string, machine: string][] {
+  const line = '{.metadata.name} {.spec.nodeName}{"\\n"}';
+  const label = `app.kubernetes.io/name=${name}`;
+  const text = inGoku("get", "pods", "-l", label, "-o", `jsonpath={range .items[*]}${line}{end}`);
+  return text
+    .trim()
+    .split("\n")
+    .map((each) => each.split(" ") as [string, string]);
+}
+
 test("a machine that is tainted loses its agent, which comes back elsewhere", { skip }, async (t) => {
   const machines = kubectl(["get", "nodes", "-o", "jsonpath={.items[*].metadata.name}"]).split(" ");
   if (machines.length < 2 || process.env.GOKU_TEST_CHECKPOINT_URI === undefined)
     return t.skip("one machine, or checkpoints that only one may have: GOKU_TEST_CHECKPOINT_URI is not set");
+  // A machine with two of three members of the store takes it along, and with it whoever could say what follows.
+  const members = placesOf("goku-etcd").map(([, machine]) => machine);
+  const found = placesOf("goku-worker").find(
+    ([, machine]) => members.filter((one) => one === machine).length <= 1,
+  );
+  if (found === undefined) return t.skip("the agents' machine has two members of the store");
+  const [agent, bad] = found;
   const machineOf = () =>
-    inGoku("get", "pod", "goku-worker-1", "--ignore-not-found", "-o", "jsonpath={.spec.nodeName}");
-  const bad = machineOf();
+    inGoku("get", "pod", agent, "--ignore-not-found", "-o", "jsonpath={.spec.nodeName}");
   kubectl(["taint", "node", bad, "goku.dev/test=:NoExecute"]);
   t.after(() => kubectl(["taint", "node", bad, "goku.dev/test-"]));
   await untilIn(STEP_MS, "it runs elsewhere", () => !["", bad].includes(machineOf()));
