@@ -105,7 +105,10 @@ export const jobStatusSchema = z
       )
       .describe("ranks and nodes that are slower than the others by more than chance"),
     avoided: z.array(avoidedSchema).describe("nodes that this job does without"),
-    doubt: z.string().nullable().describe("why its newest states are not to be trusted; null: nothing is known"),
+    doubt: z
+      .string()
+      .nullable()
+      .describe("why its newest states are not to be trusted; null: nothing is known"),
     snapshots_skipped: z
       .number()
       .int()

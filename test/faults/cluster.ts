@@ -328,3 +328,23 @@ export class TestCluster {
     this.record.events.push({ kind, message, timeMs: time?.getTime() ?? 0 });
   }
 }
+
+/** Runs a test on a cluster of its own, stopped in the end; what fails carries the cluster's logs. */
+export async function withCluster<T>(
+  options: TestClusterOptions,
+  body: (cluster: TestCluster) => Promise<T>,
+): Promise<T> {
+  const cluster = await TestCluster.start(options);
+  let passed = false;
+  try {
+    const result = await body(cluster);
+    passed = true;
+    return result;
+  } catch (error) {
+    throw new Error(`${(error as Error).message}\n${cluster.logs}`, { cause: error });
+  } finally {
+    await cluster.stop().catch((error: unknown) => {
+      if (passed) throw error;
+    });
+  }
+}

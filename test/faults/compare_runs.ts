@@ -3,7 +3,13 @@ import { openCheckpoint } from "../../checkpoint/load.js";
 import { STATE_KINDS } from "../../checkpoint/state.js";
 import type { Incident } from "../../gen/goku/v1/controller.pb.js";
 import type { Job } from "../../job/job.js";
-import { type RunRecord, TestCluster, type TestClusterOptions, testJob } from "./cluster.js";
+import {
+  type RunRecord,
+  type TestCluster,
+  type TestClusterOptions,
+  testJob,
+  withCluster,
+} from "./cluster.js";
 
 /** Of testJob(). */
 export const STEPS = 30;
@@ -15,23 +21,14 @@ export async function run(
   options: TestClusterOptions & { overrides?: string[] },
   harm: (cluster: TestCluster) => Promise<void> = async () => {},
 ): Promise<{ record: RunRecord; incidents: Incident[]; cluster: TestCluster; job: Job }> {
-  const cluster = await TestCluster.start(options);
-  let ended = false;
-  try {
+  return withCluster(options, async (cluster) => {
     const job = await testJob(cluster.folder, options.overrides ?? []);
     await cluster.submit(job);
     await harm(cluster);
     const record = await cluster.follow();
     const { incidents } = await cluster.client.call("listIncidents", { job: job.name });
-    ended = true;
     return { record, incidents, cluster, job };
-  } catch (error) {
-    throw new Error(`${(error as Error).message}\n${cluster.logs}`, { cause: error });
-  } finally {
-    await cluster.stop().catch((error: unknown) => {
-      if (ended) throw error;
-    });
-  }
+  });
 }
 
 /** The run that nothing disturbed; what all others must equal. */

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { until } from "../support/until.js";
-import { type RunRecord, TestCluster, testJob } from "./cluster.js";
+import { type RunRecord, testJob, withCluster } from "./cluster.js";
 import { assertSameRun, LIMIT, reference, run } from "./compare_runs.js";
 
 /** No checkpoint before the last step: what a run goes on from lies in memory; it is copied fast, for steps are short. */
@@ -171,8 +171,7 @@ test(
     });
     // Some steps of each generation are told before it stands still, so that it is soon known to.
     const overrides = [...MEMORY_ONLY, "checkpoint.snapshot_every_steps=4", "recovery.stall_seconds=2"];
-    const cluster = await TestCluster.start({ nodes: 3, placeOf });
-    try {
+    await withCluster({ nodes: 3, placeOf }, async (cluster) => {
       await until(async () => {
         const { nodes } = await cluster.client.call("listNodes", {});
         return nodes.filter(({ selfCheck }) => selfCheck === "passed").length === 3;
@@ -192,8 +191,6 @@ test(
         evidence.join("\n"),
       );
       await assertSameRun({ record, cluster, job }, 5);
-    } finally {
-      await cluster.stop();
-    }
+    });
   },
 );

@@ -9,7 +9,13 @@ import { startTicks } from "../../worker/agent/process_records.js";
 import { gokuctl } from "../support/gokuctl.js";
 import { readTfEvents } from "../support/read_tfevents.js";
 import { until } from "../support/until.js";
-import { type RunRecord, TestCluster, type TestClusterOptions, testJob } from "./cluster.js";
+import {
+  type RunRecord,
+  type TestCluster,
+  type TestClusterOptions,
+  testJob,
+  withCluster,
+} from "./cluster.js";
 
 /** Far more than are done: a test stops its job when it has seen what it waits for. */
 const MANY_STEPS = ["train.steps=100000", "checkpoint.keep_last=100000"];
@@ -29,20 +35,11 @@ async function withJob(
   body: (cluster: TestCluster, uri: string) => Promise<void>,
 ): Promise<void> {
   const failpoints = [CORE_TO_SPARE, ...(options.failpoints ? [options.failpoints] : [])].join(",");
-  const cluster = await TestCluster.start({ ...options, failpoints });
-  let passed = false;
-  try {
+  await withCluster({ ...options, failpoints }, async (cluster) => {
     const job = await testJob(cluster.folder, [PROMPTS, "sample.steps=2", ...options.overrides]);
     await cluster.submit(job);
     await body(cluster, job.checkpoint.uri);
-    passed = true;
-  } catch (error) {
-    throw new Error(`${(error as Error).message}\n${cluster.logs}`, { cause: error });
-  } finally {
-    await cluster.stop().catch((error: unknown) => {
-      if (passed) throw error;
-    });
-  }
+  });
 }
 
 async function stop(cluster: TestCluster): Promise<void> {

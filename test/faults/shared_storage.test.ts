@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
 import { until } from "../support/until.js";
-import { TestCluster, testJob } from "./cluster.js";
+import { testJob, withCluster } from "./cluster.js";
 
 const LIMIT = { timeout: 600_000 };
 const scratch = mkdtempSync(path.join(tmpdir(), "goku-unshared-"));
@@ -35,9 +35,7 @@ test("faults: two nodes whose checkpoint folder is not one and the same: the job
   mkdirSync(folder);
   const place = { host: "127.0.0.1", enter: [], env: {} };
   const placeOf = (member: string) => (member === "node-b" ? { ...place, enter: elsewhere(folder) } : place);
-  const cluster = await TestCluster.start({ placeOf });
-  let passed = false;
-  try {
+  await withCluster({ placeOf }, async (cluster) => {
     const overrides = [
       `checkpoint.uri=file://${folder}`,
       "train.steps=100000",
@@ -49,23 +47,14 @@ test("faults: two nodes whose checkpoint folder is not one and the same: the job
     assert.deepEqual([phase, job?.error?.code], ["FAILED", "STORAGE_NOT_SHARED"], job?.reason);
     assert.match(job!.reason, /^Cannot save to file:.*: node-[ab] does not see what node-[ab] wrote there/);
     await until(() => readdirSync(folder).every((name) => !name.startsWith(".shared")));
-    passed = true;
-  } catch (error) {
-    throw new Error(`${(error as Error).message}\n${cluster.logs}`, { cause: error });
-  } finally {
-    await cluster.stop().catch((error: unknown) => {
-      if (passed) throw error;
-    });
-  }
+  });
 });
 
 test(
   "faults: two nodes that share their checkpoint folder: it is proven beside the first steps, and nothing stays of that",
   LIMIT,
   async () => {
-    const cluster = await TestCluster.start();
-    let passed = false;
-    try {
+    await withCluster({}, async (cluster) => {
       const job = await testJob(cluster.folder);
       await cluster.submit(job);
       const { phase, events } = await cluster.follow();
@@ -73,13 +62,6 @@ test(
       assert.ok(!events.some(({ message }) => message.includes("shared by all nodes")));
       const run = path.join(cluster.folder, "run");
       await until(() => readdirSync(run).every((name) => !name.startsWith(".shared")));
-      passed = true;
-    } catch (error) {
-      throw new Error(`${(error as Error).message}\n${cluster.logs}`, { cause: error });
-    } finally {
-      await cluster.stop().catch((error: unknown) => {
-        if (passed) throw error;
-      });
-    }
+    });
   },
 );

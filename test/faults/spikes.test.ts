@@ -7,7 +7,7 @@ import { openCheckpoint } from "../../checkpoint/load.js";
 import { STATE_KINDS } from "../../checkpoint/state.js";
 import { ERRORS } from "../../job/errors.js";
 import { gokuctl } from "../support/gokuctl.js";
-import { type RunRecord, TestCluster, testJob } from "./cluster.js";
+import { type RunRecord, type TestCluster, testJob, withCluster } from "./cluster.js";
 
 /**
  * Real ranks whose losses are a thousand times too large, once (as from a device) or always (as from data), in step 20, when they
@@ -27,23 +27,14 @@ interface Found {
 }
 
 async function run(failpoints: string, overrides: string[] = []): Promise<Found> {
-  const cluster = await TestCluster.start(failpoints === "" ? {} : { failpoints });
-  let ended = false;
-  try {
+  return withCluster(failpoints === "" ? {} : { failpoints }, async (cluster) => {
     const job = await testJob(cluster.folder, overrides);
     await cluster.submit(job);
     const record = await cluster.follow();
     const { incidents } = await cluster.client.call("listIncidents", { job: job.name });
     const why = await gokuctl(["why", job.name, "--all", "--controller", cluster.local.controller]);
-    ended = true;
     return { record, incidents, cluster, uri: job.checkpoint.uri, why: why.stdout };
-  } catch (error) {
-    throw new Error(`${(error as Error).message}\n${cluster.logs}`, { cause: error });
-  } finally {
-    await cluster.stop().catch((error: unknown) => {
-      if (ended) throw error;
-    });
-  }
+  });
 }
 
 /** A run without the packs of these steps. */

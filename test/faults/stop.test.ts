@@ -2,28 +2,19 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { gokuctl } from "../support/gokuctl.js";
 import { until } from "../support/until.js";
-import { TestCluster, testJob } from "./cluster.js";
+import { type TestCluster, testJob, withCluster } from "./cluster.js";
 
 const LIMIT = { timeout: 600_000 };
 
 /** A job whose ranks stand still in step 8, since one of them does before its vote; no checkpoint is due before. */
 async function withStandstill(body: (cluster: TestCluster) => Promise<void>): Promise<void> {
-  const cluster = await TestCluster.start({ failpoints: "vote.before@8/1:hold" });
-  let passed = false;
-  try {
+  await withCluster({ failpoints: "vote.before@8/1:hold" }, async (cluster) => {
     const overrides = ["checkpoint.every_steps=1000", "recovery.stall_seconds=600"];
     await cluster.submit(await testJob(cluster.folder, overrides));
     await until(() => cluster.fired.length === 1);
     await cluster.follow(({ losses }) => losses.has(7));
     await body(cluster);
-    passed = true;
-  } catch (error) {
-    throw new Error(`${(error as Error).message}\n${cluster.logs}`, { cause: error });
-  } finally {
-    await cluster.stop().catch((error: unknown) => {
-      if (passed) throw error;
-    });
-  }
+  });
 }
 
 const ask = (cluster: TestCluster, ...args: string[]) =>

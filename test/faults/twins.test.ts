@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { TestCluster, testJob } from "./cluster.js";
+import { testJob, withCluster } from "./cluster.js";
 
 const LIMIT = { timeout: 600_000 };
 
@@ -8,23 +8,14 @@ const LIMIT = { timeout: 600_000 };
 async function alarmsOf(
   failpoints?: string,
 ): Promise<{ messages: string[]; phase: string; nodes: string[] }> {
-  const cluster = await TestCluster.start(failpoints === undefined ? {} : { failpoints });
-  let passed = false;
-  try {
+  return withCluster(failpoints === undefined ? {} : { failpoints }, async (cluster) => {
     const layout = ["layout.dp_replicate=2", "layout.dp_shard=2", "layout.sp=1"];
     await cluster.submit(await testJob(cluster.folder, [...layout, "train.steps=140"]));
     const { events, phase } = await cluster.follow();
     const { job } = await cluster.client.call("getJob", { name: "faults" });
     const told = events.filter(({ kind, message }) => kind === "alarm" && message.includes("same bits"));
-    passed = true;
     return { messages: told.map(({ message }) => message), phase, nodes: job!.rankNodes };
-  } catch (error) {
-    throw new Error(`${(error as Error).message}\n${cluster.logs}`, { cause: error });
-  } finally {
-    await cluster.stop().catch((error: unknown) => {
-      if (passed) throw error;
-    });
-  }
+  });
 }
 
 test(
