@@ -164,10 +164,10 @@ test("samples: clips of one prompt side by side, newest first; nothing where the
   await until(async () => (await samples.locator("video").count()) === 2);
   await page.getByLabel("Prompt").selectOption("a blue square");
   await until(() => asked.includes("100/g1-clip-2.mp4") && asked.includes("200/g1-clip-2.mp4"));
-  assert.equal(
-    await samples.locator("video").first().getAttribute("aria-label"),
-    "a blue square, drawn at step 200",
-  );
+  // What was on show stays, as what it is, until the other one is there.
+  await samples.getByLabel("a blue square, drawn at step 200").waitFor();
+  await samples.getByLabel("a blue square, drawn at step 100").waitFor();
+  assert.equal(await samples.getByLabel(/a red circle/).count(), 0);
   assert.deepEqual(await auditPage(page), []);
   await page.context().close();
 });
