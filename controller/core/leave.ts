@@ -135,6 +135,8 @@ function onStopOverdue(turn: Turn, job: JobState, generation: GenerationState): 
   const saving = generation.rescue !== null;
   const ends = generation.pages.some((page) => page?.phase === "finished");
   const ahead = generation.step - step;
+  // Before it runs, memory and storage may hold more than anybody has heard of; its vote comes, or the way back, which asks.
+  if (generation.stage !== "run" && !saving) return;
   if (!saving && !ends && ahead <= 0) {
     const kept = durable === null ? "nothing is durable" : `durable at ${durable.uri}`;
     const reason = `stopped as asked at step ${step}: ${kept}; the step after it was not done within the grace`;

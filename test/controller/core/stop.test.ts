@@ -215,6 +215,23 @@ test("stop: a new leader goes by the grace that was asked for", () => {
   assert.ok(core.commands().includes("n0 saveSnapshot"), "half of the 12 s that were left");
 });
 
+test("stop: a leader that has heard from nobody yet does not end a job at the last that its predecessor wrote", () => {
+  const core = running();
+  core.saved("n0", AT_5);
+  core.lead("c1");
+  core.stop(0);
+  core.pass(100);
+  assert.equal(outcome(core), null, "its ranks may be far beyond step 5");
+  for (const [nodeId, ranks] of [
+    ["n0", [0, 1]],
+    ["n1", [2, 3]],
+  ] as const)
+    core.hello(nodeId, { jobId: "job-1", generation: 1n, ranks: ranks.map((rank) => page(rank)) });
+  core.stepDone("n0", 9);
+  core.ended(10);
+  assert.deepEqual([outcome(core)?.phase, outcome(core)?.step], ["STOPPED", 10]);
+});
+
 test("stop: a program of its own has its own time", () => {
   const core = CoreHarness.running(["n0"], programJobOf());
   core.take();
