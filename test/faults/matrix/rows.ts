@@ -50,7 +50,7 @@ const GRACE = ["recovery.node_grace_seconds=5", "recovery.stall_seconds=20"];
 const HANGS = ["recovery.stall_seconds=1.5"];
 
 /** Steps of a run in which something lasts ten seconds. */
-const LONG = { steps: 250, overrides: ["checkpoint.every_steps=10"] };
+const LONG = { steps: 400, overrides: ["checkpoint.every_steps=10"] };
 
 export const ROWS: readonly FaultRow[] = [
   row({ id: "sigkill", title: "rank killed (SIGKILL)", class: "death", strikes: inRank("kill") }),
