@@ -12,7 +12,7 @@ import { requestStop, startGeneration } from "./form.js";
 import { considerGrowth } from "./grow.js";
 import { closeIncident } from "./incident.js";
 import { pressToSave } from "./leave.js";
-import { membersInput } from "./members.js";
+import { furthestStep, membersInput } from "./members.js";
 import { outliveFates } from "./outlive.js";
 import { planMembers } from "./plan_members.js";
 import { giveUpPreview } from "./previews.js";
@@ -210,7 +210,7 @@ export function endJob(
   disarm(turn, jobTimers.stall(job));
   disarm(turn, jobTimers.leave(job));
   giveUpPreview(turn, job);
-  const ahead = outcome.phase === "STOPPED" ? (job.generation?.step ?? step) - step : 0;
+  const ahead = outcome.phase === "STOPPED" ? furthestStep(turn, job) - step : 0;
   const end = { step, stepsGivenUp: Math.max(0, ahead), atMs: turn.nowMs };
   job.record = { ...job.record, outcome: { ...outcome, ...end } };
   enter(turn, job, "ending", outcome.reason);

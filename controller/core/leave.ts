@@ -110,7 +110,7 @@ export function onLeaveTimer(turn: Turn, job: JobState): void {
 }
 
 function rescueWithoutVote(turn: Turn, job: JobState, generation: GenerationState): void {
-  const why = voteTooLate(turn, job) ?? "no vote in half of the grace";
+  const why = voteTooLate(turn, job) ?? noVoteText(job);
   const voted = generation.pages.every((page) => page?.phase === "finished");
   const state = voted ? null : beginRescue(turn, job, generation, why);
   if (state === null) return;
@@ -118,6 +118,13 @@ function rescueWithoutVote(turn: Turn, job: JobState, generation: GenerationStat
   decide(turn, job, text);
   if (job.record.stop !== null)
     log(turn, { level: "info", type: "phase", jobId: job.record.jobId, text: `stops: ${text}` });
+}
+
+function noVoteText({ record }: JobState): string {
+  const { stop } = record;
+  return stop !== null && stop.endMs === stop.atMs
+    ? "a stop without a grace"
+    : "no vote in half of the grace";
 }
 
 /**
@@ -162,7 +169,8 @@ export function endWhereSaved(turn: Turn, job: JobState): boolean {
   const { state, why } = generation.rescue;
   if (!isDurable(job, state)) return false;
   const hasVoted = generation.pages.some((page) => page?.phase === "finished");
-  if (job.stage === "running" && (hasVoted || generation.step > state.step)) return false;
+  // Where its ranks have ended meanwhile, the way back saves what memory holds of the steps after it.
+  if (hasVoted || generation.step > state.step) return false;
   endAsSaved(turn, job, why);
   return true;
 }
@@ -195,15 +203,27 @@ export function goOnElsewhere(turn: Turn, job: JobState, state: StateName): void
   reform(turn, job);
 }
 
-/** Until when the next generation waits for memory to become durable, and why; null: it need not. */
-export function awaitRescue(turn: Turn, job: JobState): { reason: string; untilMs: number } | null {
+/**
+ * Until when the next generation waits for memory to become durable, and why; null: it need not.
+ * @param isLast there will be none: a job that is to stop cannot form one any more, however much time is left
+ */
+export function awaitRescue(
+  turn: Turn,
+  job: JobState,
+  isLast = false,
+): { reason: string; untilMs: number } | null {
   const { generation } = job;
   if (generation === null || generation.finished !== null) return null;
   const isLeft = generation.draining.size > 0;
-  if (!isLeft && !isShortOfTime(turn, job)) return null;
+  if (!isLeft && !isLast && !isShortOfTime(turn, job)) return null;
+  const isHeard = (nodeId: string) => isReachable(turn, turn.state.nodes.get(nodeId));
+  if (isLast && ![...generation.nodeRanks.keys()].every(isHeard)) return null; // no state is whole without all
   const names = [...generation.draining.keys()].sort().join(", ");
   const who = isLeft ? `${names} leaves` : "a stop is asked for";
-  if (generation.rescue === null) {
+  // A job that ends for good saves what has been finished since, too.
+  const isNewer =
+    job.record.stop !== null && generation.rescue !== null && isDurable(job, generation.rescue.state);
+  if (generation.rescue === null || isNewer) {
     // What memory holds is told by the heartbeats that follow the abort.
     const toldMs = generation.abortedMs + 2 * turn.state.config.limits.heartbeatMs;
     const leftMs = isLeft ? goneMs(generation) - generation.abortedMs : Number.POSITIVE_INFINITY;
@@ -285,13 +305,15 @@ function voteTooLate(turn: Turn, job: JobState): string | null {
   const { generation } = job;
   const stepMs = usualStepMs(job);
   if (stepMs === 0 || programOf(job) !== null || generation?.stage !== "run") return null;
-  const saveMs = 1000 * (job.checkpoints.at(-1)?.seconds ?? 0);
+  const known = job.checkpoints.findLast(({ seconds: took }) => took > 0);
+  // Where that is not known, half of the grace is kept for it anyway.
+  const saveMs = 1000 * (known?.seconds ?? 0);
   const voteMs = Math.max(turn.nowMs, Math.max(job.lastStepMs, generation.runMs) + stepMs);
   const endMs = deadlineMs(job)!;
   if (voteMs + saveMs <= endMs) return null;
   // Of a stop neither is durable in time then, and two saves would be made: that of the vote holds more.
   if (generation.draining.size === 0 && turn.nowMs + saveMs > endMs) return null;
-  const takes = `steps take ${seconds(stepMs)}, a save ${seconds(saveMs)}`;
+  const takes = `steps take ${seconds(stepMs)}, a save ${known === undefined ? "is not known to" : seconds(saveMs)}`;
   return `the next vote comes too late to be saved (${takes}, ${seconds(endMs - turn.nowMs)} are left)`;
 }
 

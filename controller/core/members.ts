@@ -93,6 +93,14 @@ function endedNodes(turn: Turn, { generation }: JobState): Set<string> {
   return new Set(members.filter((nodeId) => turn.state.nodes.get(nodeId)?.ended));
 }
 
+/** How far it has come, as far as a leader knows that may be new: by what ranks told, and what memory holds of it. */
+export function furthestStep(turn: Turn, job: JobState): number {
+  let step = job.generation?.step ?? 0;
+  for (const node of turn.state.nodes.values())
+    for (const { state } of heldFor(job, node)) step = Math.max(step, state.step);
+  return step;
+}
+
 /** The last step after which every rank had a snapshot made. */
 function stepHeld({ record, generation }: JobState): number {
   const step = generation?.step ?? 0;

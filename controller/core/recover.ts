@@ -15,7 +15,7 @@ import { addEvidence, decide, isFullOfEvidence, mark, nameCulprit, openIncident 
 import { endJob } from "./jobs.js";
 import { awaitsCause, type Culprit, type Fault, judgeFaults } from "./judge_fault.js";
 import { awaitRescue } from "./leave.js";
-import { membersInput } from "./members.js";
+import { furthestStep, membersInput } from "./members.js";
 import { onNotFinite } from "./not_finite.js";
 import { type MembersPlan, planMembers } from "./plan_members.js";
 import { forgiveAttempts, programOf } from "./program.js";
@@ -401,10 +401,17 @@ function stopWhereDurable(turn: Turn, job: JobState, why: string): void {
     endJob(turn, job, { phase: "STOPPED", code: null, reason });
     return;
   }
+  const rescue = awaitRescue(turn, job, true);
+  if (rescue !== null) {
+    decide(turn, job, rescue.reason);
+    enter(turn, job, "waiting", rescue.reason);
+    arm(turn, jobTimers.stage(job), rescue.untilMs);
+    return;
+  }
   if (awaitListing(turn, job, "it is to stop, and its ranks cannot save")) return;
   const durable = newestCheckpoint(job.checkpoints, job.excludedCheckpoints) ?? job.record.source;
   const step = durable?.state.step ?? 0;
-  const lost = Math.max(0, (job.generation?.step ?? 0) - step);
+  const lost = Math.max(0, furthestStep(turn, job) - step);
   const kept = durable === null ? "nothing is durable" : `step ${step} is durable at ${durable.uri}`;
   const reason = `stopped as asked, while it could not recover (${why}): ${kept}, ${lost} later steps are given up`;
   endJob(turn, job, { phase: "STOPPED", code: null, reason }, step);

@@ -29,8 +29,9 @@ function memberOf(nodeId: string, incarnation = ""): string {
 
 /**
  * What an agent found. Two nodes that have both written, and neither of which sees the other's file, have two folders: one that
- * was only late would have seen the earlier one's. No checkpoint could ever be whole: a job that has none yet ends. One that has shown to share
- * goes on, since memory protects it and nodes that do share may come; people are told, and it does without the newcomer if it can.
+ * was only late would have seen the earlier one's. No checkpoint could ever be whole: a job that has none yet ends in its first generation.
+ * A later one goes on, since memory protects it and nodes that do share may come; people are told once of each newcomer, and its next
+ * generation does without it if it can.
  */
 export function onStorageProof(
   turn: Turn,
@@ -70,14 +71,19 @@ function onApart(
   const seen = `${node} does not see what ${names} wrote there, and is not seen by them`;
   const todo = "mount the same file system there on all nodes, or set checkpoint.uri to s3://BUCKET/PREFIX";
   const why = `Cannot save to ${uri}: it is not one folder on all nodes: ${seen}; ${todo}`;
-  if (job.checkpoints.length === 0 && job.sharing.size === 0) {
+  // A new leader knows neither who has shared nor how far the job has come: memory may hold hours of it.
+  if (job.checkpoints.length === 0 && job.sharing.size === 0 && job.restarts === 0) {
     endJob(turn, job, { phase: "FAILED", code: "STORAGE_NOT_SHARED", reason: why });
     return;
   }
   const generation = job.generation!;
   const isNew = (nodeId: string) => !job.sharing.has(memberOf(nodeId, generation.incarnations.get(nodeId)));
-  for (const nodeId of [node, ...others])
-    if (job.sharing.size > 0 && isNew(nodeId)) avoid(turn, job, nodeId, `it does not share ${uri}`);
+  const newcomers = job.sharing.size > 0 ? [node, ...others].filter(isNew) : [];
+  for (const nodeId of newcomers) avoid(turn, job, nodeId, `it does not share ${uri}`);
+  // Every other member tells the same of it.
+  const about = newcomers.length > 0 ? newcomers : ["all"];
+  if (about.every((each) => generation.apart.has(each))) return;
+  for (const each of about) generation.apart.add(each);
   const text = `${why}; training goes on, and no later checkpoint becomes whole meanwhile`;
   log(turn, { level: "alarm", type: "alarm", jobId: job.record.jobId, nodeId: node, text });
 }

@@ -267,7 +267,7 @@ export interface JobState {
   /** The newest state whose copy to another node failed and was told, until it or a later one is replicated; null: none. */
   replicaAlarm: StateName | null;
   /** States of this generation after that step, and later ones, that twins did not agree on, and why; null: none. */
-  doubt: { generation: number; after: number; text: string } | null;
+  doubt: { generation: number; after: number; text: string; toldIn: number } | null;
   /** Agent processes that have shown to see one folder under checkpoint.uri, since this controller leads. */
   sharing: Set<string>;
   /** What was due and could not be made then, since this controller leads; when people were last told. */
@@ -344,6 +344,8 @@ export interface GenerationState extends GenerationPlaces {
   connect: Connect | null;
   /** What its agents found under checkpoint.uri, by node. */
   proofs: Map<string, { written: boolean; missing: ReadonlySet<string> }>;
+  /** Newcomers of which people were told that they do not share it; `all`: nobody is known to. */
+  apart: Set<string>;
   /** Snapshots of each rank at its place, told when ready. */
   states: (readonly StateName[])[];
   /** Whether the job's storage has told it what is committed there; `answered`, too, where that was waited for in vain. */
@@ -531,6 +533,7 @@ export function createGeneration(options: {
     endpoints: new Map(),
     connect: null,
     proofs: new Map(),
+    apart: new Set(),
     states: new Array<readonly StateName[]>(layout.worldSize).fill([]),
     storage: "unasked",
     restore: null,

@@ -12,7 +12,7 @@ import type { Report } from "./wire.js";
 export function onTwinsDiffer(turn: Turn, job: JobState, report: Report & { kind: "twinsDiffer" }): void {
   const { number, rankNodes } = job.generation!;
   const { state, ranks, odd, tensor, start, length, chunks, equal } = report;
-  if (job.doubt?.generation === number) return;
+  if (job.doubt?.toldIn === number) return;
   const named = (some: readonly number[]) =>
     some.map((rank) => `rank ${rank} on ${rankNodes[rank] ?? "no node"}`).join(", ");
   const more = chunks > 1 ? ` and ${chunks - 1} more chunks of a MiB` : "";
@@ -21,12 +21,19 @@ export function onTwinsDiffer(turn: Turn, job: JobState, report: Report & { kind
     odd.length > 0
       ? `most contradict ${named(odd)}`
       : "which of them is right cannot be told from their states";
-  const since = equal === null ? "nothing earlier was compared" : `at step ${equal} they were the same`;
+  const since =
+    equal === null ? "this generation had not compared before" : `at step ${equal} they were the same`;
+  // Only a comparison bounds it: what this generation began with may have been wrong, and stays in doubt where it was before.
+  const first =
+    job.doubt ?? (equal === null ? { generation: 0, after: -1 } : { generation: number, after: equal });
   const text = `${named(ranks)} must hold the same bits and do not, in ${stateText(state)}: ${where}; ${who}; ${since}`;
-  job.doubt = { generation: number, after: equal ?? -1, text };
+  job.doubt = { generation: first.generation, after: first.after, text, toldIn: number };
   observe(turn, "goku_twins_differ_total", 1, { job: job.record.job.name });
   const nodes = [...new Set((odd.length > 0 ? odd : ranks).flatMap((rank) => rankNodes[rank] ?? []))];
-  const back = equal === null ? "before this generation" : `of step ${equal} or before`;
+  const back =
+    first.after < 0
+      ? "from before it began, which no comparison tells: the older, the safer"
+      : `of step ${first.after} of generation ${first.generation} or before`;
   const todo = `drain and diagnose ${nodes.join(" and ")}; to be rid of it stop the job and resume from a checkpoint ${back}`;
   const nodeId = nodes.length === 1 ? nodes[0]! : null;
   const { jobId } = job.record;

@@ -1,4 +1,4 @@
-import { mkdir, readdir, rm, rmdir, statfs, unlink, writeFile } from "node:fs/promises";
+import { mkdir, readdir, rm, rmdir, stat, statfs, unlink, writeFile } from "node:fs/promises";
 import path from "node:path";
 import type { Logger } from "pino";
 import { pause } from "./pause.js";
@@ -9,8 +9,8 @@ const POLL_MS_MAX = 1_000;
 /** What others write is seen at once in a file system of this machine; a network's client may believe an old listing for a minute. */
 const WAIT_MS_LOCAL = 15_000;
 const WAIT_MS_NETWORK = 90_000;
-/** A file stays for those that look later: they have been told to at about the same time, and have begun long before. */
-const LINGER_MS = 60_000;
+/** A file stays for those that look later, by more than anybody may take for that. */
+const LINGER_MS = 120_000;
 /** ext, xfs, btrfs, tmpfs, overlay, zfs, f2fs: `f_type` of statfs(2). */
 const LOCAL_TYPES = new Set([0xef53, 0x58465342, 0x9123683e, 0x01021994, 0x794c7630, 0x2fc12fc1, 0xf2f52010]);
 
@@ -89,12 +89,17 @@ export class StorageProver {
     try {
       await answered(mkdir(place, { recursive: true }), signal);
       await answered(writeFile(own, `${order.node}\n`), signal);
-      written = true;
+      // The others may have looked, and taken theirs away, before it was there.
+      written = performance.now() - begun < this.tools.lingerMs;
       const waitMs = this.tools.waitMs ?? (await waitMsOf(place, signal));
       for (let pauseMs = POLL_MS; ; pauseMs = Math.min(2 * pauseMs, POLL_MS_MAX)) {
         const names = new Set(await answered(readdir(place), signal));
         missing = order.others.filter((node) => !names.has(node));
-        if (missing.length === 0 || performance.now() - begun >= waitMs) break;
+        if (missing.length === 0) break;
+        if (performance.now() - begun >= waitMs) {
+          missing = await answered(unseen(place, missing), signal);
+          break;
+        }
         await pause(pauseMs, signal);
         if (signal.aborted) break;
       }
@@ -121,6 +126,19 @@ export class StorageProver {
       await rm(path.join(folder, name), { recursive: true, force: true }).catch(() => {});
     }
   }
+}
+
+/** Of names that a listing lacks those that are not there when asked for: a network's client may believe an old listing. */
+async function unseen(place: string, names: readonly string[]): Promise<string[]> {
+  const there = await Promise.all(
+    names.map((name) =>
+      stat(path.join(place, name)).then(
+        () => true,
+        () => false,
+      ),
+    ),
+  );
+  return names.filter((_, i) => !there[i]);
 }
 
 async function waitMsOf(folder: string, signal: AbortSignal): Promise<number> {

@@ -9,7 +9,8 @@ import type { CommId, Native, Ticket } from "../engine/native.js";
 import { Arena, type Tensor } from "../engine/tensor.js";
 import { Collectives } from "../parallel/collectives.js";
 import type { Groups } from "../parallel/groups.js";
-import { verifyFacts } from "./verify_groups.js";
+import { generationOver, unlessOver } from "./unless_over.js";
+import { differentFacts } from "./verify_groups.js";
 
 export interface LoadOptions {
   native: Native;
@@ -113,7 +114,11 @@ interface Flight {
  */
 export async function loadCheckpoint(options: LoadOptions): Promise<LoadedBytes> {
   const { native, groups, checkpoint } = options;
-  verifyFacts(native, groups.world, [{ name: "checkpoint", digest: checkpoint.digest }]);
+  if (differentFacts(native, groups.world, [{ name: "checkpoint", digest: checkpoint.digest }]).length > 0)
+    throw new GokuError(
+      "CHECKPOINT_CORRUPT",
+      `Cannot load ${checkpoint.uri}: ranks read different commit records there; mount one and the same folder on all nodes, restore from an older checkpoint`,
+    );
   const load = new Load(options);
   return load.run();
 }
@@ -149,15 +154,15 @@ class Load {
   }
 
   async run(): Promise<LoadedBytes> {
-    const over = endOf(this.options.signal);
+    const { signal } = this.options;
     try {
-      this.windows = await Promise.race([this.planWindows(), over.promise]);
+      this.windows = await unlessOver(signal, this.planWindows());
       const bytesMost = Math.max(0, ...this.windows.map((window) => window[this.replica]!.bytes));
       this.buffers = Array.from({ length: LOAD_BUFFERS }, () => new Uint8Array(bytesMost));
       const readings = this.buffers.map((_, round) => this.read(round));
       let exchanged: Flight | null = null; // meanwhile others are read and put in their places
       for (const [round, { isShared }] of this.plan.rounds.entries()) {
-        await Promise.race([readings.shift(), over.promise]);
+        await unlessOver(signal, readings.shift()!);
         if (isShared && exchanged !== null) await this.finish(exchanged);
         const flight = this.start(round);
         readings.push(this.read(round + LOAD_BUFFERS));
@@ -171,7 +176,6 @@ class Load {
       this.collectives.abandon();
       throw error;
     } finally {
-      over.forget();
       this.arena.freeAll();
     }
   }
@@ -198,7 +202,8 @@ class Load {
       missing += piece.length;
       for (const chunk of chunks[i]!) missing -= this.put(windows, kind, shard, chunk, first);
     }
-    if (missing !== 0) throw this.corrupt(`its chunks hold ${-missing} elements more than it has`);
+    if (missing > 0) throw this.corrupt(`its chunks lack ${missing} elements`);
+    if (missing < 0) throw this.corrupt(`its chunks hold ${-missing} elements twice`);
     return windows;
   }
 
@@ -361,22 +366,6 @@ class Load {
     if (taken) this.loaded.taken += 4 * length;
     return taken;
   }
-}
-
-function generationOver(): GokuError {
-  return new GokuError("COMM_ABORTED", "Cannot load a checkpoint: the generation is over");
-}
-
-/** A promise that is rejected with the generation's end: storage that does not answer holds nobody back. */
-function endOf(signal: AbortSignal): { promise: Promise<never>; forget: () => void } {
-  let onAbort = () => {};
-  const promise = new Promise<never>((_, reject) => {
-    onAbort = () => reject(generationOver());
-    signal.addEventListener("abort", onAbort);
-    if (signal.aborted) onAbort();
-  });
-  promise.catch(() => {}); // told to whoever waits
-  return { promise, forget: () => signal.removeEventListener("abort", onAbort) };
 }
 
 function countOf(landings: readonly Landing[]): number {

@@ -35,6 +35,8 @@ import { verifyFacts, verifyGroups } from "./verify_groups.js";
  * 900 s of a restore, in which ranks wait for the one whose data takes longest to index.
  */
 const COLLECTIVE_TIMEOUT_MS = 1_800_000;
+/** Raised with each change of which collectives ranks issue to form and to restore: programs of before and after must not meet. */
+const COLLECTIVES = 2;
 
 type Prepare = Extract<ToRank, { kind: "prepare" }>;
 
@@ -337,7 +339,7 @@ export class RankMachine {
     verifyGroups(native, this.groups, { layout, rank: prepare.rank }, [
       { name: "job", digest: JSON.stringify(prepare.job) },
       { name: "write plan", digest: planDigest(flatUnits(parameterSpecs(model)), layout) },
-      { name: "product version", digest: this.options.version },
+      { name: "product version", digest: `${this.options.version}, collectives ${COLLECTIVES}` },
     ]);
     place.codeVersion = agreeCodeVersion(native, this.groups.world, this.options);
     if (place.trainer) place.trainer.setGroups(this.groups);
@@ -415,7 +417,6 @@ export class RankMachine {
     this.tell({ kind: "restored", generation, rank, state, dataDigest, parts, seconds });
   }
 
-  /** Starts training and returns: the loop goes on beside the commands. */
   /** Null: no rank holds the same shard. */
   private twins(layout: Layout, { job, rank }: Prepare): TwinCheck | null {
     const comm = this.groups?.replica ?? null;
@@ -424,6 +425,7 @@ export class RankMachine {
     return new TwinCheck({ native: this.native, comm, layout, rank, units });
   }
 
+  /** Starts training and returns: the loop goes on beside the commands. */
   private async run(): Promise<void> {
     const place = this.present();
     const { prepare, layout, progress, controlPage, pages, memory, book, replicas, trainer, restored } =

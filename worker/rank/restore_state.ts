@@ -27,6 +27,7 @@ import type { SlotBook } from "./slots.js";
 import type { SnapshotPages } from "./snapshot_pages.js";
 import type { StateMemory } from "./state_memory.js";
 import type { RunState } from "./train_loop.js";
+import { unlessOver } from "./unless_over.js";
 
 export interface RestoreOptions {
   native: Native;
@@ -218,7 +219,7 @@ async function fillFrom(
   const units = trainer.shards.map(({ unit }) => unit.name);
   const wanting = agreeMissing(native, groups.world, { layout, rank, units, lacking });
   if (wanting === null) return { meta: read.meta!, parts: read.parts };
-  const checkpoint = await openCheckpoint(durable!.uri, durable!.state);
+  const checkpoint = await unlessOver(options.signal, openCheckpoint(durable!.uri, durable!.state));
   const takes = (kind: (typeof STATE_KINDS)[number], unit: string) => lacking.has(missingKey(kind, unit));
   const { taken: bytes } = await load(options, { checkpoint, wanting, takes });
   const part = { source: checkpoint.uri, bytes, insteadOf: failuresText(read.failures) };
@@ -238,7 +239,7 @@ async function fromCheckpoint(
   from: { uri: string; state: StateName },
 ): Promise<Restored> {
   const { model, trainer, openData } = options;
-  const checkpoint = await openCheckpoint(from.uri, from.state);
+  const checkpoint = await unlessOver(options.signal, openCheckpoint(from.uri, from.state));
   checkpoint.requireModel(parameterSpecs(model));
   const source = await openMatching(openData, checkpoint.meta, `Cannot resume from ${checkpoint.uri}`);
   useFreeSlot(options);

@@ -384,6 +384,8 @@ test("a stop while a fault is judged: what memory holds is restored, saved and s
     core.exited("n1", 2);
   }
   core.pass(60);
+  assert.equal(core.job.reason, "a stop is asked for: asks what memory holds");
+  core.beat(2_000); // no agent tells that it holds anything
   assert.deepEqual([core.job.record.outcome?.phase, core.job.record.outcome?.step], ["STOPPED", 0]);
   assert.match(core.job.record.outcome!.reason, /nothing is durable, 4 later steps are given up/);
 });

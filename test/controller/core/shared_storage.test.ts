@@ -89,9 +89,51 @@ test("shared storage: a newcomer that does not share raises an alarm and is avoi
   assert.match(logs(core, "alarm").join(), /n0 does not see what n2 wrote there.*training goes on/);
 });
 
+test("shared storage: every member tells of a newcomer, and people are told once", () => {
+  const core = CoreHarness.running(["n0", "n1", "n2"], {
+    ...jobOf({ layout: { dp_replicate: 1, dp_shard: 3, sp: 2 } }),
+  });
+  for (const nodeId of ["n0", "n1", "n2"]) proof(core, nodeId, []);
+  core.stepDone("n0", 1);
+  core.disconnect("n2");
+  core.hello("n2", { incarnation: "n2#2" });
+  core.pass(2_000);
+  core.form([{ generation: 1, step: 1 }]);
+  proof(core, "n2", ["n0", "n1"]);
+  for (const nodeId of ["n0", "n1"]) proof(core, nodeId, ["n2"]);
+  assert.equal(logs(core, "alarm").filter((text) => text.includes("not one folder")).length, 1);
+});
+
+test("shared storage: a leader that does not know who has shared ends no job that may have come far", () => {
+  const core = CoreHarness.running(["n0", "n1"]);
+  proof(core, "n0", []);
+  proof(core, "n1", []);
+  for (let step = 1; step <= 91; step++) core.stepDone("n0", step);
+  core.lead("c1");
+  core.hello("n0", { jobId: "job-1", generation: 1n });
+  core.hello("n1", { jobId: "job-1", incarnation: "n1#2" });
+  core.pass(2_000);
+  core.form([{ generation: 1, step: 91 }]);
+  proof(core, "n1", ["n0"]);
+  proof(core, "n0", ["n1"]);
+  assert.equal(core.job.record.outcome, null);
+  assert.match(logs(core, "alarm").join(), /not one folder on all nodes.*training goes on/);
+});
+
 test("shared storage: answers of nodes without a place, and of older generations, count for nothing", () => {
   const core = CoreHarness.running();
   proof(core, "n2", ["n0", "n1"]);
   proof(core, "n0", ["n2"]);
   assert.equal(core.job.record.outcome, null);
+  core.stepDone("n0", 1);
+  again(core);
+  for (const [nodeId, missing] of [
+    ["n0", "n1"],
+    ["n1", "n0"],
+  ] as const)
+    core.say(nodeId, {
+      $case: "storageProof",
+      value: { generation: 1n, written: true, missingNodeIds: [missing], error: "" },
+    });
+  assert.ok(!logs(core, "alarm").some((text) => text.includes("not one folder")));
 });

@@ -176,6 +176,55 @@ test("stop where a node is lost with what memory held: it ends at what is durabl
   );
 });
 
+test("stop while it waits for nodes: whatever the grace, what memory holds is saved before it ends", () => {
+  for (const grace of [0, 30, 3600]) {
+    const core = running();
+    core.saved("n0", { generation: 1, step: 3 });
+    core.exited("n1", 2);
+    core.failed("n0", 0, "COMM_PEER_DIED", 2);
+    core.state.quarantine.set("n1", {
+      ...{ kind: "quarantine", nodeId: "n1", reason: "Xid 79", atMs: 0, untilMs: null, drained: false },
+    });
+    core.beat(3_000);
+    core.hold({ n0: [AT_5], n1: [AT_5] });
+    assert.equal(core.job.stage, "waiting");
+    core.stop(grace);
+    core.beat(3_000);
+    assert.deepEqual(core.lastCommand("saveSnapshot").value.state, { generation: 1n, step: 5n }, `${grace}`);
+    core.saved("n0", AT_5);
+    assert.deepEqual([outcome(core)?.step, outcome(core)?.stepsGivenUp], [5, 0]);
+  }
+});
+
+test("stop: after a change of leader, too, the steps that memory alone holds are counted as given up", () => {
+  const core = running();
+  core.saved("n0", { generation: 1, step: 3 });
+  core.lead("c1");
+  core.hello("n0", { jobId: "job-1", generation: 1n });
+  core.hold({ n0: [{ generation: 1, step: 90 }] });
+  core.beat(70_000); // n1 does not come back
+  core.stop(0);
+  core.beat(15_000);
+  assert.deepEqual([outcome(core)?.step, outcome(core)?.stepsGivenUp], [3, 87]);
+});
+
+test("stop: a step that all hold when a rank dies while memory is saved is saved as well", () => {
+  const core = running();
+  core.stop(6);
+  hang(core, 4_000);
+  assert.deepEqual(core.lastCommand("saveSnapshot").value.state, { generation: 1n, step: 5n });
+  core.stepDone("n0", 6);
+  const at6 = { generation: 1, step: 6 };
+  core.hold({ n0: [AT_5, at6], n1: [AT_5, at6] });
+  core.exited("n1", 2);
+  core.saved("n0", AT_5);
+  core.beat(4_000);
+  assert.deepEqual(core.lastCommand("saveSnapshot").value.state, { generation: 1n, step: 6n });
+  core.saved("n0", at6);
+  core.beat(1_000);
+  assert.deepEqual([outcome(core)?.step, outcome(core)?.stepsGivenUp], [6, 0]);
+});
+
 test("stop: asked for twice the earlier end counts", () => {
   const core = running();
   const endMs = () => core.job.record.stop!.endMs! - core.nowMs;

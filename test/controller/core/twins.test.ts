@@ -27,7 +27,7 @@ test("twins that differ: an alarm names both ranks and nodes, the tensor and sin
   differ(core);
   differ(core);
   assert.deepEqual(alarms(core), [
-    "rank 0 on n0, rank 2 on n1 must hold the same bits and do not, in step 128 of generation 1: model/blocks.0.attn.qkv [512, 1536) and 2 more chunks of a MiB; which of them is right cannot be told from their states; at step 64 they were the same; training goes on; drain and diagnose n0 and n1; to be rid of it stop the job and resume from a checkpoint of step 64 or before",
+    "rank 0 on n0, rank 2 on n1 must hold the same bits and do not, in step 128 of generation 1: model/blocks.0.attn.qkv [512, 1536) and 2 more chunks of a MiB; which of them is right cannot be told from their states; at step 64 they were the same; training goes on; drain and diagnose n0 and n1; to be rid of it stop the job and resume from a checkpoint of step 64 of generation 1 or before",
   ]);
   assert.equal(
     core.effects.filter((e) => e.kind === "observe" && e.metric === "goku_twins_differ_total").length,
@@ -40,6 +40,31 @@ test("twins that differ: where most contradict one, that one's node is named", (
   const core = running();
   differ(core, { oddRanks: [2] });
   assert.match(alarms(core).join(), /most contradict rank 2 on n1.*drain and diagnose n1;/);
+});
+
+test("twins that differ: what a later generation tells, which had compared nothing before, does not end or narrow the doubt", () => {
+  const core = running();
+  differ(core);
+  for (const generation of [2, 3]) {
+    core.exited("n1", 2);
+    core.failed("n0", 0, "COMM_PEER_DIED", 2);
+    core.pass(2_000);
+    core.take();
+    core.form([{ generation: 1, step: 130 }]);
+    assert.match(alarms(core).join(), /restores step 130 of generation 1, which is in doubt/);
+    const state = { generation: BigInt(generation), step: 192n };
+    differ(core, { state, equalStep: undefined });
+    assert.match(alarms(core).at(-1)!, /a checkpoint of step 64 of generation 1 or before$/);
+  }
+});
+
+test("twins that differ: with no comparison before, no checkpoint is called safe", () => {
+  const core = running();
+  differ(core, { equalStep: undefined });
+  assert.match(
+    alarms(core).join(),
+    /from a checkpoint from before it began, which no comparison tells: the older, the safer$/,
+  );
 });
 
 test("twins that differ: a restore of such a state is told as one in doubt, one of a state before ends the doubt", () => {
