@@ -11,6 +11,7 @@ import type { Content } from "./sim_content.js";
 import { type AgentLink, type CommandFrame, SIM_VERSION } from "./sim_controller.js";
 import type { SimNode } from "./sim_node.js";
 import { SimPreviewer } from "./sim_previewer.js";
+import { SimProver } from "./sim_prover.js";
 import type { SimRank } from "./sim_rank.js";
 import { SimReplicator } from "./sim_replicator.js";
 import { SimSupervisor } from "./sim_supervisor.js";
@@ -61,6 +62,7 @@ export class SimAgent {
     finals: number;
   } | null = null;
   readonly #checker: SimChecker;
+  readonly #prover: SimProver;
 
   constructor(node: SimNode, incarnation: string, world: SimWorld, random: Random) {
     this.node = node;
@@ -73,6 +75,7 @@ export class SimAgent {
     this.replicator = new SimReplicator(this, world);
     this.#previewer = new SimPreviewer(this, world);
     this.watch = new SimWatch(this, world);
+    this.#prover = new SimProver(this, world);
     this.#checker = new SimChecker(this, world, (message) => this.#say(message));
     this.later(random.between(1, 50), () => this.#connect());
     this.later(random.between(1, HEARTBEAT_MS), () => this.#beat());
@@ -347,6 +350,7 @@ export class SimAgent {
         return;
       case "connect":
         supervisor.connect(command.value);
+        this.#proveStorage(command.value);
         return;
       case "restore":
         supervisor.restore(command.value);
@@ -386,6 +390,12 @@ export class SimAgent {
       default:
         return; // scores are for people
     }
+  }
+
+  #proveStorage({ generation, nodes, proveStorage }: Extract<Command, { $case: "connect" }>["value"]): void {
+    const { nodeId } = this.node;
+    const others = nodes.map((member) => member.nodeId).filter((other) => other !== nodeId);
+    if (proveStorage) this.#prover.prove(Number(generation), others);
   }
 
   /** A generation begins here. */

@@ -21,6 +21,8 @@ export class SimStorage {
   durable: DurableTruth[] = [];
   /** States that somebody removed by hand, by their keys. */
   readonly lost = new Map<string, StateName>();
+  /** Files by which agents show that the folder is shared: generation and node. */
+  readonly written = new Set<string>();
   /** Ranks whose part is written, by generation that saves and state. */
   readonly #parts = new Map<string, Set<number>>();
 

@@ -204,6 +204,14 @@ export function checkBegun(checkId: bigint, nowMs: number, port = 0): AgentMessa
   };
 }
 
+export function storageProof(
+  generation: number,
+  { written, missing, error }: { written: boolean; missing: string[]; error: string },
+): AgentMessage {
+  const value = { generation: BigInt(generation), written, missingNodeIds: missing, error };
+  return { $case: "storageProof", value };
+}
+
 /** What a collective with others came to. */
 export function paired(checkId: bigint, ok: boolean): AgentMessage {
   const detail = ok ? "" : "a peer did not answer";

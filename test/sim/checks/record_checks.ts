@@ -60,6 +60,7 @@ export class RecordChecks {
       this.#programsEnded(record.jobId, record);
       return;
     }
+    assert.notEqual(outcome.code, "STORAGE_NOT_SHARED", `job ${record.jobId}: its storage is shared by all`);
     const saved = job.storage.hasSaved(outcome.step);
     if (outcome.phase === "COMPLETED") {
       assert.ok(
