@@ -89,7 +89,7 @@ const faults = [
     title: "Incidents by class",
     about:
       "Faults that are over, by the error code of what caused them (docs/errors.md), in the dashboard's range",
-    queries: [[grown(`goku_incidents_total{${CLUSTER}}`, "code"), "{{code}}"]],
+    queries: [[grown(`goku_incidents_total{${JOB}}`, "code"), "{{code}}"]],
     noValue: "none",
   }),
   bars({
