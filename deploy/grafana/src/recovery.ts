@@ -1,6 +1,6 @@
 import { frame } from "./frame.js";
 import { bars, lines, number, stacked } from "./panels.js";
-import { CLUSTER, grown, JOB, NODE, quantile } from "./query.js";
+import { grown, JOB, NODE, quantile } from "./query.js";
 
 const glance = [
   number({
@@ -55,7 +55,7 @@ const recoveries = [
   bars({
     title: "Recoveries by rung",
     about: "How far each had to go, the cheapest first: communicator, process, node, layout, checkpoint",
-    queries: [[grown(`goku_recovery_seconds_count{${CLUSTER}}`, "rung"), "{{rung}}"]],
+    queries: [[grown(`goku_recovery_seconds_count{${JOB}}`, "rung"), "{{rung}}"]],
     noValue: "none",
   }),
   bars({
@@ -63,7 +63,7 @@ const recoveries = [
     about: "From detection of a fault to the next completed step, in the dashboard's range",
     queries: [
       [
-        `${grown(`goku_recovery_seconds_sum{${CLUSTER}}`, "rung")} / (${grown(`goku_recovery_seconds_count{${CLUSTER}}`, "rung")} > 0)`,
+        `${grown(`goku_recovery_seconds_sum{${JOB}}`, "rung")} / (${grown(`goku_recovery_seconds_count{${JOB}}`, "rung")} > 0)`,
         "{{rung}}",
       ],
     ],
@@ -73,7 +73,7 @@ const recoveries = [
   lines({
     title: "Seconds of a recovery, p90 of a day by rung",
     about: "Of the recoveries of the last day, the first of a rung among them",
-    queries: [[`cluster_rung:goku_recovery_seconds:p90_1d{${CLUSTER}}`, "{{rung}}"]],
+    queries: [[`job_rung:goku_recovery_seconds:p90_1d{${JOB}}`, "{{job}} {{rung}}"]],
     unit: "s",
     noValue: "none",
   }),
@@ -87,7 +87,7 @@ const recoveries = [
   number({
     title: "Steps lost",
     about: "Steps computed again after a fault, in the dashboard's range",
-    queries: [[`round(sum(increase(goku_steps_lost_total{${CLUSTER}}[$__range])))`, "lost"]],
+    queries: [[`round(sum(increase(goku_steps_lost_total{${JOB}}[$__range])))`, "lost"]],
     width: 6,
     height: 8,
   }),
@@ -124,7 +124,7 @@ const times = [
     "Seconds of a checkpoint",
     "From snapshot to committed checkpoint; training goes on meanwhile",
     "goku_checkpoint_seconds",
-    CLUSTER,
+    JOB,
   ),
 ];
 
@@ -146,7 +146,7 @@ const bytes = [
   lines({
     title: "Checkpoints written",
     about: "Bytes of committed checkpoints, since the leader began",
-    queries: [[`max(goku_checkpoint_written_bytes_total{${CLUSTER}})`, "written"]],
+    queries: [[`max by (job) (goku_checkpoint_written_bytes_total{${JOB}})`, "{{job}}"]],
     unit: "bytes",
     width: 8,
   }),
