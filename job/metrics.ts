@@ -594,6 +594,24 @@ export const NODE_METRICS = {
     labels: RANK,
     help: "Own compute time of the rank for its work, over the median of the other ranks; told by the controller every 15 s",
   },
+  goku_rank_snapshot_step: {
+    type: "gauge",
+    unit: "steps",
+    labels: RANK,
+    help: "Step of the newest state that the rank's process has made a whole snapshot of; no series: of none yet",
+  },
+  goku_rank_snapshot_timestamp_seconds: {
+    type: "gauge",
+    unit: "timestamp",
+    labels: RANK,
+    help: "When it made that snapshot",
+  },
+  goku_rank_snapshots_failed_total: {
+    type: "counter",
+    unit: "count",
+    labels: RANK,
+    help: "Snapshots that the rank's process could not make; training goes on from older ones",
+  },
   goku_replica_seconds: {
     type: "histogram",
     unit: "seconds",

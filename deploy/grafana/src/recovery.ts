@@ -158,22 +158,36 @@ const ages = [
     about: "Should not grow past checkpoint.every_steps",
     queries: [[`max by (job) (job:goku_checkpoint_age:seconds{${JOB}})`, "{{job}}"]],
     unit: "s",
+    width: 8,
+  }),
+  lines({
+    title: "Age of a node's snapshots",
+    about:
+      "By node, of the rank whose newest snapshot is oldest: should not grow past checkpoint.snapshot_every_steps",
+    queries: [
+      [`time() - min by (node) (goku_rank_snapshot_timestamp_seconds{${JOB}, node=~"$node"})`, "{{node}}"],
+    ],
+    unit: "s",
+    width: 8,
   }),
   lines({
     title: "Age of a node's newest replica",
     about: "Since a node last had a state whole on another node",
     queries: [[`time() - max by (node) (goku_replica_last_timestamp_seconds{${NODE}} > 0)`, "{{node}}"]],
     unit: "s",
+    width: 8,
   }),
 ];
 
 const failures = [
   lines({
     title: "Failures",
-    about: "Since the leader began: checkpoints that failed, states that could not be copied for seconds",
+    about:
+      "Since the leader began: checkpoints that failed, states that could not be copied for seconds; since its process began: snapshots that a rank could not make",
     queries: [
       [`max by (job) (goku_checkpoints_failed_total{${JOB}})`, "{{job}}: checkpoints failed"],
       [`max by (job) (goku_replicas_failed_total{${JOB}})`, "{{job}}: replicas failed"],
+      [`sum by (job) (goku_rank_snapshots_failed_total{${JOB}})`, "{{job}}: snapshots failed"],
       [`max by (job) (goku_checkpoints_committed_total{${JOB}})`, "{{job}}: checkpoints committed"],
     ],
     decimals: 0,
