@@ -19,6 +19,9 @@ const FROM_ZERO = [
 ] as const;
 const BAD_STEPS = ["data", "hardware", "untold", "unread", "loss_spike", "gradient_spike"];
 
+const SLOW_KINDS = ["rank", "node"];
+const REFUSALS = ["stale_generation", "stale_session", "malformed"];
+
 /** Sets what is kept elsewhere, for the scrape that has begun. */
 export type Scrape = (metrics: MetricSet<ControllerMetric>) => void;
 
@@ -35,6 +38,7 @@ export class Metrics {
   constructor() {
     // From 0 on, so that the first is an increase.
     for (const phase of ENDS) this.#set.tell("goku_jobs_ended_total", 0, { phase });
+    for (const reason of REFUSALS) this.#set.tell("goku_agent_messages_refused_total", 0, { reason });
   }
 
   get contentType(): string {
@@ -88,6 +92,7 @@ export class Metrics {
     for (const name of FROM_ZERO) set.tell(name, 0, { job });
     for (const kind of BAD_STEPS) set.tell("goku_bad_steps_total", 0, { job, kind });
     for (const reason of LEFT_OUT_REASONS) set.tell("goku_steps_left_out_total", 0, { job, reason });
+    for (const kind of SLOW_KINDS) set.tell("goku_stragglers_total", 0, { job, kind });
     set.begin("goku_checkpoint_seconds", { job });
   }
 

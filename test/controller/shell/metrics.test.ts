@@ -31,6 +31,8 @@ test("a completed step sets the gauges of its job and adds its parts to the sums
     'goku_bad_steps_total{job="shapes",kind="hardware"} 0',
     'goku_checkpoints_failed_total{job="shapes"} 0',
     'goku_steps_lost_total{job="shapes"} 0',
+    'goku_stragglers_total{job="shapes",kind="node"} 0',
+    'goku_agent_messages_refused_total{reason="malformed"} 0',
     'goku_checkpoint_seconds_count{job="shapes"} 0',
   ])
     assert.ok(text.includes(`\n${line}\n`), line);
