@@ -36,6 +36,8 @@ export interface LocalClusterOptions {
   env?: Record<string, string>;
   /** More arguments of controllers. */
   controllerArgs?: readonly string[];
+  /** More arguments of agents. */
+  agentArgs?: readonly string[];
   /** Ports of the controller; 0: any free one. */
   port?: number;
   restPort?: number;
@@ -178,6 +180,7 @@ export class LocalCluster {
       this.#options.folder,
       "--grace",
       String(AGENT_GRACE_SECONDS),
+      ...(this.#options.agentArgs ?? []),
     ]);
   }
 

@@ -38,6 +38,13 @@ export class MetricSet<Name extends string> {
     else instrument.observe(labels, value);
   }
 
+  /** A histogram's series from now on, without an observation; what it had is gone. */
+  begin(name: Name, labels: Labels): void {
+    const instrument = this.#instruments.get(name)!;
+    if (!(instrument instanceof Histogram)) throw new TypeError(`${name} is no histogram: tell() it 0`);
+    instrument.zero(labels);
+  }
+
   /** All series of a metric at once, a counter's too, whose sum is kept elsewhere; those that are not named are gone. */
   show(name: Name, series: Iterable<readonly [labels: Labels, value: number]>): void {
     const instrument = this.#instruments.get(name)!;

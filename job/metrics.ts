@@ -192,7 +192,7 @@ export const CONTROLLER_METRICS = {
   goku_stragglers_total: {
     type: "counter",
     unit: "count",
-    labels: { kind: "rank, node" },
+    labels: { ...JOB, kind: "rank, node" },
     help: "Ranks and nodes found to be slow",
   },
   goku_generations_formed_total: {
@@ -210,7 +210,7 @@ export const CONTROLLER_METRICS = {
   goku_detections_total: {
     type: "counter",
     unit: "count",
-    labels: { source: FAULT_SOURCES.join(", ") },
+    labels: { ...JOB, source: FAULT_SOURCES.join(", ") },
     help: "What first told of a fault, by who saw it",
   },
   goku_incidents_total: {
@@ -228,14 +228,14 @@ export const CONTROLLER_METRICS = {
   goku_recovery_seconds: {
     type: "histogram",
     unit: "seconds",
-    labels: { rung: "communicator, process, node, layout, checkpoint, initial, unknown" },
+    labels: { ...JOB, rung: "communicator, process, node, layout, checkpoint, initial, unknown" },
     help: "From detection of a fault to the next completed step, by how far the recovery had to go; unknown: another controller led when it began",
     buckets: SECONDS_BUCKETS,
   },
   goku_steps_lost_total: {
     type: "counter",
     unit: "steps",
-    labels: {},
+    labels: JOB,
     help: "Steps computed again after a fault",
   },
   goku_steps_completed_total: { type: "counter", unit: "steps", labels: JOB, help: "Steps completed" },
@@ -384,20 +384,20 @@ export const CONTROLLER_METRICS = {
   goku_previews_total: {
     type: "counter",
     unit: "count",
-    labels: { outcome: "drawn, skipped, failed" },
+    labels: { ...JOB, outcome: "drawn, skipped, failed" },
     help: "Previews that were due, by what became of them",
   },
   goku_checkpoint_seconds: {
     type: "histogram",
     unit: "seconds",
-    labels: {},
+    labels: JOB,
     help: "From snapshot to committed checkpoint",
     buckets: SECONDS_BUCKETS,
   },
   goku_checkpoint_written_bytes_total: {
     type: "counter",
     unit: "bytes",
-    labels: {},
+    labels: JOB,
     help: "Bytes of committed checkpoints",
   },
   goku_checkpoint_last_timestamp_seconds: {
@@ -594,6 +594,24 @@ export const NODE_METRICS = {
     labels: RANK,
     help: "Own compute time of the rank for its work, over the median of the other ranks; told by the controller every 15 s",
   },
+  goku_rank_snapshot_step: {
+    type: "gauge",
+    unit: "steps",
+    labels: RANK,
+    help: "Step of the newest state that the rank's process has made a whole snapshot of; no series: of none yet",
+  },
+  goku_rank_snapshot_timestamp_seconds: {
+    type: "gauge",
+    unit: "timestamp",
+    labels: RANK,
+    help: "When it made that snapshot",
+  },
+  goku_rank_snapshots_failed_total: {
+    type: "counter",
+    unit: "count",
+    labels: RANK,
+    help: "Snapshots that the rank's process could not make; training goes on from older ones",
+  },
   goku_replica_seconds: {
     type: "histogram",
     unit: "seconds",
@@ -634,4 +652,7 @@ export const NODE_METRICS = {
 } as const satisfies Record<string, MetricEntry>;
 
 export type ControllerMetric = keyof typeof CONTROLLER_METRICS;
+export type ControllerMetricLabels<Name extends ControllerMetric> = {
+  [label in keyof (typeof CONTROLLER_METRICS)[Name]["labels"]]: string;
+};
 export type NodeMetric = keyof typeof NODE_METRICS;

@@ -54,6 +54,10 @@ export const PROGRESS = {
   waitAllReduceUs: 184,
   waitAllToAllUs: 192,
   waitVoteUs: 200,
+  /** Of this process, whatever its generation: the newest state that it has made a whole snapshot of. */
+  snapshotStep: 208, // u64
+  snapshotMs: 216, // u64 Unix ms when that was; 0: none yet
+  snapshotsFailed: 224, // u64: snapshots that could not be made
 } as const;
 export const GROUP_NAME_BYTES = 32;
 

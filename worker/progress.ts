@@ -126,6 +126,17 @@ export class Progress {
     this.showSums();
   }
 
+  /** The state of this step is a whole snapshot. */
+  snapshotMade(step: number): void {
+    this.view.setBigUint64(PROGRESS.snapshotStep, BigInt(step), true);
+    this.view.setBigUint64(PROGRESS.snapshotMs, BigInt(Date.now()), true);
+  }
+
+  snapshotFailed(): void {
+    const failed = this.view.getBigUint64(PROGRESS.snapshotsFailed, true);
+    this.view.setBigUint64(PROGRESS.snapshotsFailed, failed + 1n, true);
+  }
+
   private showSums(): void {
     for (const [i, offset] of SUM_OFFSETS.entries())
       this.view.setBigUint64(offset, BigInt(Math.floor(this.sums[i]!)), true);

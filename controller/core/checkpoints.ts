@@ -25,8 +25,9 @@ export function onSaved(
   endSaveAlarm(turn, job, state);
   const told = { uri, state, bytes, seconds, committedAtMs: turn.nowMs };
   if (addCheckpoints(turn, job, [told]).length === 0) return;
-  observe(turn, "goku_checkpoint_seconds", seconds);
-  observe(turn, "goku_checkpoint_written_bytes_total", bytes);
+  const own = { job: job.record.job.name };
+  observe(turn, "goku_checkpoint_seconds", seconds, own);
+  observe(turn, "goku_checkpoint_written_bytes_total", bytes, own);
   log(turn, {
     level: "info",
     type: "checkpoint",

@@ -12,7 +12,7 @@ import type { AnyJob } from "../../job/command_job.js";
 import type { Device } from "../../job/device.js";
 import type { ErrorCode } from "../../job/errors.js";
 import type { LayoutSize } from "../../job/layout.js";
-import type { ControllerMetric } from "../../job/metrics.js";
+import type { ControllerMetric, ControllerMetricLabels } from "../../job/metrics.js";
 import type { EffectiveRecord } from "./effective_time.js";
 
 /** Name of a training state. Order: generation first, then step (see `compareStates`). */
@@ -166,6 +166,7 @@ export interface LogEntry {
 
 /** Counters are given as increments, histograms as observations, gauges as values. */
 export type MetricName = ControllerMetric;
+export type MetricLabels<Name extends MetricName> = ControllerMetricLabels<Name>;
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Durable records (plain JSON; keys below the shell's own prefix)

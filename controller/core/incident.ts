@@ -99,11 +99,12 @@ export function closeIncident(turn: Turn, job: JobState, outcome: "recovered" | 
   incident.outcome = outcome;
   incident.closedAtMs = turn.nowMs;
   job.incident = null;
-  observe(turn, "goku_incidents_total", 1, { job: job.record.job.name, code: incident.code });
+  const { name } = job.record.job;
+  observe(turn, "goku_incidents_total", 1, { job: name, code: incident.code });
   if (outcome === "recovered") {
     const seconds = (turn.nowMs - incident.openedAtMs) / 1000;
-    observe(turn, "goku_recovery_seconds", seconds, { rung: rungOf(job) });
-    observe(turn, "goku_steps_lost_total", incident.stepsLost ?? 0);
+    observe(turn, "goku_recovery_seconds", seconds, { job: name, rung: rungOf(job) });
+    observe(turn, "goku_steps_lost_total", incident.stepsLost ?? 0, { job: name });
     const lost = incident.stepsLost === null ? "" : `, ${incident.stepsLost} steps lost`;
     log(turn, {
       level: "info",

@@ -157,8 +157,8 @@ function tellEnd(
   job: JobState,
   { state, nodeId, outcome }: { state: StateName; nodeId: string; outcome: PreviewOutcome },
 ): void {
-  observe(turn, "goku_previews_total", 1, { outcome: outcome.kind });
   const { jobId } = job.record;
+  observe(turn, "goku_previews_total", 1, { job: job.record.job.name, outcome: outcome.kind });
   const what = `preview of ${stateText(state)}`;
   switch (outcome.kind) {
     case "drawn": {

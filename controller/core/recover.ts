@@ -134,7 +134,7 @@ function beginRecovery(
   generation.abortedMs = turn.nowMs;
   note(job, generation, faults);
   observe(turn, "goku_generations_failed_total", 1);
-  observe(turn, "goku_detections_total", 1, { source: first.source });
+  observe(turn, "goku_detections_total", 1, { job: job.record.job.name, source: first.source });
   disarm(turn, jobTimers.stall(job));
   enter(turn, job, "settling", first.text);
   const reason = {

@@ -49,7 +49,8 @@ export function forgetStragglers(turn: Turn, job: JobState): void {
 function tellSlow(turn: Turn, job: JobState, subject: SlowSubject): void {
   const text = `${subjectText(subject)} is slow: ${subject.evidence}`;
   log(turn, { level: "warning", type: "straggler", ...placeOf(job, subject), text });
-  observe(turn, "goku_stragglers_total", 1, { kind: subject.rank === null ? "node" : "rank" });
+  const kind = subject.rank === null ? "node" : "rank";
+  observe(turn, "goku_stragglers_total", 1, { job: job.record.job.name, kind });
 }
 
 function tellOver(turn: Turn, job: JobState, subject: SlowSubject): void {

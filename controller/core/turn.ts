@@ -1,4 +1,4 @@
-import type { Command, Effect, LogEntry, MetricName, Reply } from "./contract.js";
+import type { Command, Effect, LogEntry, MetricLabels, MetricName, Reply } from "./contract.js";
 import type { CoreState, GenerationState, JobState, NodeState } from "./state.js";
 
 /** One call of `step`: the state, the time, and the effects so far. */
@@ -84,13 +84,14 @@ export function disarm(turn: Turn, timer: string): void {
   if (turn.state.timers.delete(timer)) turn.effects.push({ kind: "cancelTimer", timer });
 }
 
-export function observe(
+/** Its labels are those of the catalogue, neither more nor fewer: a series that lacks one is none of its job's. */
+export function observe<Name extends MetricName>(
   turn: Turn,
-  metric: MetricName,
+  metric: Name,
   value: number,
-  labels: Record<string, string> = {},
+  ...[labels]: keyof MetricLabels<Name> extends never ? [] : [labels: MetricLabels<Name>]
 ): void {
-  turn.effects.push({ kind: "observe", metric, value, labels });
+  turn.effects.push({ kind: "observe", metric, value, labels: labels ?? {} });
 }
 
 export function reply(turn: Turn, requestId: string, result: Reply): void {

@@ -6,16 +6,21 @@ import { CONTROLLER_METRICS, type ControllerMetric } from "../../job/metrics.js"
 import type { MetricName } from "../core/contract.js";
 import { ENDS } from "./show_state.js";
 
-/** Of each job from its first step on, from 0, so that the first is an increase. */
-const OF_SAVES = [
+/** Of each job from 0 on, so that the first is an increase. */
+const FROM_ZERO = [
   "goku_checkpoints_committed_total",
   "goku_checkpoints_failed_total",
   "goku_replicas_failed_total",
   "goku_snapshots_skipped_total",
   "goku_saves_put_off_total",
   "goku_twins_differ_total",
+  "goku_checkpoint_written_bytes_total",
+  "goku_steps_lost_total",
 ] as const;
 const BAD_STEPS = ["data", "hardware", "untold", "unread", "loss_spike", "gradient_spike"];
+
+const SLOW_KINDS = ["rank", "node"];
+const REFUSALS = ["stale_generation", "stale_session", "malformed"];
 
 /** Sets what is kept elsewhere, for the scrape that has begun. */
 export type Scrape = (metrics: MetricSet<ControllerMetric>) => void;
@@ -26,11 +31,14 @@ export type Scrape = (metrics: MetricSet<ControllerMetric>) => void;
  */
 export class Metrics {
   readonly #set = new MetricSet<ControllerMetric>(CONTROLLER_METRICS);
+  /** Jobs that have their series from 0 on. */
+  readonly #begun = new Set<string>();
   #scrape: Scrape = () => {};
 
   constructor() {
     // From 0 on, so that the first is an increase.
     for (const phase of ENDS) this.#set.tell("goku_jobs_ended_total", 0, { phase });
+    for (const reason of REFUSALS) this.#set.tell("goku_agent_messages_refused_total", 0, { reason });
   }
 
   get contentType(): string {
@@ -47,6 +55,7 @@ export class Metrics {
   }
 
   observe(metric: MetricName, value: number, labels: Labels): void {
+    if (labels.job !== undefined) this.#begin(labels.job);
     this.#set.tell(metric, value, labels);
   }
 
@@ -72,10 +81,23 @@ export class Metrics {
 
   /** Series of jobs that the core has forgotten are of no more use. */
   async keepJobs(names: ReadonlySet<string>): Promise<void> {
+    for (const job of this.#begun) if (!names.has(job)) this.#begun.delete(job);
     await this.#set.keep(({ job }) => job === undefined || names.has(job));
   }
 
+  #begin(job: string): void {
+    if (this.#begun.has(job)) return;
+    this.#begun.add(job);
+    const set = this.#set;
+    for (const name of FROM_ZERO) set.tell(name, 0, { job });
+    for (const kind of BAD_STEPS) set.tell("goku_bad_steps_total", 0, { job, kind });
+    for (const reason of LEFT_OUT_REASONS) set.tell("goku_steps_left_out_total", 0, { job, reason });
+    for (const kind of SLOW_KINDS) set.tell("goku_stragglers_total", 0, { job, kind });
+    set.begin("goku_checkpoint_seconds", { job });
+  }
+
   step(job: string, step: StepCompleted): void {
+    this.#begin(job);
     const set = this.#set;
     const own = { job };
     if (step.loss !== undefined) set.tell("goku_train_loss", step.loss, own);
@@ -87,10 +109,6 @@ export class Metrics {
     set.tell("goku_train_samples_total", step.images, { job, kind: "image" });
     set.tell("goku_train_samples_total", step.videos, { job, kind: "video" });
     set.tell("goku_train_samples_unreadable_total", step.unreadable, own);
-    // From 0 on, so that the first of a kind is an increase.
-    for (const name of OF_SAVES) set.tell(name, 0, own);
-    for (const kind of BAD_STEPS) set.tell("goku_bad_steps_total", 0, { job, kind });
-    for (const reason of LEFT_OUT_REASONS) set.tell("goku_steps_left_out_total", 0, { job, reason });
     set.tell("goku_train_pack_fill_ratio", step.packFill, own);
     set.tell("goku_train_model_flops_total", step.modelFlops, own);
     set.tell("goku_train_memory_peak_bytes", Number(step.memoryPeakBytes), own);

@@ -40,6 +40,9 @@ inline constexpr uint32_t waitReduceScatterUs = 176;
 inline constexpr uint32_t waitAllReduceUs = 184;
 inline constexpr uint32_t waitAllToAllUs = 192;
 inline constexpr uint32_t waitVoteUs = 200;
+inline constexpr uint32_t snapshotStep = 208;
+inline constexpr uint32_t snapshotMs = 216;
+inline constexpr uint32_t snapshotsFailed = 224;
 }  // namespace progress
 
 /// Bytes of the group's name in the progress page, padded with NUL; longer names are cut.

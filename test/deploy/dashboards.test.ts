@@ -63,6 +63,22 @@ test("a query's metrics are found, and functions, labels and durations are none"
   assert.deepEqual(listedLabels(query), ["job", "le", "cluster"]);
 });
 
+test("what has a job as label is shown of the jobs that are chosen, where jobs can be chosen", () => {
+  const known = knownMetrics();
+  let looked = 0;
+  for (const dashboard of dashboards) {
+    if (!dashboard.templating.list.some(({ name }) => name === "job")) continue;
+    for (const { where, expr } of queriesOf(dashboard))
+      for (const { metric, labels } of selectorsOf(expr)) {
+        // The job of `up` is Prometheus's own.
+        if (metric === "up" || !known.get(metric)?.has("job")) continue;
+        assert.ok(labels.includes("job"), `${where}: ${metric} of all jobs`);
+        looked += 1;
+      }
+  }
+  assert.ok(looked > 50, `${looked} selectors`);
+});
+
 test("panels, variables and annotations use metrics that something emits, and labels that they have", () => {
   const known = knownMetrics();
   for (const dashboard of dashboards) {

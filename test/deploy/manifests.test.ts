@@ -535,6 +535,36 @@ test("overlays/jobset: queue and topology in the words of Kueue and JobSet, and 
   );
 });
 
+test("a quarantine reaches Kubernetes where there are machines to spare: the controller's option, and its account's rights", {
+  skip,
+}, () => {
+  for (const folder of FOLDERS) {
+    const all = manifests(folder);
+    const { args } = templateOf(all.find((one) => named(one) === "StatefulSet goku-controller")!)!.spec
+      .containers[0]!;
+    const isAsked = ["overlays/gpu", "overlays/jobset"].includes(folder);
+    assert.equal(args!.includes("--kubernetes-taint-nodes"), isAsked, folder);
+    const bound = all.flatMap(({ kind, metadata, ...rest }) => {
+      const { subjects = [] } = rest as { subjects?: { name: string; namespace: string }[] };
+      const isTheirs = subjects.some(
+        ({ name, namespace }) => name === "goku-controller" && namespace === "goku",
+      );
+      return kind.endsWith("RoleBinding") && isTheirs ? [metadata.name] : [];
+    });
+    for (const role of ["goku-node-taints", "goku-evict"])
+      assert.equal(bound.includes(role), isAsked, `${folder}: ${role}`);
+  }
+  // An evicted agent of a JobSet comes back elsewhere, however often.
+  const set = manifests("overlays/jobset").find(({ kind }) => kind === "JobSet")!;
+  const [job] = (
+    set.spec as { replicatedJobs: { template: { spec: { podFailurePolicy: { rules: object[] } } } }[] }
+  ).replicatedJobs;
+  assert.deepEqual(job!.template.spec.podFailurePolicy.rules[0], {
+    action: "Ignore",
+    onPodConditions: [{ type: "DisruptionTarget", status: "True" }],
+  });
+});
+
 test("cpu-demo trains what examples/shapes.yaml says, on the slots that it has", { skip }, () => {
   const read = (file: string) => resolveAnyJob(parse(readFileSync(file, "utf8")));
   const ours = read(`${ROOT}/overlays/cpu-demo/shapes.yaml`);

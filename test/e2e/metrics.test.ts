@@ -12,10 +12,8 @@ const SHIPPED = path.resolve(import.meta.dirname, "../../../deploy/prometheus");
 
 /** Metrics that this run gives no reason to have a series. */
 const IDLE = new Set([
-  "goku_agent_messages_refused_total",
   "goku_audit_entries_total",
   "goku_previews_total",
-  "goku_stragglers_total",
   "goku_rank_peak_flops",
   "goku_signals_total",
   "goku_tls_certificate_expiry_timestamp_seconds",

@@ -34,6 +34,8 @@ export interface TestClusterOptions {
   store?: string;
   /** More arguments of controllers. */
   controllerArgs?: readonly string[];
+  /** More arguments of agents. */
+  agentArgs?: readonly string[];
   /** Controllers beside the first. */
   standbys?: number;
   /** How far the loss of a step may be off, relatively, when another layout computes it again; 0: same bits. */
@@ -162,6 +164,7 @@ export class TestCluster {
       restart: options.restart ?? true,
       standbys: options.standbys ?? 0,
       controllerArgs: options.controllerArgs ?? [],
+      agentArgs: options.agentArgs ?? [],
       ...(options.store === undefined ? {} : { store: options.store }),
       ...(options.placeOf ? { placeOf: options.placeOf } : {}),
     });

@@ -76,7 +76,7 @@ test("faults: a GPU falls off the bus of a node: it is named and quarantined, th
     assert.match(why, /^what +node-\w: the kernel's log, xid\.79 0000:3b:00: NVRM: Xid .*79/m);
     const metrics = await (await fetch(`${cluster.local.rest}/metrics`)).text();
     assert.match(metrics, /^goku_signals_total{class="gpu_fault",cause="machine"} 1$/m);
-    assert.match(metrics, /^goku_detections_total{source="signal"} 1$/m);
+    assert.match(metrics, /^goku_detections_total{job="[^"]+",source="signal"} 1$/m);
 
     const { phase, losses } = await cluster.follow();
     assert.equal(phase, "COMPLETED");

@@ -63,7 +63,7 @@ test("faults: a rank that becomes slow: nobody is named before, it is named and 
     );
     const metrics = await (await fetch(`${rest}/metrics`)).text();
     assert.match(metrics, /^goku_job_slowness_ratio{job="faults"} \d/m);
-    assert.match(metrics, /^goku_stragglers_total{kind="rank"} 1$/m);
+    assert.match(metrics, /^goku_stragglers_total{job="[^"]+",kind="rank"} 1$/m);
     await cluster.client.call("stopJob", { name: job.name });
     await cluster.follow();
     assert.equal(cluster.record.phase, "STOPPED");

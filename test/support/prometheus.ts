@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import path from "node:path";
 import { parse, stringify } from "yaml";
+import type { Credentials } from "./credentials.js";
 import { until } from "./until.js";
 
 /** Why tests that need a real Prometheus are left out; false: it is there. */
@@ -35,12 +36,17 @@ export class TestPrometheus {
   /**
    * @param rest URL of the controller, http://host:port
    * @param others host:port of more that it is to read
+   * @param credentials of a cluster with TLS: a token of the role read for the controller, a certificate of it for agents,
+   * as docs/security.md says
    */
   static async start(
     folder: string,
     shipped: string,
     rest: string,
-    others: readonly string[] = [],
+    {
+      others = [],
+      credentials = null,
+    }: { others?: readonly string[]; credentials?: Credentials | null } = {},
   ): Promise<TestPrometheus> {
     mkdirSync(folder, { recursive: true });
     const config = parse(readFileSync(path.join(shipped, "prometheus.yml"), "utf8"));
@@ -49,6 +55,22 @@ export class TestPrometheus {
     const [controller, nodes] = config.scrape_configs;
     controller.static_configs[0].targets = [new URL(rest).host];
     nodes.http_sd_configs[0] = { url: `${rest}/v1/prometheus/targets`, refresh_interval: "1s" };
+    if (credentials !== null) {
+      const { file, tokenFile } = credentials;
+      const shown = {
+        tls_config: { ca_file: file("ca.crt") },
+        // Said, since Prometheus 2.42 asks a service discovery without it where it is left out.
+        authorization: { type: "Bearer", credentials_file: tokenFile.read },
+      };
+      Object.assign(controller, { scheme: "https", ...shown });
+      Object.assign(nodes.http_sd_configs[0], shown);
+      nodes.tls_config = {
+        ...shown.tls_config,
+        cert_file: file("read.crt"),
+        key_file: file("read.key"),
+        server_name: "goku-agent",
+      };
+    }
     config.scrape_configs.push({ job_name: "others", static_configs: [{ targets: others }] });
     const file = path.join(folder, "prometheus.yml");
     writeFileSync(file, stringify(config));

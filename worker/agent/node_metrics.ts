@@ -4,7 +4,7 @@ import { type Labels, MetricSet } from "../../job/metric_set.js";
 import { NODE_METRICS, type NodeMetric } from "../../job/metrics.js";
 import type { CounterName } from "../../job/signals/counters.js";
 import { gpuSeries } from "./gpu_series.js";
-import type { PageContent } from "./progress_reader.js";
+import type { SnapshotsMade, Unsent } from "./progress_reader.js";
 import type { WatchedGpu } from "./signals/gpu_book.js";
 
 /** A million multiply-adds of a forward pass are so many operations with the backward pass. */
@@ -19,7 +19,7 @@ export interface NodeLook {
   /** Name of the job whose ranks are here. */
   job: string;
   /** Ranks with a place, as their pages are now. */
-  ranks: { page: RankProgress; waitUs: PageContent["waitUs"] | null }[];
+  ranks: { page: RankProgress; unsent: Unsent | null }[];
   /** There is a controller. */
   linked: boolean;
   /** Unix time; null: it has no certificate. */
@@ -115,6 +115,7 @@ export class NodeMetrics {
         each((_, own) => [[own, peakFlops]]),
       );
     this.showTimes(each);
+    this.showSnapshots(each);
     this.showScores(each);
   }
 
@@ -155,13 +156,36 @@ export class NodeMetrics {
     );
     set.show(
       "goku_rank_wait_seconds_total",
-      each(({ waitUs }, own) => [
-        [{ ...own, collective: "all_gather" }, us(waitUs?.allGather)],
-        [{ ...own, collective: "reduce_scatter" }, us(waitUs?.reduceScatter)],
-        [{ ...own, collective: "all_reduce" }, us(waitUs?.allReduce)],
-        [{ ...own, collective: "all_to_all" }, us(waitUs?.allToAll)],
-        [{ ...own, collective: "vote" }, us(waitUs?.vote)],
+      each(({ unsent }, own) => [
+        [{ ...own, collective: "all_gather" }, us(unsent?.waitUs.allGather)],
+        [{ ...own, collective: "reduce_scatter" }, us(unsent?.waitUs.reduceScatter)],
+        [{ ...own, collective: "all_reduce" }, us(unsent?.waitUs.allReduce)],
+        [{ ...own, collective: "all_to_all" }, us(unsent?.waitUs.allToAll)],
+        [{ ...own, collective: "vote" }, us(unsent?.waitUs.vote)],
       ]),
+    );
+  }
+
+  private showSnapshots(
+    each: (
+      series: (rank: NodeLook["ranks"][number], labels: Labels) => [Labels, number][],
+    ) => [Labels, number][],
+  ): void {
+    const { set } = this;
+    set.show(
+      "goku_rank_snapshots_failed_total",
+      each(({ unsent }, own) => [[own, Number(unsent?.snapshots.failed ?? 0n)]]),
+    );
+    // A process that has sealed none yet, or keeps no states: there is no age.
+    const ofNewest = (value: (made: SnapshotsMade) => number) =>
+      each(({ unsent }, own) => (unsent?.snapshots.unixMs ? [[own, value(unsent.snapshots)]] : []));
+    set.show(
+      "goku_rank_snapshot_step",
+      ofNewest(({ step }) => Number(step)),
+    );
+    set.show(
+      "goku_rank_snapshot_timestamp_seconds",
+      ofNewest(({ unixMs }) => Number(unixMs) / 1000),
     );
   }
 

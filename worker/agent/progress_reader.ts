@@ -12,7 +12,7 @@ import { mainThreadOf } from "../program/process_stat.js";
 import type { WaitKind } from "../progress.js";
 
 /** Up to the last word that is read. */
-const READ_BYTES = PROGRESS.waitVoteUs + 8;
+const READ_BYTES = PROGRESS.snapshotsFailed + 8;
 /** What moves while a rank works; the times that follow change with the step. */
 const MOVING_BYTES = PROGRESS.timedSteps;
 
@@ -43,7 +43,19 @@ export interface PageContent {
   group: string;
   times: RankTimes;
   waitUs: Record<WaitKind, bigint>;
+  snapshots: SnapshotsMade;
 }
+
+/** By the process behind the page. */
+export interface SnapshotsMade {
+  /** Newest whole one; `unixMs` 0: there is none yet. */
+  step: bigint;
+  unixMs: bigint;
+  failed: bigint;
+}
+
+/** What is not sent with heartbeats: for the metrics of the agent alone. */
+export type Unsent = Pick<PageContent, "waitUs" | "snapshots">;
 
 const PHASE_NAMES = new Map<number, PhaseName>(
   Object.entries(PHASE).map(([name, number]) => [number, name as PhaseName]),
@@ -91,6 +103,11 @@ export function decodePage(bytes: Uint8Array): PageContent {
       allToAll: word(PROGRESS.waitAllToAllUs),
       vote: word(PROGRESS.waitVoteUs),
     },
+    snapshots: {
+      step: word(PROGRESS.snapshotStep),
+      unixMs: word(PROGRESS.snapshotMs),
+      failed: word(PROGRESS.snapshotsFailed),
+    },
   };
 }
 
@@ -104,8 +121,8 @@ export class ProgressReader {
   private unchangedMs = 0n;
   /** The main thread behind a page that does not move: what it had run for, and since when in `unchangedMs`. */
   private blocked: { ranTicks: number; sinceMs: bigint } | null = null;
-  /** As of the last look; not sent with heartbeats, for the metrics alone. */
-  waitUs: PageContent["waitUs"] | null = null;
+  /** As of the last look. */
+  unsent: Unsent | null = null;
 
   constructor(path: string) {
     this.file = openSync(path, "r");
@@ -132,8 +149,8 @@ export class ProgressReader {
 
   read(place: { rank: number; pid: number }, nowMs: bigint): RankProgress {
     this.watch(nowMs);
-    const { changedMs: _, times, waitUs, ...content } = decodePage(this.bytes);
-    this.waitUs = waitUs;
+    const { changedMs: _, times, waitUs, snapshots, ...content } = decodePage(this.bytes);
+    this.unsent = { waitUs, snapshots };
     return {
       ...place,
       ...content,

@@ -12,7 +12,7 @@ import { STACK_FILE_VARIABLE } from "../stack_file.js";
 import { ControlPage, createPage } from "./control_page.js";
 import { inspectProcess } from "./inspect_process.js";
 import { inspectProgram } from "./inspect_program.js";
-import type { PageContent } from "./progress_reader.js";
+import type { Unsent } from "./progress_reader.js";
 import { monotonicMs, ProgressReader } from "./progress_reader.js";
 import { LastLines, LineSplitter } from "./rank_log.js";
 
@@ -156,8 +156,8 @@ export class RankProcess {
   }
 
   /** As of the last progress(). */
-  get waitUs(): PageContent["waitUs"] | null {
-    return this.progressReader.waitUs;
+  get unsent(): Unsent | null {
+    return this.progressReader.unsent;
   }
 
   /** It, or the program that it keeps or kept last. */

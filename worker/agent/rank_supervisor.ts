@@ -144,7 +144,7 @@ export class RankSupervisor {
 
   /** What a scrape shows of the ranks. */
   look(): Pick<NodeLook, "job" | "ranks"> {
-    const ranks = this.pool.ranks.map((process) => ({ page: process.progress(), waitUs: process.waitUs }));
+    const ranks = this.pool.ranks.map((process) => ({ page: process.progress(), unsent: process.unsent }));
     return { job: this.place?.job.name ?? "", ranks };
   }
 

@@ -376,13 +376,14 @@ export class TrainLoop {
 
   /** Makes the live slot a snapshot. When that fails, the vote hears of it and training goes on. */
   private seal(): boolean {
-    const { book, rank, generation, run, send } = this.options;
+    const { book, rank, generation, run, progress, send } = this.options;
     try {
       this.sealLive();
       this.snapshotsFail = false;
       return true;
     } catch (thrown) {
       book.failed();
+      progress.snapshotFailed();
       const { code, message } = toGokuError(thrown);
       process.stderr.write(`snapshot of step ${run.state.step} failed: ${message}\n`);
       if (!this.snapshotsFail)
@@ -398,6 +399,7 @@ export class TrainLoop {
     memory.copied(book.live!.index);
     pages.seal(book.live!.index, { meta: this.meta(), rank });
     book.written(run.state);
+    progress.snapshotMade(run.state.step);
   }
 
   private save(reason: SaveReason): void {

@@ -89,19 +89,19 @@ const faults = [
     title: "Incidents by class",
     about:
       "Faults that are over, by the error code of what caused them (docs/errors.md), in the dashboard's range",
-    queries: [[grown(`goku_incidents_total{${CLUSTER}}`, "code"), "{{code}}"]],
+    queries: [[grown(`goku_incidents_total{${JOB}}`, "code"), "{{code}}"]],
     noValue: "none",
   }),
   bars({
     title: "Detections by source",
     about: "What first told of a fault, in the dashboard's range",
-    queries: [[grown(`goku_detections_total{${CLUSTER}}`, "source"), "{{source}}"]],
+    queries: [[grown(`goku_detections_total{${JOB}}`, "source"), "{{source}}"]],
     noValue: "none",
   }),
   bars({
     title: "Found slow",
     about: "Ranks and nodes that were found to be slow, in the dashboard's range",
-    queries: [[grown(`goku_stragglers_total{${CLUSTER}}`, "kind"), "{{kind}}"]],
+    queries: [[grown(`goku_stragglers_total{${JOB}}`, "kind"), "{{kind}}"]],
     noValue: "none",
   }),
   bars({

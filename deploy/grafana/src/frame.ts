@@ -62,8 +62,10 @@ function annotation(name: string, color: string, expr: string, text: string): An
 }
 
 /** In the minute before; a counter that begins with its first event has no increase. */
-const INCIDENTS = `goku_incidents_total{${CLUSTER}}`;
-const INCIDENT_OVER = `sum by (job, code) (increase(${INCIDENTS}[1m])) > 0 or sum by (job, code) (${INCIDENTS} unless ${INCIDENTS} offset 1m)`;
+function incidentOver(selector: string): string {
+  const counter = `goku_incidents_total{${selector}}`;
+  return `sum by (job, code) (increase(${counter}[1m])) > 0 or sum by (job, code) (${counter} unless ${counter} offset 1m)`;
+}
 
 export function frame({ uid, title, about, jobs, nodes, rows }: DashboardOptions): Dashboard {
   const dashboard = new DashboardBuilder(`Goku / ${title}`)
@@ -81,7 +83,9 @@ export function frame({ uid, title, about, jobs, nodes, rows }: DashboardOptions
     .withVariable(variable("cluster", false));
   if (jobs !== "none") dashboard.withVariable(variable("job", jobs === "any"));
   if (nodes) dashboard.withVariable(variable("node", true));
-  dashboard.annotation(annotation("Incident over", "red", INCIDENT_OVER, "{{job}}: {{code}}"));
+  // Where jobs are chosen, those of others would mark curves that they have nothing to do with.
+  const over = incidentOver(jobs === "none" ? CLUSTER : JOB);
+  dashboard.annotation(annotation("Incident over", "red", over, "{{job}}: {{code}}"));
   if (jobs !== "none") {
     dashboard.annotation(
       annotation("Recovering", "orange", `max by (job) (goku_incidents_open{${JOB}}) > 0`, "{{job}}"),

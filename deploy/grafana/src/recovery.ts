@@ -1,6 +1,6 @@
 import { frame } from "./frame.js";
 import { bars, lines, number, stacked } from "./panels.js";
-import { CLUSTER, grown, JOB, NODE, quantile } from "./query.js";
+import { grown, JOB, NODE, quantile } from "./query.js";
 
 const glance = [
   number({
@@ -55,7 +55,7 @@ const recoveries = [
   bars({
     title: "Recoveries by rung",
     about: "How far each had to go, the cheapest first: communicator, process, node, layout, checkpoint",
-    queries: [[grown(`goku_recovery_seconds_count{${CLUSTER}}`, "rung"), "{{rung}}"]],
+    queries: [[grown(`goku_recovery_seconds_count{${JOB}}`, "rung"), "{{rung}}"]],
     noValue: "none",
   }),
   bars({
@@ -63,7 +63,7 @@ const recoveries = [
     about: "From detection of a fault to the next completed step, in the dashboard's range",
     queries: [
       [
-        `${grown(`goku_recovery_seconds_sum{${CLUSTER}}`, "rung")} / (${grown(`goku_recovery_seconds_count{${CLUSTER}}`, "rung")} > 0)`,
+        `${grown(`goku_recovery_seconds_sum{${JOB}}`, "rung")} / (${grown(`goku_recovery_seconds_count{${JOB}}`, "rung")} > 0)`,
         "{{rung}}",
       ],
     ],
@@ -73,7 +73,7 @@ const recoveries = [
   lines({
     title: "Seconds of a recovery, p90 of a day by rung",
     about: "Of the recoveries of the last day, the first of a rung among them",
-    queries: [[`cluster_rung:goku_recovery_seconds:p90_1d{${CLUSTER}}`, "{{rung}}"]],
+    queries: [[`job_rung:goku_recovery_seconds:p90_1d{${JOB}}`, "{{job}} {{rung}}"]],
     unit: "s",
     noValue: "none",
   }),
@@ -87,7 +87,7 @@ const recoveries = [
   number({
     title: "Steps lost",
     about: "Steps computed again after a fault, in the dashboard's range",
-    queries: [[`round(sum(increase(goku_steps_lost_total{${CLUSTER}}[$__range])))`, "lost"]],
+    queries: [[`round(sum(increase(goku_steps_lost_total{${JOB}}[$__range])))`, "lost"]],
     width: 6,
     height: 8,
   }),
@@ -124,7 +124,7 @@ const times = [
     "Seconds of a checkpoint",
     "From snapshot to committed checkpoint; training goes on meanwhile",
     "goku_checkpoint_seconds",
-    CLUSTER,
+    JOB,
   ),
 ];
 
@@ -146,7 +146,7 @@ const bytes = [
   lines({
     title: "Checkpoints written",
     about: "Bytes of committed checkpoints, since the leader began",
-    queries: [[`max(goku_checkpoint_written_bytes_total{${CLUSTER}})`, "written"]],
+    queries: [[`max by (job) (goku_checkpoint_written_bytes_total{${JOB}})`, "{{job}}"]],
     unit: "bytes",
     width: 8,
   }),
@@ -158,22 +158,36 @@ const ages = [
     about: "Should not grow past checkpoint.every_steps",
     queries: [[`max by (job) (job:goku_checkpoint_age:seconds{${JOB}})`, "{{job}}"]],
     unit: "s",
+    width: 8,
+  }),
+  lines({
+    title: "Age of a node's snapshots",
+    about:
+      "By node, of the rank whose newest snapshot is oldest: should not grow past checkpoint.snapshot_every_steps",
+    queries: [
+      [`time() - min by (node) (goku_rank_snapshot_timestamp_seconds{${JOB}, node=~"$node"})`, "{{node}}"],
+    ],
+    unit: "s",
+    width: 8,
   }),
   lines({
     title: "Age of a node's newest replica",
     about: "Since a node last had a state whole on another node",
     queries: [[`time() - max by (node) (goku_replica_last_timestamp_seconds{${NODE}} > 0)`, "{{node}}"]],
     unit: "s",
+    width: 8,
   }),
 ];
 
 const failures = [
   lines({
     title: "Failures",
-    about: "Since the leader began: checkpoints that failed, states that could not be copied for seconds",
+    about:
+      "Since the leader began: checkpoints that failed, states that could not be copied for seconds; since its process began: snapshots that a rank could not make",
     queries: [
       [`max by (job) (goku_checkpoints_failed_total{${JOB}})`, "{{job}}: checkpoints failed"],
       [`max by (job) (goku_replicas_failed_total{${JOB}})`, "{{job}}: replicas failed"],
+      [`sum by (job) (goku_rank_snapshots_failed_total{${JOB}})`, "{{job}}: snapshots failed"],
       [`max by (job) (goku_checkpoints_committed_total{${JOB}})`, "{{job}}: checkpoints committed"],
     ],
     decimals: 0,

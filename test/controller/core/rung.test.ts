@@ -141,5 +141,5 @@ test("what first told of a fault is counted by who saw it", () => {
   const sources = core
     .take()
     .flatMap((e) => (e.kind === "observe" && e.metric === "goku_detections_total" ? [e.labels] : []));
-  assert.deepEqual(sources, [{ source: "exit" }]);
+  assert.deepEqual(sources, [{ job: "shapes", source: "exit" }]);
 });

@@ -30,6 +30,10 @@ test("a completed step sets the gauges of its job and adds its parts to the sums
     'goku_train_model_flops_total{job="shapes"} 12000000000',
     'goku_bad_steps_total{job="shapes",kind="hardware"} 0',
     'goku_checkpoints_failed_total{job="shapes"} 0',
+    'goku_steps_lost_total{job="shapes"} 0',
+    'goku_stragglers_total{job="shapes",kind="node"} 0',
+    'goku_agent_messages_refused_total{reason="malformed"} 0',
+    'goku_checkpoint_seconds_count{job="shapes"} 0',
   ])
     assert.ok(text.includes(`\n${line}\n`), line);
 });
@@ -49,7 +53,7 @@ test("series of jobs that are forgotten go, of all metrics and with all labels; 
   metrics.step("new", step);
   metrics.observe("goku_steps_completed_total", 1, { job: "old" });
   metrics.observe("goku_incidents_total", 1, { job: "old", code: "RANK_DIED" });
-  metrics.observe("goku_detections_total", 1, { source: "rank" });
+  metrics.observe("goku_generations_failed_total", 1, {});
   const count = async (job: string) =>
     (await metrics.render()).match(new RegExp(`job="${job}"`, "g"))?.length ?? 0;
   const before = await count("new");
@@ -57,7 +61,20 @@ test("series of jobs that are forgotten go, of all metrics and with all labels; 
   await metrics.keepJobs(new Set(["new"]));
   assert.equal(await count("old"), 0);
   assert.equal(await count("new"), before);
-  assert.match(await metrics.render(), /^goku_detections_total{source="rank"} 1$/m);
+  assert.match(await metrics.render(), /^goku_generations_failed_total 1$/m);
+  metrics.step("old", step);
+  assert.equal(await count("old"), before, "a job of the same name begins anew");
+});
+
+test("series that begin at 0 keep what was told before the first step", async () => {
+  const metrics = new Metrics();
+  metrics.observe("goku_checkpoint_seconds", 2, { job: "shapes" });
+  metrics.observe("goku_steps_lost_total", 3, { job: "shapes" });
+  metrics.step("shapes", StepCompleted.fromPartial({ step: 1n }));
+  const text = await metrics.render();
+  assert.match(text, /^goku_checkpoint_seconds_sum{job="shapes"} 2$/m);
+  assert.match(text, /^goku_steps_lost_total{job="shapes"} 3$/m);
+  assert.match(text, /^goku_checkpoints_failed_total{job="shapes"} 0$/m);
 });
 
 test("what is kept elsewhere is read anew for every scrape, and what is gone there is gone here", async () => {

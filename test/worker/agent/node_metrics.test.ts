@@ -24,7 +24,8 @@ function rank(number: number, generation = 3n): NodeLook["ranks"][number] {
     allToAll: 250_000n,
     vote: 750_000n,
   };
-  return { page, waitUs };
+  const snapshots = { step: 109n, unixMs: 1_790_000_000_500n, failed: 2n };
+  return { page, unsent: { waitUs, snapshots } };
 }
 
 const empty: NodeLook = {
@@ -69,6 +70,9 @@ test("NodeMetrics shows what the pages of its ranks say, in base units", async (
     `goku_rank_section_seconds_total{${own},"section":"data"} 0.5`,
     `goku_rank_wait_seconds_total{${own},"collective":"all_to_all"} 0.25`,
     `goku_rank_wait_seconds_total{${own},"collective":"vote"} 0.75`,
+    `goku_rank_snapshot_step{${own}} 109`,
+    `goku_rank_snapshot_timestamp_seconds{${own}} 1790000000.5`,
+    `goku_rank_snapshots_failed_total{${own}} 2`,
   ])
     assert.ok(series.includes(line), `${line}\n${series.join("\n")}`);
   const resident = series.find((line) => line.startsWith(`goku_rank_resident_bytes{${own}`));
@@ -88,6 +92,17 @@ test("NodeMetrics: ranks that have gone are shown no more, and a sum that begins
   assert.ok((await ranks()).includes('goku_rank_steps_total{"job":"shapes","rank":"4"} 1'));
   look = empty;
   assert.deepEqual(await ranks(), []);
+});
+
+test("NodeMetrics: a rank that has made no snapshot yet has none of an age, and has failed none", async () => {
+  const fresh = rank(4);
+  fresh.unsent!.snapshots = { step: 0n, unixMs: 0n, failed: 0n };
+  const look: NodeLook = { ...empty, job: "shapes", ranks: [fresh] };
+  const series = await shown(new NodeMetrics({ slots: 2, peakFlops: null, look: () => look }));
+  assert.deepEqual(
+    series.filter((line) => line.startsWith("goku_rank_snapshot")),
+    ['goku_rank_snapshots_failed_total{"job":"shapes","rank":"4"} 0'],
+  );
 });
 
 test("NodeMetrics shows how slow its ranks are as the controller told, in that generation alone", async () => {

@@ -175,6 +175,32 @@ test("Progress knows the longest time between two signs of life, and forgets it 
   assert.equal(progress.takePauseSeconds(), 0);
 });
 
+test("Progress shows the newest whole snapshot and how many failed, across generations, and neither is a sign of life", () => {
+  withFolder((folder) => {
+    const file = path.join(folder, "progress");
+    const bytes = new Uint8Array(PAGE_BYTES);
+    const progress = new Progress(bytes);
+    writeFileSync(file, bytes);
+    const reader = new ProgressReader(file);
+    const look = (nowMs: bigint) => {
+      writeFileSync(file, bytes);
+      const { unchangedMs } = reader.read({ rank: 0, pid: 1 }, nowMs);
+      return { unchangedMs, ...reader.unsent!.snapshots };
+    };
+    assert.deepEqual(look(1_000n), { unchangedMs: 0n, step: 0n, unixMs: 0n, failed: 0n });
+    const beganMs = BigInt(Date.now());
+    progress.snapshotMade(7);
+    progress.snapshotFailed();
+    const { unixMs, ...made } = look(1_100n);
+    assert.deepEqual(made, { unchangedMs: 100n, step: 7n, failed: 1n });
+    assert.ok(unixMs >= beganMs && unixMs <= BigInt(Date.now()), `${unixMs}`);
+    progress.set({ generation: 2n });
+    progress.snapshotFailed();
+    assert.deepEqual(look(1_200n), { unchangedMs: 0n, step: 7n, unixMs, failed: 2n });
+    reader.close();
+  });
+});
+
 test("Progress sums what steps took from the beginning of the generation, without rounding them one by one", () => {
   withFolder((folder) => {
     const file = path.join(folder, "progress");
@@ -194,7 +220,7 @@ test("Progress sums what steps took from the beginning of the generation, withou
       writeFileSync(file, bytes);
       const reader = new ProgressReader(file);
       const { times } = reader.read({ rank: 0, pid: 1 }, 0n);
-      waits = reader.waitUs;
+      waits = reader.unsent?.waitUs ?? null;
       reader.close();
       return times;
     };

@@ -44,6 +44,8 @@ function loopOf(
   book.take();
   book.restoredTo(start);
   let flags = {};
+  /** Step of each snapshot that was made; null: one that could not be. */
+  const made: (number | null)[] = [];
   const excluded: [number, number[]][] = [];
   const announced: { step: number; index: number }[][] = [];
   const options = {
@@ -93,7 +95,13 @@ function loopOf(
       exclude: (step: number, places: number[]) => excluded.push([step, places]),
       announce: (packs: { step: number; index: number }[]) => announced.push(packs),
     },
-    progress: { set: () => {}, stepped: () => {}, takePauseSeconds: () => 0 },
+    progress: {
+      set: () => {},
+      stepped: () => {},
+      takePauseSeconds: () => 0,
+      snapshotMade: (step: number) => made.push(step),
+      snapshotFailed: () => made.push(null),
+    },
     controlPage: new Uint8Array(PAGE_BYTES),
     pages: {
       slotPath: (index: number) => `slot-${index}`,
@@ -127,7 +135,7 @@ function loopOf(
   const saves = () =>
     sent.flatMap((message) => (message.kind === "save" ? [[message.state.step, message.reason]] : []));
   const failures = () => sent.filter((message) => message.kind === "snapshotFailed");
-  return { loop, book, sent, saves, failures, announced, excluded, applied, flags: () => flags };
+  return { loop, book, sent, made, saves, failures, announced, excluded, applied, flags: () => flags };
 }
 
 const full = () => {
@@ -224,14 +232,15 @@ test("TrainLoop saves a step later what could not be sealed when it was due", as
   ]);
 });
 
-test("TrainLoop tells once that seals fail, again after one that succeeded, and goes on", async () => {
-  const { loop, failures } = loopOf((step) => [1, 2, 3, 5].includes(step) && full());
+test("TrainLoop tells once that seals fail, again after one that succeeded, counts each, and goes on", async () => {
+  const { loop, failures, made } = loopOf((step) => [1, 2, 3, 5].includes(step) && full());
   await loop.train();
   const told = failures().map((message) => "code" in message && [message.state.step, message.code]);
   assert.deepEqual(told, [
     [1, "STORAGE_FULL"],
     [5, "STORAGE_FULL"],
   ]);
+  assert.deepEqual(made, [0, null, null, null, 4, null, 6]);
 });
 
 test("TrainLoop ends with the error when the last state cannot be sealed, instead of waiting for ever", async () => {
