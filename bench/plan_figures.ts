@@ -75,7 +75,7 @@ function worst(plans: readonly Planned[], key: "seconds" | "peakBytes" | "writer
 export function printFigures(figures: readonly PlanFigure[]): void {
   for (const { name, value, unit, limit } of figures) {
     const verdict = limit === null ? "" : `limit ${limit} ${unit}  ${judge(value, limit)}`;
-    console.log(`${name.padEnd(60)}${`${value.toFixed(3)} ${unit}`.padStart(20)}  ${verdict}`);
+    console.log(`${name.padEnd(64)}${`${value.toFixed(3)} ${unit}`.padStart(20)}  ${verdict}`);
   }
 }
 

@@ -187,7 +187,7 @@ async function plannedMemory(options: Options) {
 }
 
 function line(name: string, value: string, verdict = ""): void {
-  console.log(`${name.padEnd(60)}${value.padStart(20)}  ${verdict}`);
+  console.log(`${name.padEnd(64)}${value.padStart(20)}  ${verdict}`);
 }
 
 function verdict(value: number, limit: number): string {
