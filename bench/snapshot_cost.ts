@@ -20,9 +20,10 @@ import { nodeMemoryBytes } from "../worker/node_memory.js";
 import { SLOT_COUNT_REPLICATED } from "../worker/rank/slots.js";
 import { judge } from "./figures.js";
 import { modelOfBytes, stateBytesOf } from "./model_of_bytes.js";
-import { type NodeMemoryUse, nodeMemoryUse } from "./node_memory_use.js";
+import { type NodeMemoryUse, nodeCpuSeconds, nodeMemoryUse } from "./node_use.js";
 
 const CLUSTER = { nodes: 2, slotsPerNode: 2 };
+const NODES = ["node-a", "node-b"];
 const LAYOUT = { dp_replicate: 1, dp_shard: 4, sp: 1 };
 /** Before a run counts: each slot is written for the first time, which costs more than any later one. */
 const WARM_STEPS = SLOT_COUNT_REPLICATED + 1;
@@ -36,8 +37,8 @@ const RUNS = {
   snapshots: { replicas: 0 },
   /** As a job has them that says nothing. */
   replicas: {},
-  /** Everything at once: a transfer takes a few steps, and a save is always due. */
-  all: { replica_mib_per_second: 256, every_steps: 2 },
+  /** Everything at once: a transfer and a save take a few steps each. */
+  all: { replica_mib_per_second: 256, every_steps: 4 },
 } satisfies Record<string, Checkpoint>;
 const TIMED = ["none", "snapshots", "replicas"] as const;
 
@@ -100,21 +101,30 @@ interface Follower {
 interface StepTimes {
   /** From one completed step to the next. */
   seconds: number[];
+  /** CPU of both nodes for a step: told apart from what others take of the machine. */
+  cpuSeconds: number;
   skipped: number;
 }
 
 async function timeSteps(options: Options, name: keyof typeof RUNS): Promise<StepTimes> {
-  const found: StepTimes = { seconds: [], skipped: 0 };
+  const found: StepTimes = { seconds: [], cpuSeconds: 0, skipped: 0 };
   await inFolder(options, async (run) => {
     let [done, beforeMs] = [0, 0];
-    await train(jobOf(options, RUNS[name], run), run, () => ({
-      step: ({ completedMs, snapshotSkipped }) => {
-        if (++done > WARM_STEPS) found.seconds.push((Number(completedMs) - beforeMs) / 1000);
-        found.skipped += Number(snapshotSkipped);
-        beforeMs = Number(completedMs);
-        return found.seconds.length === options.steps;
-      },
-    }));
+    await train(jobOf(options, RUNS[name], run), run, ({ cluster }) => {
+      const used = () => NODES.reduce((sum, node) => sum + nodeCpuSeconds(cluster.pid(node)), 0);
+      let usedBefore = 0;
+      return {
+        step: ({ completedMs, snapshotSkipped }) => {
+          if (++done > WARM_STEPS) found.seconds.push((Number(completedMs) - beforeMs) / 1000);
+          else if (done === WARM_STEPS) usedBefore = used();
+          found.skipped += Number(snapshotSkipped);
+          beforeMs = Number(completedMs);
+          if (found.seconds.length < options.steps) return false;
+          found.cpuSeconds = (used() - usedBefore) / options.steps;
+          return true;
+        },
+      };
+    });
   });
   return found;
 }
@@ -143,7 +153,7 @@ async function peakMemory(
   await inFolder(options, (run) =>
     train(jobOf(options, RUNS[name], run), run, ({ cluster, stateDir }) => {
       const sample = () => {
-        for (const node of ["node-a", "node-b"]) {
+        for (const node of NODES) {
           const use = nodeMemoryUse({ agent: cluster.pid(node), folder: path.join(stateDir, node) });
           peak.sharedBytes = Math.max(peak.sharedBytes, use.sharedBytes);
           peak.processBytes = Math.max(peak.processBytes, use.processBytes);
@@ -205,8 +215,10 @@ async function reportSteps(options: Options): Promise<void> {
     }
     rounds.push(found);
   }
-  const ratios = (name: (typeof TIMED)[number]) =>
-    rounds.map((of) => median(of[name].seconds) / median(of.none.seconds));
+  type Name = (typeof TIMED)[number];
+  const ratios = (name: Name) => rounds.map((of) => median(of[name].seconds) / median(of.none.seconds));
+  const cpuRatios = (name: Name) => rounds.map((of) => of[name].cpuSeconds / of.none.cpuSeconds);
+  const cpuSeconds = (name: Name) => median(rounds.map((of) => of[name].cpuSeconds));
   const each = (values: readonly number[]) => values.map((value) => value.toFixed(3)).join(", ");
   for (const [name, what] of [
     ["none", "step without snapshots"],
@@ -215,11 +227,17 @@ async function reportSteps(options: Options): Promise<void> {
   ] as const) {
     const seconds = rounds.flatMap((of) => of[name].seconds);
     const skipped = rounds.reduce((sum, of) => sum + of[name].skipped, 0);
-    line(what, `${median(seconds).toFixed(3)} s`, skipped === 0 ? "" : `${skipped} snapshots were skipped`);
+    const lost = skipped === 0 ? "" : `, ${skipped} snapshots were skipped`;
+    line(what, `${median(seconds).toFixed(3)} s`, `${cpuSeconds(name).toFixed(3)} s of CPU${lost}`);
     if (name === "none") continue;
     const value = median(ratios(name));
     const limit = name === "snapshots" ? `${verdict(value, LIMITS.snapshotStep)}  ` : "";
     line("  over one without, median of the rounds", value.toFixed(3), `${limit}(${each(ratios(name))})`);
+    line(
+      "  its CPU over that of one without",
+      median(cpuRatios(name)).toFixed(3),
+      `(${each(cpuRatios(name))})`,
+    );
   }
 }
 

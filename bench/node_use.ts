@@ -16,6 +16,28 @@ export function nodeMemoryUse({ agent, folder }: { agent: number; folder: string
   return { sharedBytes: fileBytes(folder), processBytes };
 }
 
+/** Linux's USER_HZ, whatever the kernel's own clock does. */
+const TICKS_PER_SECOND = 100;
+
+/** CPU of a node's agent and all living processes below it, since each began. */
+export function nodeCpuSeconds(agent: number): number {
+  return family(agent).reduce((sum, pid) => sum + cpuTicks(pid), 0) / TICKS_PER_SECOND;
+}
+
+/** 0: the process has gone. */
+function cpuTicks(pid: number): number {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+    const [user, system] = stat
+      .slice(stat.lastIndexOf(")") + 2)
+      .split(" ")
+      .slice(11, 13);
+    return Number(user) + Number(system);
+  } catch {
+    return 0;
+  }
+}
+
 function fileBytes(folder: string): number {
   const files = new Map<number, number>(); // by inode: a file may have two names
   for (const file of filesBelow(folder)) {
