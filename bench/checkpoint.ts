@@ -1,7 +1,7 @@
 /**
  * Checkpoints of 1 GiB of state on four ranks against PyTorch DCP and the disk itself, taken in turn in one run, medians:
- * what a snapshot every step costs the step, a durable save, a load at three ranks; and what planning costs for 8B
- * parameters on 8,192 ranks. Where torch cannot be imported its columns say skipped.
+ * what a snapshot costs the optimizer's step, a durable save, a load at three ranks; what snapshots cost a job in time and
+ * memory; and what planning costs for 8B parameters on 8,192 ranks. Where torch cannot be imported its columns say skipped.
  * Run alone: node dist/bench/checkpoint.js [--rounds N] [--mib N] [--folder DIR]
  */
 import { type ChildProcess, fork, spawnSync } from "node:child_process";
@@ -11,34 +11,27 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { median } from "../job/median.js";
-import { type ModelConfig, modelConfigSchema } from "../job/model_config.js";
+import type { ModelConfig } from "../job/model_config.js";
 import { parameterSpecs } from "../job/parameters.js";
 import type { FromCheckpointRank, ToCheckpointRank } from "./checkpoint_rank.js";
 import { commitFigures } from "./commit_figure.js";
 import { judge } from "./figures.js";
+import { modelOfBytes } from "./model_of_bytes.js";
 import { nextMessage } from "./next_message.js";
-import { planFigures } from "./plan_figures.js";
+import { planFigures, printFigures } from "./plan_figures.js";
+import { reportSnapshotCost } from "./snapshot_cost.js";
 import { TorchRanks } from "./torch_ranks.js";
-import { snapshotStepSeconds } from "./train_step.js";
 
 const SAVED = { layout: "1x4x1", ranks: 4 };
 const LOADED = { layout: "1x3x1", ranks: 3 };
+/** Of each run of a job, beside those that warm it up. */
+const STEPS = 8;
 const LIMITS = {
   stallSeconds: 0.02,
   saveOverDisk: 1.25,
   saveOverDcp: 0.4,
   loadOverDcp: 0.6,
-  snapshotStep: 1.03,
 };
-
-/** A model of about so much state: 16 bytes a parameter, blocks of width 512. */
-function modelOf(stateBytes: number): ModelConfig {
-  const of = (depth: number) =>
-    modelConfigSchema.parse({ depth, width: 512, heads: 8, text_width: 512, latent_channels: 16 });
-  const bytes = (depth: number) => 16 * parameterSpecs(of(depth)).reduce((sum, { count }) => sum + count, 0);
-  const block = bytes(2) - bytes(1);
-  return of(Math.max(1, Math.round((stateBytes - bytes(1)) / block) + 1));
-}
 
 /** Processes of checkpoint_rank.ts that are asked together. */
 class OurProcesses {
@@ -98,7 +91,7 @@ interface Figures {
 
 async function measureAll(options: { rounds: number; bytes: number; folder: string }): Promise<Figures> {
   const { rounds, folder } = options;
-  const model = modelOf(options.bytes);
+  const model = modelOfBytes(options.bytes);
   const memory = mkdtempSync("/dev/shm/goku-bench-");
   const ranks = new OurProcesses(SAVED.ranks);
   const agents = new OurProcesses(2);
@@ -188,23 +181,6 @@ function report(found: Figures): void {
   ratio("load over DCP's time", found.load, found.dcpLoad, LIMITS.loadOverDcp);
 }
 
-/** What a snapshot after every step costs training, on the model of the train_step bench. */
-async function reportSteps(rounds: number): Promise<void> {
-  const folder = mkdtempSync("/dev/shm/goku-bench-");
-  try {
-    const threads = os.availableParallelism();
-    const { plain, snapshot } = await snapshotStepSeconds({ rounds, threads, folder });
-    const ratio = snapshot / plain;
-    const limit = `limit ${LIMITS.snapshotStep}  ${judge(ratio, LIMITS.snapshotStep)}`;
-    console.log(
-      `${"training step that leaves a snapshot".padEnd(46)}${`${snapshot.toFixed(3)} s`.padStart(24)}`,
-    );
-    console.log(`${"  over one that leaves none".padEnd(46)}${ratio.toFixed(3).padStart(24)}  ${limit}`);
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
-  }
-}
-
 async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
@@ -215,16 +191,14 @@ async function main(): Promise<void> {
   });
   mkdirSync(values.folder, { recursive: true });
   const folder = mkdtempSync(path.join(values.folder, "goku-bench-"));
+  const [rounds, bytes] = [Number(values.rounds), Number(values.mib) * 2 ** 20];
   try {
-    report(await measureAll({ rounds: Number(values.rounds), bytes: Number(values.mib) * 2 ** 20, folder }));
+    report(await measureAll({ rounds, bytes, folder }));
+    await reportSnapshotCost({ rounds, steps: STEPS, stateBytes: bytes, folder });
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
-  await reportSteps(Number(values.rounds));
-  for (const { name, value, unit, limit } of [...planFigures(), ...(await commitFigures())]) {
-    const verdict = limit === null ? "" : `limit ${limit} ${unit}  ${judge(value, limit)}`;
-    console.log(`${name.padEnd(46)}${`${value.toFixed(3)} ${unit}`.padStart(24)}  ${verdict}`);
-  }
+  printFigures([...(await planFigures()), ...(await commitFigures())]);
 }
 
 if (realpathSync(process.argv[1]!) === fileURLToPath(import.meta.url)) await main();

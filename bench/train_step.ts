@@ -106,30 +106,6 @@ export async function benchTrainStep(options: {
   }
 }
 
-/** Whole training steps that leave a snapshot each, against steps that leave none, in turn in one process; medians. */
-export async function snapshotStepSeconds(options: {
-  rounds: number;
-  threads: number;
-  /** In tmpfs. */
-  folder: string;
-}): Promise<{ plain: number; snapshot: number }> {
-  const { rounds, threads, folder } = options;
-  const rank = await OurSide.start(settings(false, threads), folder);
-  const times = { plain: [] as number[], snapshot: [] as number[] };
-  try {
-    for (let round = 0; round <= rounds; round++) {
-      const plain = (await rank.ask("step")).seconds!;
-      const snapshot = (await rank.ask("snapshot step")).seconds!;
-      if (round === 0) continue; // warms up
-      times.plain.push(plain);
-      times.snapshot.push(snapshot);
-    }
-  } finally {
-    rank.close();
-  }
-  return { plain: median(times.plain), snapshot: median(times.snapshot) };
-}
-
 class OurSide {
   private readonly child: ChildProcess;
 
@@ -137,10 +113,10 @@ class OurSide {
     this.child = child;
   }
 
-  static async start(side: TrainStepSettings, slots: string | null = null): Promise<OurSide> {
+  static async start(side: TrainStepSettings): Promise<OurSide> {
     const env = { ...process.env, OMP_WAIT_POLICY: "passive" }; // as agents start ranks
     const rank = new OurSide(fork(new URL("./train_step_rank.js", import.meta.url), { env }));
-    await rank.ask({ settings: side, slots });
+    await rank.ask({ settings: side });
     return rank;
   }
 

@@ -1,19 +1,14 @@
 /** Our side of bench/train_step.ts: one process that trains on one rank, step by step as told. */
-import { snapshotLayout } from "../checkpoint/snapshot.js";
-import type { StateMeta } from "../checkpoint/state.js";
 import { jobSchema } from "../job/job.js";
 import { Layout } from "../job/layout.js";
 import { type ModelConfig, modelConfigSchema } from "../job/model_config.js";
-import { parameterSpecs, patchSize } from "../job/parameters.js";
-import { flatUnits } from "../job/sharding.js";
-import { nothingSeen } from "../job/spikes.js";
+import { patchSize } from "../job/parameters.js";
 import type { PackBatch, StepPlan } from "../worker/data/pack_batch.js";
 import { loadNative } from "../worker/engine/load_native.js";
 import type { Native } from "../worker/engine/native.js";
 import { PAGE_BYTES } from "../worker/pages.js";
 import { Trainer } from "../worker/parallel/trainer.js";
 import { Progress } from "../worker/progress.js";
-import { SnapshotPages } from "../worker/rank/snapshot_pages.js";
 
 /** What both sides are told: the model, the pack and the threads. */
 export interface TrainStepSettings {
@@ -24,9 +19,7 @@ export interface TrainStepSettings {
   text_lengths: number[];
 }
 
-export type ToTrainStepRank =
-  /** `slots`: folder of two snapshot slots that hold the state, as in a job; null: no snapshots are made. */
-  { settings: TrainStepSettings; slots: string | null } | "step" | "measured step" | "snapshot step" | "peak";
+export type ToTrainStepRank = { settings: TrainStepSettings } | "step" | "measured step" | "peak";
 export interface FromTrainStepRank {
   seconds?: number;
   loss?: number;
@@ -71,12 +64,9 @@ class Subject {
   private readonly timed = new TimedNative(loadNative());
   private readonly trainer: Trainer;
   private readonly batch: PackBatch;
-  private readonly pages: SnapshotPages | null;
   private step = 0;
-  /** The slot that holds the state. */
-  private live = 0;
 
-  constructor(settings: TrainStepSettings, slots: string | null) {
+  constructor(settings: TrainStepSettings) {
     const { native } = this.timed;
     native.threadsSet(settings.threads);
     const model = modelConfigSchema.parse(settings.model);
@@ -89,8 +79,6 @@ class Subject {
       checkpoint: { uri: "file://./bench" },
     });
     const layout = new Layout({ dp_replicate: 1, dp_shard: 1, sp: 1 });
-    const plan = snapshotLayout(flatUnits(parameterSpecs(model)), layout, 0);
-    this.pages = slots === null ? null : new SnapshotPages(native, slots, plan, 2);
     this.trainer = new Trainer({
       native,
       job,
@@ -100,19 +88,18 @@ class Subject {
       groups: { world: null, shard: null, replica: null, sequence: null },
       progress: new Progress(new Uint8Array(PAGE_BYTES)),
       emptyText: { length: 1, data: new Float32Array(model.text_width) },
-      ...(this.pages === null ? {} : { state: this.pages.tensors(0) }),
     });
     this.trainer.initialise();
     this.batch = syntheticBatch(settings, model);
   }
 
-  run(measured: boolean, snapshot = false): FromTrainStepRank {
+  run(measured: boolean): FromTrainStepRank {
     const { timed } = this;
     timed.enabled = measured;
     timed.seconds = 0;
     timed.byName.clear();
     const begun = performance.now();
-    const loss = this.trainStep(snapshot);
+    const loss = this.trainStep();
     const seconds = (performance.now() - begun) / 1000;
     if (!measured) return { seconds, loss };
     const profile = [...timed.byName].sort((a, b) => b[1] - a[1]);
@@ -124,7 +111,7 @@ class Subject {
     return { peakBytes, tensorPeakBytes: this.trainer.figures.memoryPeakBytes };
   }
 
-  private trainStep(snapshot: boolean): number {
+  private trainStep(): number {
     const step = ++this.step;
     const { samples, grids } = this.batch;
     const tokens = grids.reduce((sum, [t, y, x]) => sum + t * y * x, 0);
@@ -147,11 +134,7 @@ class Subject {
       replicated: true,
       replicaLost: false,
     });
-    if (this.pages === null) return this.trainer.apply(step, vote).loss;
-    if (snapshot) this.live = 1 - this.live;
-    const { loss } = this.trainer.apply(step, vote, this.pages.begin(this.live, snapshot));
-    if (snapshot) this.pages.seal(this.live, { meta: benchMeta(step), rank: 0 });
-    return loss;
+    return this.trainer.apply(step, vote).loss;
   }
 }
 
@@ -176,30 +159,13 @@ function syntheticBatch(settings: TrainStepSettings, model: ModelConfig): PackBa
   };
 }
 
-function benchMeta(step: number): StateMeta {
-  return {
-    state: { generation: "1", step },
-    parent: null,
-    job: {},
-    layout: { dp_replicate: 1, dp_shard: 1, sp: 1 },
-    adamStep: step,
-    dataDigest: "none",
-    codec: null,
-    exclusions: [],
-    leftOut: [],
-    numbers: nothingSeen(),
-    version: "bench",
-  };
-}
-
 let subject: Subject | null = null;
 process.on("message", (raw) => {
   const message = raw as ToTrainStepRank;
   if (typeof message === "object") {
-    subject = new Subject(message.settings, message.slots);
+    subject = new Subject(message.settings);
     process.send!({});
   } else {
-    const measured = message === "measured step";
-    process.send!(message === "peak" ? subject!.peak() : subject!.run(measured, message === "snapshot step"));
+    process.send!(message === "peak" ? subject!.peak() : subject!.run(message === "measured step"));
   }
 });

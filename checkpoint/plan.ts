@@ -1,7 +1,7 @@
 import type { Layout } from "../job/layout.js";
-import { evenSplit } from "../job/layout.js";
+import { evenSplit, partOf } from "../job/layout.js";
 import type { ParameterSpec } from "../job/parameters.js";
-import { type FlatUnit, SHARD_GRAIN, shardIndexes, shardPieces } from "../job/sharding.js";
+import { type FlatUnit, SHARD_GRAIN, type ShardPiece, shardIndexes, shardPieces } from "../job/sharding.js";
 import { digestOf } from "./digest.js";
 import { type Interval, STATE_KINDS, type StateKind } from "./state.js";
 
@@ -74,50 +74,75 @@ export function writePlan(units: readonly FlatUnit[], layout: Layout): WritePlan
   };
 }
 
+/** What a shard holds of each parameter, and where that begins in the run of its elements of a kind. */
+interface ShardRun {
+  perKind: number;
+  pieces: Map<string, ShardPiece & { at: number }>;
+}
+
 /**
- * Who writes given elements, found from the plan alone. Only writers that may hold some are looked at, each once, so that a
- * rank finds its own few among thousands.
+ * Who writes given elements, found from the plan alone: by arithmetic over the shards that hold them, each looked at once, so
+ * that neither the ranks of the layout nor the replicas of a shard count.
  */
 export class WriterIndex {
+  readonly #units: readonly FlatUnit[];
   readonly #layout: Layout;
-  readonly #plan: WritePlan;
   /** Unit of a parameter, and its place there. */
   readonly #places = new Map<string, { unit: FlatUnit; offset: number }>();
-  /** By writer: its intervals, by tensor. */
-  readonly #intervals = new Map<number, Map<string, PlannedInterval>>();
+  readonly #runs = new Map<number, ShardRun>();
 
   constructor(units: readonly FlatUnit[], layout: Layout) {
+    this.#units = units;
     this.#layout = layout;
-    this.#plan = writePlan(units, layout);
     for (const unit of units)
       for (const { spec, offset } of unit.parameters) this.#places.set(spec.name, { unit, offset });
   }
 
   /** Ascending; RangeError for a tensor that no writer has. */
   writersOf({ tensor, start, length }: Interval): number[] {
-    const place = this.#places.get(tensor.slice(tensor.indexOf("/") + 1));
-    if (place === undefined) throw new RangeError(`writersOf: no tensor ${tensor}`);
+    const slash = tensor.indexOf("/");
+    const kind = STATE_KINDS.indexOf(tensor.slice(0, slash) as StateKind);
+    const parameter = tensor.slice(slash + 1);
+    const place = this.#places.get(parameter);
+    if (place === undefined || kind < 0) throw new RangeError(`writersOf: no tensor ${tensor}`);
     if (length === 0) return [];
     const { unit, offset } = place;
-    const parts = this.#layout.shardGroupSize;
+    const { shardGroupSize: parts, dpReplicate } = this.#layout;
     const from = offset + start;
-    return shardIndexes({ count: unit.count, parts, start: from, end: from + length })
-      .flatMap((index) => this.#layout.replicaGroup(index))
-      .filter((writer) => {
-        const held = this.#heldBy(writer).get(tensor);
-        return held !== undefined && held.start < start + length && start < held.start + held.length;
-      })
+    const shards = shardIndexes({ count: unit.count, parts, start: from, end: from + length });
+    if (dpReplicate === 1) return shards; // who holds them writes them
+    return shards
+      .flatMap((shard) => this.#writersOfShard(shard, { kind, parameter, start, length }))
       .sort((a, b) => a - b);
   }
 
-  /** A writer has at most one interval of a tensor: its shard holds one run of it. */
-  #heldBy(writer: number): Map<string, PlannedInterval> {
-    let held = this.#intervals.get(writer);
-    if (held === undefined) {
-      held = new Map(this.#plan.intervals(writer).map((interval) => [interval.tensor, interval]));
-      this.#intervals.set(writer, held);
+  #writersOfShard(
+    shard: number,
+    { kind, parameter, start, length }: { kind: number; parameter: string; start: number; length: number },
+  ): number[] {
+    const { perKind, pieces } = this.#runOf(shard);
+    const piece = pieces.get(parameter)!;
+    const first = kind * perKind + piece.at - piece.start; // element of the run where the parameter would begin
+    const { dpReplicate, shardGroupSize } = this.#layout;
+    const split = { count: perKind * STATE_KINDS.length, parts: dpReplicate };
+    const one = partOf({ ...split, item: first + Math.max(start, piece.start) });
+    const last = partOf({ ...split, item: first + Math.min(start + length, piece.start + piece.length) - 1 });
+    return Array.from({ length: last - one + 1 }, (_, i) => (one + i) * shardGroupSize + shard);
+  }
+
+  #runOf(shard: number): ShardRun {
+    let run = this.#runs.get(shard);
+    if (run === undefined) {
+      let at = 0;
+      const pieces: ShardRun["pieces"] = new Map();
+      for (const piece of shardPieces(this.#units, this.#layout, shard)) {
+        pieces.set(piece.parameter, { ...piece, at });
+        at += piece.length;
+      }
+      run = { perKind: at, pieces };
+      this.#runs.set(shard, run);
     }
-    return held;
+    return run;
   }
 }
 

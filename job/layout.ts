@@ -115,3 +115,12 @@ export function evenSplit(options: { count: number; parts: number; index: number
     length: base + (options.index < extra ? 1 : 0),
   };
 }
+
+/** The part of an even split that holds an item, 0 <= item < count. */
+export function partOf(options: { count: number; parts: number; item: number }): number {
+  const base = Math.floor(options.count / options.parts);
+  const extra = options.count % options.parts;
+  const longer = extra * (base + 1); // items of the parts that have one more
+  if (options.item < longer) return Math.floor(options.item / (base + 1));
+  return extra + Math.floor((options.item - longer) / base);
+}

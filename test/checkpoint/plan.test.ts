@@ -15,7 +15,7 @@ import { parameterSpecs } from "../../job/parameters.js";
 import { flatUnits, shardRange } from "../../job/sharding.js";
 import { AWKWARD, layoutOf, Random } from "./fixtures.js";
 
-const LAYOUTS = ["1x1x1", "1x3x1", "2x2x2", "3x1x1", "5x2x1", "1x40x1"];
+const LAYOUTS = ["1x1x1", "1x3x1", "2x2x2", "3x1x1", "5x2x1", "1x40x1", "700x1x2"];
 
 test("writePlan() has every element of every tensor written exactly once, in any layout", () => {
   for (const text of LAYOUTS) {
