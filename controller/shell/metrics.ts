@@ -89,6 +89,7 @@ export class Metrics {
     set.tell("goku_train_samples_unreadable_total", step.unreadable, own);
     // From 0 on, so that the first of a kind is an increase.
     for (const name of OF_SAVES) set.tell(name, 0, own);
+    for (const result of ["whole", "damaged"]) set.tell("goku_checkpoint_verified_total", 0, { job, result });
     for (const kind of BAD_STEPS) set.tell("goku_bad_steps_total", 0, { job, kind });
     for (const reason of LEFT_OUT_REASONS) set.tell("goku_steps_left_out_total", 0, { job, reason });
     set.tell("goku_train_pack_fill_ratio", step.packFill, own);
