@@ -3,7 +3,7 @@ import { CHUNK_BYTES, chunkCount } from "../../checkpoint/digest.js";
 import type { CommitRecord, WriterManifest } from "../../checkpoint/manifest.js";
 import { checkpointFolder } from "../../checkpoint/names.js";
 import { pollPauseMs } from "../../checkpoint/poll_pause.js";
-import { readCommitRecords, readCommittedWriter } from "../../checkpoint/records.js";
+import { findCommitRecord, readCommittedWriter } from "../../checkpoint/records.js";
 import { type StateName, stateKey } from "../../checkpoint/state.js";
 import { openUncached, type Storage } from "../../checkpoint/storage/storage.js";
 import { GokuError, toGokuError } from "../../job/errors.js";
@@ -17,8 +17,8 @@ const BEGIN_MS = 5_000;
 const COMMIT_MS = 300_000;
 const COMMIT_POLL_MS = 1_000;
 /**
- * Of an agent: a digest takes about a millisecond a MiB, so this is some three hundredths of a core, and a fraction of what any disk
- * gives. A node's part of an 8B model over 8 nodes, 16 GB, takes 8 minutes.
+ * Of an agent: a read and its digest take about a millisecond a MiB (docs/decisions/004), so this is some three hundredths of a core,
+ * and a fraction of what any disk gives. A node's part of an 8B model over 8 nodes, 16 GB, takes 8 minutes.
  */
 const BYTES_PER_SECOND = 32 * 2 ** 20;
 /** Between two looks whether a save is still under way. */
@@ -42,6 +42,7 @@ export interface ReadParts {
   uri: string;
   /** Parts that were read and are whole. */
   writers: number[];
+  /** 0 where the commit record itself is damaged. */
   writerCount: number;
   /** The first that is not, in one line; reading ended there. Null: none. */
   damage: string | null;
@@ -124,17 +125,21 @@ export class ReadBack {
   async #read(reading: Reading): Promise<ReadParts | null> {
     const { generation, state, uri, ranks, stop } = reading;
     const storage = this.#tools.openStorage(uri);
-    const record = await this.#untilCommitted(storage, reading);
-    if (record === null) return null;
+    let record = null as CommitRecord | null;
     const writers: number[] = [];
     const told = (damage: string | null): ReadParts => ({
       generation,
       state,
       uri: `${storage.uri}/${checkpointFolder(state.step)}`,
       writers,
-      writerCount: record.writers.length,
+      writerCount: record?.writers.length ?? 0,
       damage,
     });
+    const broken = await damageOf(async () => {
+      record = await this.#untilCommitted(storage, reading);
+    });
+    if (broken !== null) return told(broken);
+    if (record === null) return null;
     for (const rank of [...ranks].sort((a, b) => a - b)) {
       const damage = await this.#readPart(storage, { record, rank, signal: stop.signal });
       if (stop.signal.aborted) return null;
@@ -192,15 +197,13 @@ export class ReadBack {
   }
 }
 
+/** That of the generation which wrote the parts. */
 async function findCommit(
   storage: Storage,
   { state, generation }: Pick<Reading, "state" | "generation">,
 ): Promise<CommitRecord | null> {
-  const records = await readCommitRecords(storage, state.step, () => {});
-  const own = records.find(
-    ({ record }) => record.generation === generation && stateKey(record.meta.state) === stateKey(state),
-  );
-  return own?.record ?? null;
+  const record = await findCommitRecord(storage, state);
+  return record?.generation === generation ? record : null;
 }
 
 /** What is wrong, seen twice: a bit that turns on its way here is no damage. Null: nothing. */

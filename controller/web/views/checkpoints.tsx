@@ -1,5 +1,5 @@
 import type { Checkpoint } from "../api.js";
-import { ago, bytes, clock, duration, whole } from "../format.js";
+import { ago, bytes, clock, duration, UNKNOWN, whole } from "../format.js";
 import type { Story } from "../story.js";
 import { useNow } from "../use_known.js";
 import { ScrollBox } from "./scroll_box.js";
@@ -68,13 +68,14 @@ function CheckpointRow({
       <td class="number seldom">{duration(seconds)}</td>
       <td>{ago(committed_at, now)}</td>
       <td>{unusable === null ? "committed" : <span class="bad-text">not used: {unusable}</span>}</td>
-      <td>{readText(checkpoint.read, newest)}</td>
+      <td>{readText(checkpoint, newest)}</td>
     </tr>
   );
 }
 
 /** An older one is not read any more: its writers have a newer one to read. */
-function readText(read: Checkpoint["read"], newest: boolean): string {
+function readText({ read, unusable }: Checkpoint, newest: boolean): string {
+  if (unusable !== null) return UNKNOWN; // its state says what is wrong
   if (read === null) return "not read since";
   if (read.whole === read.of) return `verified ${clock(read.at)}`;
   return `${newest ? "being read: " : ""}${read.whole} of ${read.of} parts whole`;

@@ -10,6 +10,7 @@ import {
   memoryStorage,
   metaOf,
   modelOf,
+  Random,
   saveAll,
   saveAndCommit,
   scratchFolder,
@@ -123,6 +124,29 @@ test("ReadBack names the file and the MiB of a flipped byte, and reads no furthe
     found[0]!.damage!,
     /^Cannot read checkpoint-20\/g1-w1\.safetensors: MiB \d+ of \S+ \(bytes \d+ to \d+\) differs from its digest/,
   );
+});
+
+test("ReadBack names a manifest, a header or a commit record that is damaged, and a file that is gone", async () => {
+  const { storage, disk } = memoryStorage();
+  await saveAndCommit(setUp(25, storage));
+  const harmed: [string, RegExp][] = [
+    ["manifest.json", /^Cannot read checkpoint-25\/manifest\.json: /],
+    ["g1-w0.json", /^Cannot read checkpoint-25\/g1-w0\.json: it differs/],
+    ["g1-w0.safetensors", /^Cannot read checkpoint-25\/g1-w0\.safetensors: its header differs/],
+  ];
+  const told = async (damaged: typeof storage) => {
+    const { begin, found } = reading(damaged);
+    begin(25, 0);
+    await until(() => found.length > 0);
+    return found[0]!.damage!;
+  };
+  for (const [name, pattern] of harmed) {
+    const copy = disk.crash("keepAll", new Random(0));
+    copy.damage(`/run/checkpoint-25/${name}`, (content) => content.with(20, content[20]! ^ 1));
+    assert.match(await told(memoryStorage(copy).storage), pattern);
+  }
+  await storage.delete(["checkpoint-25/g1-w0.safetensors"]);
+  assert.match(await told(storage), /g1-w0\.safetensors: the file is missing, though it was committed/);
 });
 
 test("ReadBack takes a bit that turned on the way for none at rest", async () => {
