@@ -7,7 +7,15 @@ import {
   MANIFEST_BYTES_MAX,
   type WriterManifest,
 } from "./manifest.js";
-import { COMMIT_NAME, checkpointFolder, dataName, isCommitName, writerManifestName } from "./names.js";
+import {
+  COMMIT_NAME,
+  checkpointFolder,
+  dataName,
+  isCommitName,
+  laterCommitName,
+  writerManifestName,
+} from "./names.js";
+import type { StateName } from "./state.js";
 import { compareGenerations, sameState } from "./state_json.js";
 import type { Storage } from "./storage/storage.js";
 
@@ -42,6 +50,19 @@ export async function readCommitRecords(
   return found.sort((a, b) =>
     compareGenerations(b.record.meta.state.generation, a.record.meta.state.generation),
   );
+}
+
+/**
+ * The commit record of one state; null when it is not committed, or not any more. Looks for two keys and lists nothing: at scale every
+ * agent asks. CHECKPOINT_CORRUPT.
+ */
+export async function findCommitRecord(storage: Storage, state: StateName): Promise<CommitRecord | null> {
+  for (const name of [COMMIT_NAME, laterCommitName(state.generation)]) {
+    if ((await storage.stat(`${checkpointFolder(state.step)}/${name}`)) === null) continue;
+    const record = await readCommitRecord(storage, state.step, name);
+    if (sameState(record.meta.state, state)) return record;
+  }
+  return null;
 }
 
 function rethrow(_name: string, error: GokuError): never {

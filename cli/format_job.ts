@@ -80,7 +80,7 @@ function jobFields(job: JobStatus): string {
     ["layout", layoutText(job)],
     ["generation", String(job.generation)],
     ["ranks", placesText(job.rankNodes)],
-    ["checkpoint", job.checkpointUri],
+    ["checkpoint", checkpointText(job)],
     ["replicated", job.replicatedStep === undefined ? "-" : `step ${job.replicatedStep}`],
     ["protection", job.protection],
     ["spare nodes", job.spares],
@@ -91,6 +91,13 @@ function jobFields(job: JobStatus): string {
     ["incidents", job.incidents === 0 ? "none" : `${job.incidents} (gokuctl why)`],
     ["error", job.error ? `${job.error.code}: ${job.error.message}` : null],
   ]);
+}
+
+function checkpointText({ checkpointUri: uri, checkpointRead: read }: JobStatus): string {
+  if (uri === "") return "";
+  if (read === undefined) return `${uri} (not read since)`;
+  if (read.whole < read.of) return `${uri} (${read.whole} of ${read.of} parts read back, whole)`;
+  return `${uri} (verified ${read.at?.toISOString().slice(11, 19) ?? ""})`;
 }
 
 /** Which node holds which ranks, for example "0-7 on node-a, 8-15 on node-b"; of many nodes the first. */

@@ -381,6 +381,12 @@ export const CONTROLLER_METRICS = {
     labels: JOB,
     help: "Durable saves that failed",
   },
+  goku_checkpoint_verified_total: {
+    type: "counter",
+    unit: "count",
+    labels: { ...JOB, result: "whole, damaged" },
+    help: "Checkpoints that their writers have read back from the storage, by what they found",
+  },
   goku_previews_total: {
     type: "counter",
     unit: "count",

@@ -86,7 +86,7 @@ export const nodeDisk: Disk = {
   },
 };
 
-function diskFile(handle: FileHandle): DiskFile {
+export function diskFile(handle: FileHandle): DiskFile {
   return {
     write: async (bytes, position) => {
       for (let done = 0; done < bytes.byteLength; ) {

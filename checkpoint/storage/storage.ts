@@ -1,5 +1,7 @@
 import { CHECKPOINT_URI_WANTED, parseS3Uri } from "../../job/checkpoint_uri.js";
 import { GokuError } from "../../job/errors.js";
+import { directDisk } from "./direct_disk.js";
+import { type Disk, nodeDisk } from "./disk.js";
 import { FileStorage } from "./file.js";
 import { S3Storage } from "./s3.js";
 
@@ -61,6 +63,15 @@ export interface Storage {
  * asked, before the first use.
  */
 export function openStorage(uri: string): Storage {
+  return openOn(uri, nodeDisk);
+}
+
+/** The same, with reads of files that go past the page cache where they can: what is read was on the storage. */
+export function openUncached(uri: string): Storage {
+  return openOn(uri, directDisk());
+}
+
+function openOn(uri: string, disk: Disk): Storage {
   const scheme = /^([a-z][a-z0-9+.-]*):\/\/(.*)$/i.exec(uri);
   const refuse = (what: string) =>
     new GokuError(
@@ -75,7 +86,7 @@ export function openStorage(uri: string): Storage {
   if (scheme !== null && scheme[1] !== "file") throw refuse(`found ${scheme[1]}://`);
   const path = scheme?.[2] ?? uri;
   if (path === "" || path.includes("\0")) throw refuse("the path is empty or holds a NUL");
-  return new FileStorage(path, uri.replace(/(?<=[^/])\/+$/, ""));
+  return new FileStorage(path, uri.replace(/(?<=[^/])\/+$/, ""), disk);
 }
 
 /** The folder that a storage address names, for what is appended to there; null: it names none. */

@@ -4,6 +4,7 @@ import type { Layout, StateName } from "../../gen/goku/v1/common.pb.js";
 import {
   type AuditEntry,
   type AvoidedNode,
+  type CheckpointParts,
   type CheckpointRecord,
   type Diagnosis,
   type Incident,
@@ -21,6 +22,7 @@ import { finite } from "../../job/finite.js";
 import type {
   auditSchema,
   avoidedSchema,
+  checkpointPartsSchema,
   checkpointSchema,
   diagnosisSchema,
   eventSchema,
@@ -57,7 +59,13 @@ export function jobJson(job: JobStatus): z.infer<typeof jobStatusSchema> {
     layout: layoutJson(job.layout),
     rank_nodes: job.rankNodes,
     checkpoint:
-      job.checkpointUri === "" ? null : { uri: job.checkpointUri, step: Number(job.checkpointStep) },
+      job.checkpointUri === ""
+        ? null
+        : {
+            uri: job.checkpointUri,
+            step: Number(job.checkpointStep),
+            read: partsJson(job.checkpointRead),
+          },
     spares: job.spares === "" ? null : job.spares,
     protection: job.protection === "" ? null : job.protection,
     replicated_step: job.replicatedStep === undefined ? null : Number(job.replicatedStep),
@@ -183,7 +191,14 @@ export function checkpointJson(record: CheckpointRecord): z.infer<typeof checkpo
     seconds: record.seconds,
     committed_at: record.committedAt?.toISOString() ?? null,
     unusable: record.unusable === "" ? null : record.unusable,
+    read: partsJson(record.read),
   };
+}
+
+function partsJson(parts: CheckpointParts | undefined): z.infer<typeof checkpointPartsSchema> | null {
+  return parts === undefined
+    ? null
+    : { whole: parts.whole, of: parts.of, at: parts.at?.toISOString() ?? null };
 }
 
 export function logLineJson(line: LogLine): z.infer<typeof logLineSchema> {

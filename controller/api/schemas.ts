@@ -49,6 +49,17 @@ export const avoidedSchema = z
   })
   .meta({ id: "AvoidedNode" });
 
+export const checkpointPartsSchema = z
+  .object({
+    whole: z
+      .number()
+      .int()
+      .describe("parts that their writers have read back and found as they were written"),
+    of: z.number().int().describe("all parts of the checkpoint: as many whole, and it is verified"),
+    at: z.string().nullable().describe("when the last of them was told"),
+  })
+  .meta({ id: "CheckpointParts" });
+
 export const jobStatusSchema = z
   .object({
     id: z.string(),
@@ -76,7 +87,9 @@ export const jobStatusSchema = z
     generation: z.number().int(),
     layout: layoutSchema,
     rank_nodes: z.array(z.string()).describe("node of every rank, in rank order"),
-    checkpoint: z.object({ uri: z.string(), step: z.number().int() }).nullable(),
+    checkpoint: z
+      .object({ uri: z.string(), step: z.number().int(), read: checkpointPartsSchema.nullable() })
+      .nullable(),
     spares: z
       .string()
       .nullable()
@@ -268,6 +281,9 @@ export const checkpointSchema = z
     seconds: z.number(),
     committed_at: z.string().nullable().describe("when the controller heard that it is durable"),
     unusable: z.string().nullable().describe("why it must not be restored from; null: it may"),
+    read: checkpointPartsSchema
+      .nullable()
+      .describe("what of it was read back since; null: nothing, as far as the present leader has heard"),
   })
   .meta({ id: "Checkpoint" });
 

@@ -11,6 +11,7 @@ import { endWhereSaved, onLeaving } from "./leave.js";
 import { pageText } from "./localise_stall.js";
 import { hear, onHeartbeat, onHello } from "./nodes.js";
 import { onPreviewDue, onPreviewEnded, onPreviewRead } from "./previews.js";
+import { onCheckpointRead } from "./read_back.js";
 import { isEcho, reform, reportFaults } from "./recover.js";
 import { onReleased } from "./release.js";
 import { onReplicaFailed } from "./replica_alarm.js";
@@ -88,6 +89,12 @@ function onReport(turn: Turn, node: NodeState, report: Report): void {
       const job = turn.state.jobs.get(node.jobId ?? node.heldJobId ?? "");
       // After the last commit the job is over, which makes nothing of this wrong.
       if (job !== undefined && !isOver(job)) onRetentionEnded(turn, job, report);
+      return;
+    }
+    case "checkpointRead": {
+      const job = turn.state.jobs.get(node.jobId ?? node.heldJobId ?? "");
+      // What lies at rest is as it is, whatever generation runs by now.
+      if (job !== undefined && !isOver(job)) onCheckpointRead(turn, job, node, report);
       return;
     }
     case "leaving":

@@ -23,6 +23,7 @@ import { createNumbers, type NumbersWatch } from "./numbers.js";
 import { createPace, type Pace } from "./pace.js";
 import type { LayoutChooser } from "./plan_members.js";
 import type { PairTrial } from "./plan_pairs.js";
+import type { ReadParts } from "./read_back.js";
 import type { RestorePlace } from "./restore_places.js";
 import type { PlacesBefore } from "./rung.js";
 import type { HeldState, NodeDevice, RankPage } from "./wire.js";
@@ -260,6 +261,8 @@ export interface JobState {
   retentionFailing: boolean;
   excludedSnapshots: Set<string>;
   excludedCheckpoints: Set<string>;
+  /** By address. */
+  readBack: Map<string, ReadParts>;
   /** How its state is protected against the loss of nodes, as told last; null: nothing was told yet. */
   protection: string | null;
   /** Newest state known to be in two places for every rank; null: none, or the job went back behind it. */
@@ -472,6 +475,7 @@ export function createJobState(record: JobRecord): JobState {
     retentionFailing: false,
     excludedSnapshots: new Set(),
     excludedCheckpoints: new Set(),
+    readBack: new Map(),
     protection: null,
     replicated: null,
     replicaAlarm: null,

@@ -7,6 +7,7 @@ import { isOver } from "./jobs.js";
 import { type FleetMedians, type JudgedReading, judgeChecks } from "./judge_checks.js";
 import type { NodeSign } from "./judge_signals.js";
 import type { SlowSubject } from "./pace.js";
+import { type ReadView, readView } from "./read_back.js";
 import { sparesText } from "./spares.js";
 import type { CoreState, JobState, NodeHealth, NodeState, NodeVerdict } from "./state.js";
 import type { HeldState, NodeDevice, RankPage } from "./wire.js";
@@ -22,6 +23,11 @@ export type JobPhase =
   | "FAILED";
 
 /** A job as people see it. Everything is a copy or must not be changed. */
+export interface CheckpointView extends CheckpointEntry {
+  /** What of it was read back and is whole; null: nothing, as far as this leader has heard. */
+  read: ReadView | null;
+}
+
 export interface JobView {
   record: JobRecord;
   phase: JobPhase;
@@ -34,7 +40,7 @@ export interface JobView {
   rankNodes: readonly string[];
   lastStep: StepCompleted | null;
   /** Newest last. */
-  checkpoints: readonly CheckpointEntry[];
+  checkpoints: readonly CheckpointView[];
   incidents: readonly IncidentRecord[];
   outcome: JobOutcome | null;
   /** How its state is protected against the loss of nodes; null: not known yet. */
@@ -158,7 +164,7 @@ function viewJob(state: CoreState, job: JobState, nowMs: number): JobView {
     layout: generation?.layout.size ?? null,
     rankNodes: generation?.rankNodes ?? [],
     lastStep: job.lastStep,
-    checkpoints: job.checkpoints,
+    checkpoints: job.checkpoints.map((entry) => ({ ...entry, read: readView(job, entry) })),
     incidents: job.incidents,
     outcome: job.record.outcome,
     protection: job.protection,

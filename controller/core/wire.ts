@@ -118,6 +118,16 @@ export type Report =
   | { kind: "saveFailed"; generation: number; state: StateName; error: ErrorDetail }
   /** `error` null: old checkpoints are gone. */
   | { kind: "retentionEnded"; generation: number; state: StateName; error: ErrorDetail | null }
+  /** `writers` are whole, of so many; `damage` null: so is all that the node has read. */
+  | {
+      kind: "checkpointRead";
+      generation: number;
+      state: StateName;
+      uri: string;
+      writers: readonly number[];
+      of: number;
+      damage: string | null;
+    }
   | {
       kind: "replicaFailed";
       generation: number;
@@ -227,6 +237,7 @@ export interface NodeHello {
 const AMOUNT_MAX = 1e30;
 /** What an agent quotes, and how much it may leave unwatched. */
 const SIGN_TEXT_MAX = 300;
+const DAMAGE_LENGTH_MAX = 600;
 const UNWATCHED_COUNT_MAX = 8;
 /** Counters that there may be. */
 const RATES_COUNT_MAX = 64;
@@ -327,6 +338,7 @@ type EndingMessage = Extract<
       | "checkpointCommitted"
       | "checkpointFailed"
       | "retentionEnded"
+      | "checkpointRead"
       | "replicaFailed"
       | "storageProof"
       | "twinsDiffer"
@@ -373,6 +385,19 @@ function convertEnding(message: EndingMessage): Report {
     case "retentionEnded": {
       const { state, error } = message.value;
       return { kind: "retentionEnded", generation, state: readState(state), error: error ?? null };
+    }
+    case "checkpointRead": {
+      const { state, uri, writers, writerCount, damage } = message.value;
+      const line = damage.slice(0, DAMAGE_LENGTH_MAX).replace(/\p{Cc}/gu, " ");
+      return {
+        kind: "checkpointRead",
+        generation,
+        state: readState(state),
+        uri,
+        writers,
+        of: writerCount,
+        damage: line === "" ? null : line,
+      };
     }
     case "replicaFailed": {
       const { rank, state, keeperNodeId, error } = message.value;

@@ -92,6 +92,7 @@ export class Metrics {
     for (const name of FROM_ZERO) set.tell(name, 0, { job });
     for (const kind of BAD_STEPS) set.tell("goku_bad_steps_total", 0, { job, kind });
     for (const reason of LEFT_OUT_REASONS) set.tell("goku_steps_left_out_total", 0, { job, reason });
+    for (const result of ["whole", "damaged"]) set.tell("goku_checkpoint_verified_total", 0, { job, result });
     for (const kind of SLOW_KINDS) set.tell("goku_stragglers_total", 0, { job, kind });
     set.begin("goku_checkpoint_seconds", { job });
   }

@@ -2,6 +2,7 @@ import type { Preview } from "../../checkpoint/previews.js";
 import type { RankProgress, RankTimes as WireTimes } from "../../gen/goku/v1/agent.pb.js";
 import {
   type AvoidedNode,
+  type CheckpointParts,
   type CheckpointRecord,
   type Diagnosis,
   type Incident,
@@ -17,6 +18,7 @@ import { isCommandJob, jobTraits } from "../../job/command_job.js";
 import { Layout } from "../../job/layout.js";
 import type { IncidentRecord } from "../core/contract.js";
 import type { JudgedReading } from "../core/judge_checks.js";
+import type { ReadView } from "../core/read_back.js";
 import type { AvoidedView, DiagnosisView, JobView, NodeView } from "../core/views.js";
 import type { RankPage, RankTimes } from "../core/wire.js";
 import type { TrainingHistory } from "./training_history.js";
@@ -47,6 +49,7 @@ export function jobStatus(view: JobView, history: TrainingHistory | undefined): 
     rankNodes: [...view.rankNodes],
     checkpointUri: usable?.uri ?? "",
     checkpointStep: BigInt(usable?.state.step ?? 0),
+    checkpointRead: partsMessage(usable?.read ?? null),
     incidents: view.incidents.length,
     error: outcome?.code
       ? { code: outcome.code, message: outcome.reason, peer: undefined, operation: "" }
@@ -215,7 +218,12 @@ export function checkpointMessages(view: JobView): CheckpointRecord[] {
     seconds: entry.seconds,
     committedAt: new Date(entry.committedAtMs),
     unusable: entry.unusable ?? "",
+    read: partsMessage(entry.read),
   }));
+}
+
+function partsMessage(read: ReadView | null): CheckpointParts | undefined {
+  return read === null ? undefined : { whole: read.whole, of: read.of, at: new Date(read.atMs) };
 }
 
 export function previewMessage(preview: Preview): PreviewMessage {

@@ -106,8 +106,8 @@ export function metaOf(state: StateName, layout: Layout, more: Partial<StateMeta
 }
 
 /** A folder that goes away with the test file; in memory where the machine has such a place. */
-export function scratchFolder(): string {
-  const folder = mkdtempSync(path.join(tmpdir(), "goku-checkpoint-"));
+export function scratchFolder(parent = tmpdir()): string {
+  const folder = mkdtempSync(path.join(parent, "goku-checkpoint-"));
   after(() => rmSync(folder, { recursive: true, force: true }));
   return folder;
 }

@@ -215,6 +215,8 @@ export class SimulatedViews {
             bytes: 128_000_000_000n,
             seconds: 41,
             committedAt: new Date(Date.now() - 100_000 * (4 - i)),
+            unusable: i === 1 ? "damaged: Cannot read checkpoint-100/g3-w7.safetensors: MiB 3 differs" : "",
+            ...(i === 1 ? {} : { read: { whole: i === 2 ? 8 : 5, of: 8, at: new Date(1_800_000_000_000) } }),
           }),
         ),
       listPreviews: async () => [],

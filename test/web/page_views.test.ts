@@ -55,6 +55,24 @@ test("12,288 ranks: each has its cell, those that are not well are named, a clic
   await page.context().close();
 });
 
+test("checkpoints: which were read back and are whole, which is being read, and which is damaged", {
+  skip,
+}, async () => {
+  const { page, faults } = await show(new SimulatedViews(big));
+  const rows = page.getByRole("region", { name: "Checkpoints", exact: true }).getByRole("row");
+  await rows.nth(3).waitFor();
+  const texts = (await rows.allInnerTexts()).slice(1);
+  assert.match(texts[0]!, /^300 .*committed\s+being read: 5 of 8 parts whole$/s);
+  assert.match(texts[1]!, /^200 .*committed\s+verified \d\d:\d\d:\d\d$/s);
+  assert.match(
+    texts[2]!,
+    /^100 .*not used: damaged: Cannot read checkpoint-100\/g3-w7.safetensors: MiB 3 differs\s+–$/s,
+  );
+  assert.deepEqual(await auditPage(page), []);
+  assert.deepEqual(faults, []);
+  await page.context().close();
+});
+
 test("arrow keys move over the ranks and say where they are, Enter shows one, and the focus comes back", {
   skip,
 }, async () => {

@@ -31,6 +31,7 @@ import { endProcesses, ProcessRecords } from "./process_records.js";
 import { LogFile } from "./rank_log.js";
 import { familyMark } from "./rank_process.js";
 import { RankSupervisor } from "./rank_supervisor.js";
+import { ReadBack } from "./read_back.js";
 import { Replicator } from "./replicator.js";
 import { RunRecord } from "./run_record/run_record.js";
 import { SelfChecker } from "./self_checker.js";
@@ -92,6 +93,7 @@ export class Agent {
   private readonly records: ProcessRecords;
   private readonly store: SnapshotStore;
   private readonly writer: CheckpointWriter;
+  private readonly readBack: ReadBack;
   private readonly supervisor: RankSupervisor;
   private readonly replicator: Replicator;
   private readonly kept: KeptReplicas;
@@ -147,6 +149,7 @@ export class Agent {
       failed: () => this.metrics.recordFailed(),
     });
     this.writer = this.makeWriter();
+    this.readBack = this.makeReadBack();
     this.replicator = new Replicator(log, undefined, {
       sent: (copy) => this.metrics.replicaSent(copy),
       retried: () => this.metrics.replicaRetried(),
@@ -235,6 +238,7 @@ export class Agent {
       holds: () => this.record.jobId !== null,
     });
     this.leaving = true;
+    void this.readBack.drop();
     if (this.heartbeat) clearInterval(this.heartbeat);
     this.forwarder.flush();
     await Promise.all([this.supervisor.close(), this.checker.close()]);
@@ -287,7 +291,10 @@ export class Agent {
 
   private makeWriter(): CheckpointWriter {
     return new CheckpointWriter({
-      settled: () => this.outbox.saveSettled(),
+      settled: ({ job, generation, state, rank }) => {
+        this.outbox.saveSettled();
+        this.readBack.begin({ uri: job.checkpoint.uri, generation, state, rank });
+      },
       retried: ({ state, error, waitMs }) => {
         const { step } = state;
         this.metrics.saveRetried();
@@ -325,6 +332,29 @@ export class Agent {
     });
   }
 
+  private makeReadBack(): ReadBack {
+    return new ReadBack({
+      busy: () => !this.writer.idle,
+      failed: ({ step }, { code, message }) =>
+        this.log.warn({ step, code, reason: message }, "checkpoint cannot be read back"),
+      read: ({ generation, state, uri, writers, writerCount, damage }) => {
+        if (damage === null) this.log.info({ uri, parts: writers }, "checkpoint read back");
+        else this.log.error({ uri, reason: damage }, "checkpoint damaged");
+        this.report({
+          $case: "checkpointRead",
+          value: {
+            generation: BigInt(generation),
+            state: wireState(state),
+            uri,
+            writers,
+            writerCount,
+            damage: damage ?? "",
+          },
+        });
+      },
+    });
+  }
+
   private makeSupervisor(): RankSupervisor {
     const { node, slots, host, access, stateDir } = this.options;
     return new RankSupervisor({
@@ -348,6 +378,7 @@ export class Agent {
       onPrepared: ({ jobId, generation, peerSecret }) => {
         if (this.record.jobId !== jobId) this.outbox.forgetJob(); // its checkpoints are none of this one's
         this.outbox.prepared();
+        void this.readBack.drop();
         this.watch.begin();
         const replicated = this.record.jobId === jobId ? this.record.replicated : null;
         this.remember({ jobId, generation, peerSecret, replicated });
@@ -363,6 +394,7 @@ export class Agent {
       onReleased: (jobId) => {
         if (this.record.jobId !== jobId) return; // an older job's: what is told of the present one still holds
         this.outbox.forgetJob();
+        void this.readBack.drop();
         this.remember(EMPTY_RECORD);
       },
       onLines: (rank, lines) => {
@@ -547,6 +579,7 @@ export class Agent {
         this.supervisor.run(message.value.generation);
         break;
       case "abort":
+        void this.readBack.drop(); // what follows may read what is there, in a hurry
         this.supervisor.abort(message.value);
         break;
       case "requestSave":

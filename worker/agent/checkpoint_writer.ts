@@ -43,7 +43,7 @@ export interface CommittedCheckpoint {
 export interface CheckpointWriterEvents {
   committed: (checkpoint: CommittedCheckpoint) => void;
   /** This agent's part of a save that is not final is done; for rank 0 that is the commit. */
-  settled: (save: { generation: string; state: StateName }) => void;
+  settled: (save: SaveOrder) => void;
   /** A try has failed and another follows: nothing that people must know. */
   retried: (failure: SaveFailure & { waitMs: number }) => void;
   /** Given up, or for a final save the first try that failed. Training goes on and the older checkpoint stays. */
@@ -198,9 +198,9 @@ export class CheckpointWriter {
 
   private end(key: string, saving: Saving, end: Attempted<void>): void {
     if (this.saving.get(key) === saving) this.saving.delete(key);
-    const { generation, state, final } = saving.order;
+    const { final } = saving.order;
     if (end.done) this.noteTime(saving);
-    if (end.done && !final) this.events.settled({ generation, state });
+    if (end.done && !final) this.events.settled(saving.order);
     for (const release of saving.released.splice(0)) release(end.done || !final ? null : end.error);
   }
 

@@ -30,11 +30,15 @@ const LASTING = new Set<Report["$case"]>([
   "prepareRefused",
   "replicaFailed",
   "storageProof",
+  "checkpointRead",
   "twinsDiffer",
   "previewDue",
   "previewRead",
   "previewEnded",
 ]);
+
+/** One of them comes after the saves: of a checkpoint that is not told yet nothing can be said. */
+const READ = "checkpointRead";
 
 /** Those of them that come after the steps: a job whose ranks are all done hears no more of its steps. */
 const ENDS = new Set<Report["$case"]>(["rankFailed", "rankExited", "rankFinished"]);
@@ -131,10 +135,11 @@ export class Outbox {
     const lasting = [...this.lasting.values()];
     return [
       ...signals,
-      ...lasting.filter(({ $case }) => !ENDS.has($case)),
+      ...lasting.filter(({ $case }) => !ENDS.has($case) && $case !== READ),
       ...steps.map(({ report }) => report),
       ...lasting.filter(({ $case }) => ENDS.has($case)),
       ...saves,
+      ...lasting.filter(({ $case }) => $case === READ),
       ...(this.released === null ? [] : [this.released]),
     ];
   }
@@ -157,6 +162,7 @@ function isMissed({ sent, atMs }: Kept<Report>, nowMs: number): boolean {
 const PREVIEW_DUE = "previewDue node";
 
 function lastingKey(report: Report): string {
+  if (report.$case === READ && report.value.damage !== "") return `${READ} ${report.value.uri}`;
   const rank = "rank" in report.value ? report.value.rank : "node";
   return `${report.$case} ${rank}`;
 }

@@ -453,7 +453,7 @@ test("agent: an alarm about a save that failed while no controller was there is 
   );
 });
 
-test("agent: ranks that hold the same shard read a checkpoint once between them, and go on alike", async () => {
+test("agent: ranks that hold the same shard load a checkpoint together, and go on alike", async () => {
   const node = "node-twins";
   const layout = { dpReplicate: 2, dpShard: 1, sp: 1 };
   const sizes = ["layout.dp_replicate=2", "layout.dp_shard=1", "layout.sp=1"];
@@ -471,12 +471,8 @@ test("agent: ranks that hold the same shard read a checkpoint once between them,
 
     await connect(controller, node, 2n, prepare(await testJob(folder, ends(5)), 2n, [0, 1], layout));
     const restored = await restore(controller, node, 2n, { $case: "checkpoint", value: { uri, state } });
-    const read = restored.map(({ parts }) => parts.reduce((sum, part) => sum + part.bytes, 0n));
-    assert.equal(read[0]! + read[1]!, bytes, "every byte once");
-    assert.ok(
-      read.every((part) => part > bytes / 3n),
-      `about as much each: ${read}`,
-    );
+    const taken = restored.map(({ parts }) => parts.reduce((sum, part) => sum + part.bytes, 0n));
+    assert.deepEqual(taken, [bytes, bytes], "each has all of it, whichever of them read it");
     controller.send(node, { $case: "run", value: { generation: 2n } });
     const [four] = await losses(controller, node, 5, 4);
 

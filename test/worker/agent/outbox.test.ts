@@ -147,3 +147,26 @@ test("Outbox repeats signs of trouble that were not sent, or may have been lost,
   assert.deepEqual(outbox.repeat(75_000, true), [sign("xid.48"), sign("xid.79")], "sent at 50,000");
   assert.deepEqual(outbox.repeat(105_000, true), []);
 });
+
+test("Outbox repeats after the saves what was read back: of each node the newest, and each damaged checkpoint", () => {
+  const read = (step: number, damage = ""): Report => ({
+    $case: "checkpointRead",
+    value: {
+      generation: 1n,
+      state: { generation: 1n, step: BigInt(step) },
+      uri: `file:///run/checkpoint-${step}`,
+      writers: damage === "" ? [0] : [],
+      writerCount: 1,
+      damage,
+    },
+  });
+  const outbox = new Outbox();
+  outbox.add(read(10), 0, true);
+  outbox.add(read(20, "a MiB differs"), 1, true);
+  outbox.add(read(30), 2, true);
+  outbox.add(committed(40), 3, true);
+  outbox.add(read(40), 4, true);
+  assert.deepEqual(outbox.repeat(5, true), [committed(40), read(40), read(20, "a MiB differs")]);
+  outbox.prepared();
+  assert.deepEqual(outbox.repeat(6, true), [committed(40)]);
+});
