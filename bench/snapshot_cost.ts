@@ -261,6 +261,8 @@ async function reportMemory(options: Options): Promise<void> {
   line("memory of its processes over that without snapshots", mebibytes(grown));
   const ratio = extra / plan.extraBytes;
   line("  both over the plan's", ratio.toFixed(3), verdict(ratio, LIMITS.extraMemory));
+  line("processes of a node without snapshots at most", mebibytes(without.processBytes));
+  line("processes of a node, planned", mebibytes(plan.nodeBytes - plan.extraBytes));
   line("a whole node, planned", mebibytes(plan.nodeBytes));
   const whole = most.allBytes / plan.nodeBytes;
   line("a whole node at most", mebibytes(most.allBytes));
