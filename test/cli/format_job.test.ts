@@ -21,6 +21,20 @@ test("jobDetail() of a job of which nothing is replicated yet names no step", ()
   assert.deepEqual({ protection, replicated_step }, { protection: null, replicated_step: null });
 });
 
+test("jobDetail() says of the newest checkpoint what was read back of it", () => {
+  const uri = "file:///run/checkpoint-7";
+  const at = new Date("2026-12-01T12:03:11Z");
+  const line = (read?: { whole: number; of: number; at: Date }) =>
+    /^checkpoint +(.*)$/m.exec(jobDetail({ ...status, checkpointUri: uri, checkpointRead: read }))![1];
+  assert.equal(line(), `${uri} (not read since)`);
+  assert.equal(line({ whole: 3, of: 4, at }), `${uri} (3 of 4 parts read back, whole)`);
+  assert.equal(line({ whole: 4, of: 4, at }), `${uri} (verified 12:03:11)`);
+  assert.deepEqual(
+    jobJson({ ...status, checkpointUri: uri, checkpointRead: { whole: 4, of: 4, at } }).checkpoint?.read,
+    { whole: 4, of: 4, at: at.toISOString() },
+  );
+});
+
 test("jobDetail() says where ranks are by runs of a node, of a large job the first", () => {
   const of = (count: number) => Array.from({ length: count }, (_, rank) => `node-${Math.floor(rank / 8)}`);
   assert.match(

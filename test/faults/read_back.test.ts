@@ -12,10 +12,28 @@ async function checkpoints(cluster: TestCluster): Promise<CheckpointRecord[]> {
 
 /** The next one, once it is committed. */
 async function save(cluster: TestCluster): Promise<CheckpointRecord> {
-  const before = (await checkpoints(cluster)).length;
+  const before = (await checkpoints(cluster)).at(-1)?.uri;
   await cluster.client.call("saveJob", { name: "faults" });
-  await until(async () => (await checkpoints(cluster)).length > before);
+  await until(async () => (await checkpoints(cluster)).at(-1)?.uri !== before);
   return (await checkpoints(cluster)).at(-1)!;
+}
+
+async function latest(cluster: TestCluster, uri: string): Promise<CheckpointRecord> {
+  return (await checkpoints(cluster)).find((one) => one.uri === uri)!;
+}
+
+/** One that its writers find damaged: on a machine that is held up they may have read the file before it is harmed. */
+async function saveAndHarm(cluster: TestCluster): Promise<{ first: CheckpointRecord; name: string }> {
+  for (;;) {
+    const first = await save(cluster);
+    const name = `g${first.state!.generation}-w3.safetensors`;
+    flip(path.join(first.uri.replace("file://", ""), name));
+    await until(async () => {
+      const { unusable, read } = await latest(cluster, first.uri);
+      return unusable !== "" || read?.whole === 4;
+    });
+    if ((await latest(cluster, first.uri)).unusable !== "") return { first, name };
+  }
 }
 
 function flip(file: string): void {
@@ -41,11 +59,8 @@ test("faults: a byte flips in a committed file: its writer names file and MiB, t
       await testJob(cluster.folder, ["train.steps=1000000", "checkpoint.every_steps=1000000"]),
     );
     await cluster.follow(({ losses }) => losses.has(3));
-    const first = await save(cluster);
-    const name = `g${first.state!.generation}-w3.safetensors`;
-    flip(path.join(first.uri.replace("file://", ""), name));
-    await until(async () => (await checkpoints(cluster))[0]!.unusable !== "");
-    const damaged = (await checkpoints(cluster))[0]!;
+    const { first, name } = await saveAndHarm(cluster);
+    const damaged = await latest(cluster, first.uri);
     const place = `checkpoint-${first.state!.step}/${name}`;
     assert.match(
       damaged.unusable,
@@ -53,7 +68,7 @@ test("faults: a byte flips in a committed file: its writer names file and MiB, t
     );
     const next = await save(cluster);
     await until(async () => {
-      const { read } = (await checkpoints(cluster)).find(({ uri }) => uri === next.uri)!;
+      const { read } = await latest(cluster, next.uri);
       return read?.whole === 4;
     });
     const { job } = await cluster.client.call("getJob", { name: "faults" });

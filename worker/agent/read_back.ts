@@ -69,7 +69,13 @@ interface Reading {
   generation: string;
   state: StateName;
   uri: string;
+  /** To be read; others may come while these are. */
   ranks: Set<number>;
+  /** Found whole, those of earlier readings of this checkpoint as well. */
+  whole: number[];
+  /** Reading has ended, so that a rank that comes now begins another. */
+  ended: boolean;
+  damaged: boolean;
   stop: AbortController;
 }
 
@@ -90,16 +96,30 @@ export class ReadBack {
     this.#tools = { openStorage: openUncached, pause, nowMs: () => performance.now(), ...tools };
   }
 
-  /** Of one state those are read together that are there when reading begins. */
+  /** Parts of one checkpoint come one by one: that of rank 0 only after the commit and its retention, which others may be ahead of. */
   begin({ uri, generation, state, rank }: WrittenPart): void {
     const current = this.#reading;
+    const whole: number[] = [];
     if (current !== null && current.uri === uri && compareStates(current.state, state) >= 0) {
-      if (stateKey(current.state) === stateKey(state) && current.generation === generation)
+      const isSame = stateKey(current.state) === stateKey(state) && current.generation === generation;
+      if (!isSame || current.damaged) return; // an older one, late, or all is said
+      if (!current.ended) {
         current.ranks.add(rank);
-      return; // an older one, late
-    }
-    current?.stop.abort();
-    const reading = { generation, state, uri, ranks: new Set([rank]), stop: new AbortController() };
+        return;
+      }
+      whole.push(...current.whole);
+    } else current?.stop.abort();
+    const stop = new AbortController();
+    const reading = {
+      generation,
+      state,
+      uri,
+      ranks: new Set([rank]),
+      whole,
+      ended: false,
+      damaged: false,
+      stop,
+    };
     this.#reading = reading;
     this.#ended = this.#ended.then(() => this.#run(reading));
   }
@@ -114,24 +134,26 @@ export class ReadBack {
   async #run(reading: Reading): Promise<void> {
     try {
       const found = await this.#read(reading);
+      reading.damaged = found !== null && found.damage !== null;
       if (found !== null && !reading.stop.signal.aborted) this.#events.read(found);
     } catch (error) {
       if (!reading.stop.signal.aborted)
         this.#events.failed(reading.state, toGokuError(error, "STORAGE_FAILED"));
+    } finally {
+      reading.ended = true;
     }
   }
 
   /** Null: it was given up, or is no committed checkpoint, or not any more. */
   async #read(reading: Reading): Promise<ReadParts | null> {
-    const { generation, state, uri, ranks, stop } = reading;
+    const { generation, state, uri, ranks, whole, stop } = reading;
     const storage = this.#tools.openStorage(uri);
     let record = null as CommitRecord | null;
-    const writers: number[] = [];
     const told = (damage: string | null): ReadParts => ({
       generation,
       state,
       uri: `${storage.uri}/${checkpointFolder(state.step)}`,
-      writers,
+      writers: [...whole],
       writerCount: record?.writers.length ?? 0,
       damage,
     });
@@ -140,13 +162,14 @@ export class ReadBack {
     });
     if (broken !== null) return told(broken);
     if (record === null) return null;
-    for (const rank of [...ranks].sort((a, b) => a - b)) {
+    for (const rank of ranks) {
       const damage = await this.#readPart(storage, { record, rank, signal: stop.signal });
       if (stop.signal.aborted) return null;
       // What retention is removing misses files, and is not damaged.
       if (damage !== null) return (await findCommit(storage, reading)) === null ? null : told(damage);
-      writers.push(rank);
+      whole.push(rank);
     }
+    reading.ended = true; // in the same turn as the last look at the ranks
     return told(null);
   }
 

@@ -170,6 +170,30 @@ test("ReadBack waits for the commit, which may be another agent's", async () => 
   assert.deepEqual(found[0]!.writers, [1]);
 });
 
+test("ReadBack reads a part that comes while others are read, or afterwards: that of rank 0 comes after the commit", async () => {
+  const { storage } = memoryStorage();
+  await saveAndCommit(setUp(45, storage));
+  const file = watched(storage);
+  let isBegun = false;
+  const during = reading(file.storage, () => {
+    if (file.seen.reads > 1 && !isBegun) during.begin(45, 0);
+    isBegun ||= file.seen.reads > 1;
+  });
+  during.begin(45, 1);
+  await until(() => during.found.length > 0);
+  assert.deepEqual(during.found[0]!.writers, [1, 0]);
+  const later = reading(storage);
+  later.begin(45, 1);
+  await until(() => later.found.length > 0);
+  await new Promise((turn) => setImmediate(turn));
+  later.begin(45, 0);
+  await until(() => later.found.length > 1);
+  assert.deepEqual(
+    later.found.map(({ writers }) => writers),
+    [[1], [1, 0]],
+  );
+});
+
 test("ReadBack gives way to a newer checkpoint, and says nothing of the older one", async () => {
   const { storage } = memoryStorage();
   await saveAndCommit(setUp(50, storage));
