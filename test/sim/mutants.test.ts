@@ -209,8 +209,8 @@ const MUTANTS: Mutant[] = [
   {
     name: "leaves memory behind when a node leaves in the middle of a recovery",
     file: "recover.js",
-    from: "if (rescue !== null) {",
-    to: "if (false) {",
+    from: "const rescue = awaitRescue(turn, job);",
+    to: "const rescue = null;",
     by: "leaving",
   },
   {
@@ -364,8 +364,8 @@ const MUTANTS: Mutant[] = [
   {
     name: "goes on from the steps that ranks have voted to undo",
     file: "recover.js",
-    from: "rollBack(turn, job);",
-    to: ";",
+    from: "rollBack(turn, job, job.numbers.rollBack);",
+    to: "job.numbers.rollBack = null;",
     by: "roll_backs",
   },
   {

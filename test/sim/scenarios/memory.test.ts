@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import type { StateName } from "../../../checkpoint/state.js";
 import type { SimCluster } from "../sim_cluster.js";
+import { unstored } from "../sim_content.js";
 import { decisions, finishes, JOB, recovers, replicated, resumed, trained } from "./scenario.js";
 
 /** Turns bits in what a node holds of the newest state that all hold. */
@@ -61,10 +63,11 @@ test("memory: a snapshot is damaged while it is copied to its keeper: an alarm, 
   const sim = await trained(20, {}, { saveEverySteps: 1_000, steps: 120 });
   const { node } = sim.agentOf(JOB, 0);
   const { place, set } = sim.rankOf(JOB, 0);
-  const held = () => place!.book.slots.filter(({ holds }) => holds > 0);
-  await sim.until(() => held().length > 1);
-  const sent = held().reduce((a, b) => (a.state!.step > b.state!.step ? a : b));
-  place!.memory.slots(set)[sent.index]!.damaged.add(2);
+  const isCopied = (state: StateName) =>
+    sim.nodes.some(({ memory }) => memory.findReplica(set, unstored(state)) !== null);
+  const sent = () => place!.book.slots.find(({ holds, state }) => holds > 0 && !isCopied(state!));
+  await sim.until(() => sent() !== undefined);
+  place!.memory.slots(set)[sent()!.index]!.damaged.add(2);
   sim.damaged(node);
   const { step } = replicated(sim);
   await sim.until(() => replicated(sim).step > step + 5);

@@ -124,9 +124,10 @@ test("roll back: then a rank dies: its run goes on from what has been computed s
 test("roll back: saves of steps that are undone become durable later: nobody restores them", async () => {
   const sim = await goesBack({ rollBackSteps: 8 });
   for (const node of sim.nodes) node.disk = "STORAGE_FAILED";
-  await upon(sim, 24, () => {});
+  await upon(sim, 24, () => {
+    for (const node of sim.nodes) node.disk = null; // what failed is tried again after some seconds
+  });
   await sim.until(() => sim.record(JOB)!.rollBacks.length > 0);
-  for (const node of sim.nodes) node.disk = null;
   const late = { generation: 1, step: 20 };
   await sim.until(() => sim.view(JOB)!.checkpoints.some(({ state }) => sameState(state, late)));
   for (const node of sim.nodes) sim.crashNode(node, 3_000);
