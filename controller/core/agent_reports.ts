@@ -94,7 +94,7 @@ function onReport(turn: Turn, node: NodeState, report: Report): void {
     case "checkpointRead": {
       const job = turn.state.jobs.get(node.jobId ?? node.heldJobId ?? "");
       // What lies at rest is as it is, whatever generation runs by now.
-      if (job !== undefined && !isOver(job)) onCheckpointRead(turn, job, node, report);
+      if (job !== undefined && !isOver(job)) onCheckpointRead(turn, job, node.nodeId, report);
       return;
     }
     case "leaving":

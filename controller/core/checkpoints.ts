@@ -8,6 +8,7 @@ import type {
 } from "./contract.js";
 import { durableKeys } from "./contract.js";
 import { persist } from "./durable.js";
+import { recallReads } from "./read_back.js";
 import { isGivenUp } from "./roll_back.js";
 import type { JobState, NodeState } from "./state.js";
 import { compareStates, sameState, stateText } from "./state_name.js";
@@ -24,7 +25,8 @@ export function onSaved(
   const { state, uri, bytes, seconds } = report;
   endSaveAlarm(turn, job, state);
   const told = { uri, state, bytes, seconds, committedAtMs: turn.nowMs };
-  if (addCheckpoints(turn, job, [told]).length === 0) return;
+  const [added] = addCheckpoints(turn, job, [told]);
+  if (added === undefined) return;
   const own = { job: job.record.job.name };
   observe(turn, "goku_checkpoint_seconds", seconds, own);
   observe(turn, "goku_checkpoint_written_bytes_total", bytes, own);
@@ -36,6 +38,7 @@ export function onSaved(
     text: `${stateText(state)} is durable at ${uri} (${bytes} bytes in ${seconds.toFixed(1)} s)`,
   });
   persist(turn, [checkpointsWrite(job)]);
+  recallReads(turn, job, added);
 }
 
 /**

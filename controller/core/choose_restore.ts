@@ -4,6 +4,9 @@ import { isWhole, type MemoryNode, type MemoryState, memoryStates, nodesOfShard 
 import { ranksText } from "./ranks_text.js";
 import { compareStates, sameState, stateKey, stateText } from "./state_name.js";
 
+/** How `unusable` begins where a checkpoint was found damaged by who reads back, and no restore has failed. */
+export const FOUND_DAMAGED = "damaged: ";
+
 /** Nodes that ranks read from, named in a reason; the rest is counted. */
 const SOURCES_COUNT_MAX = 4;
 
@@ -75,6 +78,15 @@ export function chooseRestore(input: RestoreInput): RestoreChoice {
     };
   }
   const committed = input.checkpoints.filter(({ state }) => !input.isGivenUp(state));
+  // Who read it back may be what is broken: before all is lost it is tried, MiB by MiB against its digests as ever.
+  const damaged = committed.findLast(
+    ({ uri, unusable }) => isFoundDamaged(unusable) && !excludedCheckpoints.has(uri),
+  );
+  if (damaged !== undefined) {
+    const { uri, state } = damaged;
+    const reason = `from checkpoint ${uri} (${stateText(state)}), found damaged when it was read back, since nothing else is left: ${without}`;
+    return { kind: "checkpoint", source: { uri, state }, reason };
+  }
   if (source === null && committed.length === 0) {
     const undone = input.checkpoints.length === 0 ? "" : " before the steps that are undone";
     return {
@@ -86,6 +98,10 @@ export function chooseRestore(input: RestoreInput): RestoreChoice {
     kind: "none",
     reason: `Cannot restore any state: ${without}, and none of ${committed.length + (source === null ? 0 : 1)} checkpoints can be read; repair one, or submit the job anew`,
   };
+}
+
+function isFoundDamaged(unusable: string | null): boolean {
+  return unusable?.startsWith(FOUND_DAMAGED) ?? false;
 }
 
 function newestInMemory({ layout, rankNodes, nodes, excludedSnapshots }: RestoreInput): MemoryState | null {

@@ -4,6 +4,7 @@ import type { Event } from "./contract.js";
 import { persist } from "./durable.js";
 import { chooseSource } from "./form.js";
 import { isOver } from "./jobs.js";
+import { recallReads } from "./read_back.js";
 import { reform } from "./recover.js";
 import type { JobState } from "./state.js";
 import { stateText } from "./state_name.js";
@@ -80,6 +81,7 @@ export function onCheckpointsFound(turn: Turn, event: Event & { kind: "checkpoin
     log(turn, { level: "info", type: "checkpoint", jobId, text });
   }
   if (added.length + struck.length > 0) persist(turn, [checkpointsWrite(job)]);
+  for (const entry of added) recallReads(turn, job, entry);
   if (isAwaited) goOn(turn, job);
 }
 

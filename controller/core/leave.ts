@@ -10,7 +10,7 @@ import { programOf } from "./program.js";
 import { endedAsAsked, reform, reportFaults } from "./recover.js";
 import { countFinished, tryComplete } from "./run.js";
 import type { GenerationState, JobState, NodeState } from "./state.js";
-import { compareStates, stateText } from "./state_name.js";
+import { compareStates, stateKey, stateText } from "./state_name.js";
 import { arm, disarm, isReachable, jobTimers, log, send, type Turn } from "./turn.js";
 import type { NodeLeaving } from "./wire.js";
 
@@ -216,14 +216,14 @@ export function awaitRescue(
   if (generation === null || generation.finished !== null) return null;
   const isLeft = generation.draining.size > 0;
   if (!isLeft && !isLast && !isShortOfTime(turn, job)) return null;
-  const isHeard = (nodeId: string) => isReachable(turn, turn.state.nodes.get(nodeId));
-  if (isLast && ![...generation.nodeRanks.keys()].every(isHeard)) return null; // no state is whole without all
   const names = [...generation.draining.keys()].sort().join(", ");
   const who = isLeft ? `${names} leaves` : "a stop is asked for";
   // A job that ends for good saves what has been finished since, too.
   const isNewer =
     job.record.stop !== null && generation.rescue !== null && isDurable(job, generation.rescue.state);
   if (generation.rescue === null || isNewer) {
+    const isHeard = (nodeId: string) => isReachable(turn, turn.state.nodes.get(nodeId));
+    if (isLast && ![...generation.nodeRanks.keys()].every(isHeard)) return null; // no state is whole without all
     // What memory holds is told by the heartbeats that follow the abort.
     const toldMs = generation.abortedMs + 2 * turn.state.config.limits.heartbeatMs;
     const leftMs = isLeft ? goneMs(generation) - generation.abortedMs : Number.POSITIVE_INFINITY;
@@ -235,6 +235,15 @@ export function awaitRescue(
   if (rescue === null || turn.nowMs >= rescue.untilMs || isDurable(job, rescue.state)) return null;
   const reason = `${who}: ${stateText(rescue.state)} is saved from memory first`;
   return { reason, untilMs: rescue.untilMs };
+}
+
+/** A stop is short of time, and what it saved from memory is durable: no generation is formed for the step after it. True: the job ends. */
+export function endShortOfTime(turn: Turn, job: JobState): boolean {
+  const rescue = job.generation?.rescue;
+  if (job.record.stop === null || rescue == null || job.generation!.finished !== null) return false;
+  if (!isShortOfTime(turn, job) || !isDurable(job, rescue.state)) return false;
+  endAsSaved(turn, job, rescue.why);
+  return true;
 }
 
 /** Half of a stop's grace has passed: to form a generation for the sake of its vote is of no use any more. */
@@ -265,7 +274,9 @@ function beginRescue(turn: Turn, job: JobState, generation: GenerationState, why
       .filter((held) => held.rank === rank && held.layout === layout)
       .map((held) => held.state);
   });
-  const state = newestCommon(rankStates, job.excludedSnapshots);
+  // A state whose checkpoint stands there damaged cannot be written once more: the one before it can.
+  const damaged = job.checkpoints.flatMap((entry) => (entry.unusable === null ? [] : stateKey(entry.state)));
+  const state = newestCommon(rankStates, new Set([...job.excludedSnapshots, ...damaged]));
   if (state === null || isDurable(job, state)) return null;
   generation.rescue = { state, why, untilMs };
   for (const nodeId of generation.nodeRanks.keys()) {

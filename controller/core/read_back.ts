@@ -1,10 +1,20 @@
 import { checkpointsWrite } from "./checkpoints.js";
+import { FOUND_DAMAGED } from "./choose_restore.js";
 import type { CheckpointEntry, StateName } from "./contract.js";
 import { persist } from "./durable.js";
-import type { JobState, NodeState } from "./state.js";
+import type { JobState } from "./state.js";
 import { sameState, stateText } from "./state_name.js";
 import { log, observe, type Turn } from "./turn.js";
 import type { Report } from "./wire.js";
+
+type ReadReport = Report & { kind: "checkpointRead" };
+
+/** Reports of checkpoints that are not in the register, yet or any more; the newest. */
+const EARLY_COUNT_MAX = 32;
+export interface EarlyRead {
+  nodeId: string;
+  report: ReadReport;
+}
 
 /** What of a checkpoint its writers have read back and found whole, since this controller leads. */
 export interface ReadParts {
@@ -24,21 +34,19 @@ export interface ReadView {
 
 /**
  * A node has read back its parts of a checkpoint. One that is damaged is not restored from, durably, as if a restore had found it:
- * the next source is taken at once, in place of after a failed attempt. Training goes on. What the register does not hold is of no
- * interest: retention has dropped it.
+ * the next source is taken at once, in place of after a failed attempt. Training goes on. What the register does not hold may
+ * be told later.
  */
-export function onCheckpointRead(
-  turn: Turn,
-  job: JobState,
-  node: NodeState,
-  report: Report & { kind: "checkpointRead" },
-): void {
+export function onCheckpointRead(turn: Turn, job: JobState, nodeId: string, report: ReadReport): void {
   const { state, uri, writers, of, damage } = report;
   forgetDropped(job);
   const entry = job.checkpoints.find((one) => one.uri === uri && sameState(one.state, state));
-  if (entry === undefined) return;
+  if (entry === undefined) {
+    job.readEarly = [...job.readEarly.slice(1 - EARLY_COUNT_MAX), { nodeId, report }];
+    return;
+  }
   if (damage !== null) {
-    onDamage(turn, job, node, { entry, damage });
+    onDamage(turn, job, nodeId, { entry, damage });
     return;
   }
   const parts = job.readBack.get(uri) ?? { state, writers: new Set<number>(), of, atMs: turn.nowMs };
@@ -53,14 +61,22 @@ export function onCheckpointRead(
   log(turn, { level: "info", type: "checkpoint", jobId: job.record.jobId, text });
 }
 
+/** A commit is told by one agent, and may be after others have read their parts: what these said of it counts now. */
+export function recallReads(turn: Turn, job: JobState, { uri, state }: CheckpointEntry): void {
+  const isOf = ({ report }: EarlyRead) => report.uri === uri && sameState(report.state, state);
+  const early = job.readEarly.filter(isOf);
+  job.readEarly = job.readEarly.filter((each) => !isOf(each));
+  for (const { nodeId, report } of early) onCheckpointRead(turn, job, nodeId, report);
+}
+
 function onDamage(
   turn: Turn,
   job: JobState,
-  { nodeId }: NodeState,
+  nodeId: string,
   { entry, damage }: { entry: CheckpointEntry; damage: string },
 ): void {
   if (entry.unusable !== null) return;
-  entry.unusable = `damaged: ${damage}`;
+  entry.unusable = `${FOUND_DAMAGED}${damage}`;
   persist(turn, [checkpointsWrite(job)]);
   const { jobId, job: spec } = job.record;
   observe(turn, "goku_checkpoint_verified_total", 1, { job: spec.name, result: "damaged" });

@@ -14,7 +14,7 @@ import { passOverFormer } from "./former.js";
 import { addEvidence, decide, isFullOfEvidence, mark, nameCulprit, openIncident } from "./incident.js";
 import { endJob } from "./jobs.js";
 import { awaitsCause, type Culprit, type Fault, judgeFaults } from "./judge_fault.js";
-import { awaitRescue } from "./leave.js";
+import { awaitRescue, endShortOfTime } from "./leave.js";
 import { furthestStep, membersInput } from "./members.js";
 import { onNotFinite } from "./not_finite.js";
 import { type MembersPlan, planMembers } from "./plan_members.js";
@@ -314,6 +314,7 @@ export function reform(turn: Turn, job: JobState): void {
     arm(turn, jobTimers.stage(job), rescue.untilMs);
     return;
   }
+  if (endShortOfTime(turn, job)) return;
   const examined = awaitChecks(turn, job);
   if (examined !== null) {
     wait(turn, job, examined.reason, examined.untilMs);

@@ -23,7 +23,7 @@ import { createNumbers, type NumbersWatch } from "./numbers.js";
 import { createPace, type Pace } from "./pace.js";
 import type { LayoutChooser } from "./plan_members.js";
 import type { PairTrial } from "./plan_pairs.js";
-import type { ReadParts } from "./read_back.js";
+import type { EarlyRead, ReadParts } from "./read_back.js";
 import type { RestorePlace } from "./restore_places.js";
 import type { PlacesBefore } from "./rung.js";
 import type { HeldState, NodeDevice, RankPage } from "./wire.js";
@@ -263,6 +263,8 @@ export interface JobState {
   excludedCheckpoints: Set<string>;
   /** By address. */
   readBack: Map<string, ReadParts>;
+  /** What was told of checkpoints that are not in the register. */
+  readEarly: EarlyRead[];
   /** How its state is protected against the loss of nodes, as told last; null: nothing was told yet. */
   protection: string | null;
   /** Newest state known to be in two places for every rank; null: none, or the job went back behind it. */
@@ -476,6 +478,7 @@ export function createJobState(record: JobRecord): JobState {
     excludedSnapshots: new Set(),
     excludedCheckpoints: new Set(),
     readBack: new Map(),
+    readEarly: [],
     protection: null,
     replicated: null,
     replicaAlarm: null,

@@ -7,6 +7,7 @@ import { findCommitRecord, readCommittedWriter } from "../../checkpoint/records.
 import { type StateName, stateKey } from "../../checkpoint/state.js";
 import { openUncached, type Storage } from "../../checkpoint/storage/storage.js";
 import { GokuError, toGokuError } from "../../job/errors.js";
+import { unlessOver } from "../unless_over.js";
 import { pause } from "./pause.js";
 import { RateLimiter } from "./rate_limiter.js";
 import { compareStates } from "./snapshot_sets.js";
@@ -133,7 +134,7 @@ export class ReadBack {
 
   async #run(reading: Reading): Promise<void> {
     try {
-      const found = await this.#read(reading);
+      const found = await unlessOver(reading.stop.signal, this.#read(reading));
       reading.damaged = found !== null && found.damage !== null;
       if (found !== null && !reading.stop.signal.aborted) this.#events.read(found);
     } catch (error) {
@@ -194,10 +195,10 @@ export class ReadBack {
     });
     const { file, intervals } = manifest ?? { file: null, intervals: [] };
     if (damage !== null || file === null) return damage;
-    const content = () => new CheckpointContent(storage, checkpointFolder(record.meta.state.step));
-    const header = await damageOf(() => content().requireFile(file));
+    const content = (from: Storage) => new CheckpointContent(from, checkpointFolder(record.meta.state.step));
+    const header = await damageOf(() => content(storage).requireFile(file));
     if (header !== null) return header;
-    const chunks = content();
+    const chunks = content(storage);
     const buffer = new Uint8Array(CHUNK_BYTES);
     for (const interval of intervals) {
       const extent = { ...interval, file };
@@ -205,7 +206,14 @@ export class ReadBack {
         const into = buffer.subarray(0, chunks.chunkLength(extent, chunk));
         await this.#turn(into.byteLength, signal);
         if (signal.aborted) return null;
-        const found = await damageOf(() => chunks.readChunk(extent, chunk, into));
+        // Looked at again in other memory, through another handle: what is broken may be this machine's.
+        const again = () =>
+          content(this.#tools.openStorage(storage.uri)).readChunk(
+            extent,
+            chunk,
+            new Uint8Array(into.byteLength),
+          );
+        const found = await damageOf(() => chunks.readChunk(extent, chunk, into), again);
         if (found !== null) return found;
       }
     }
@@ -230,14 +238,20 @@ async function findCommit(
 }
 
 /** What is wrong, seen twice: a bit that turns on its way here is no damage. Null: nothing. */
-async function damageOf(read: () => Promise<void>): Promise<string | null> {
-  for (let tries = 1; ; tries++) {
-    try {
-      await read();
-      return null;
-    } catch (error) {
-      if (!(error instanceof GokuError) || error.code !== "CHECKPOINT_CORRUPT") throw error;
-      if (tries === 2) return error.message;
-    }
+async function damageOf(
+  read: () => Promise<void>,
+  again: () => Promise<void> = read,
+): Promise<string | null> {
+  const first = await damageSeen(read);
+  return first === null ? null : damageSeen(again);
+}
+
+async function damageSeen(read: () => Promise<void>): Promise<string | null> {
+  try {
+    await read();
+    return null;
+  } catch (error) {
+    if (error instanceof GokuError && error.code === "CHECKPOINT_CORRUPT") return error.message;
+    throw error;
   }
 }

@@ -9,7 +9,7 @@ import type { CommId, Native, Ticket } from "../engine/native.js";
 import { Arena, type Tensor } from "../engine/tensor.js";
 import { Collectives } from "../parallel/collectives.js";
 import type { Groups } from "../parallel/groups.js";
-import { generationOver, unlessOver } from "./unless_over.js";
+import { generationOver, unlessOver } from "../unless_over.js";
 import { differentFacts } from "./verify_groups.js";
 
 export interface LoadOptions {
@@ -116,8 +116,8 @@ export async function loadCheckpoint(options: LoadOptions): Promise<LoadedBytes>
   const { native, groups, checkpoint } = options;
   if (differentFacts(native, groups.world, [{ name: "checkpoint", digest: checkpoint.digest }]).length > 0)
     throw new GokuError(
-      "CHECKPOINT_CORRUPT",
-      `Cannot load ${checkpoint.uri}: ranks read different commit records there; mount one and the same folder on all nodes, restore from an older checkpoint`,
+      "STORAGE_NOT_SHARED",
+      `Cannot load ${checkpoint.uri}: ranks read different commit records there, mount one and the same folder on all nodes`,
     );
   const load = new Load(options);
   return load.run();

@@ -20,6 +20,7 @@ import type { Groups } from "../parallel/groups.js";
 import type { Trainer } from "../parallel/trainer.js";
 import type { PeerAccess } from "../peer_channel.js";
 import type { MemorySource, RestoreSource } from "../rank_messages.js";
+import { unlessOver } from "../unless_over.js";
 import { agreeMissing, missingKey } from "./agree_missing.js";
 import { type LoadedBytes, type LoadOptions, loadCheckpoint } from "./load_checkpoint.js";
 import { remoteSnapshot } from "./remote_snapshot.js";
@@ -27,7 +28,6 @@ import type { SlotBook } from "./slots.js";
 import type { SnapshotPages } from "./snapshot_pages.js";
 import type { StateMemory } from "./state_memory.js";
 import type { RunState } from "./train_loop.js";
-import { unlessOver } from "./unless_over.js";
 
 export interface RestoreOptions {
   native: Native;

@@ -56,6 +56,27 @@ test("a checkpoint is verified once each of its writers has read its part back; 
   assert.equal(core.effects.filter(({ kind }) => kind === "persist").length, 0);
 });
 
+test("what is told before the commit is, by another agent, counts when that comes", () => {
+  const core = saved();
+  const [later, state] = ["file:///runs/shapes/checkpoint-20", { generation: 1n, step: 20n }];
+  read(core, "n1", { uri: later, state, damage: "checkpoint-20/x.safetensors: MiB 3 differs" });
+  assert.deepEqual(told(core), []);
+  core.saved("n0", { generation: 1, step: 20 });
+  assert.match(viewOf(core).unusable!, /^damaged: checkpoint-20/);
+  assert.deepEqual(counted(core), ["damaged"]);
+});
+
+test("a checkpoint that was found damaged is tried when nothing else is left, and not again where it fails", () => {
+  const core = saved();
+  read(core, "n1", { damage: "checkpoint-10/x.safetensors: MiB 3 differs" });
+  core.exited("n0", 0);
+  core.pass(2_000);
+  core.form();
+  assert.match(core.job.reason, /trains from step 10/);
+  const { source } = core.lastCommand("restore").value;
+  assert.ok(source?.$case === "checkpoint" && source.value.uri === URI);
+});
+
 test("a damaged part: an alarm, once, and the checkpoint is durably not restored from, whoever found the rest whole", () => {
   const core = saved();
   core.saved("n0", { generation: 1, step: 20 });
@@ -77,12 +98,11 @@ test("a damaged part: an alarm, once, and the checkpoint is durably not restored
   assert.equal(core.job.generation!.stage, "run");
 });
 
-test("what was read of a checkpoint that is replaced or not registered counts for nothing", () => {
+test("what was read of a checkpoint that is replaced, or that never is registered, counts for nothing", () => {
   const core = saved();
   read(core, "n0", { writers: [0] });
   read(core, "n1", { writers: [1, 7], uri: "file:///elsewhere/checkpoint-10" });
-  read(core, "n1", { writers: [1], state: { generation: 2n, step: 10n } });
-  read(core, "n1", { damage: "bad", state: { generation: 2n, step: 10n } });
+  read(core, "n1", { damage: "bad", state: { generation: 3n, step: 10n } });
   assert.equal(viewOf(core).read?.whole, 1);
   core.saved("n0", { generation: 2, step: 10 });
   assert.deepEqual([viewOf(core).read, viewOf(core).unusable], [null, null]);

@@ -111,7 +111,7 @@ test("a rank that finds a chunk damaged says so; the others are freed, and nobod
 test("a rank whose generation ends while storage does not answer leaves, and so do the others", async () => {
   const root = await saved("1x2x1");
   const [ended] = await load([caseOf(root, "1x3x1", { aborted: 1 })]);
-  assert.match(String(ended![1]), /^COMM_ABORTED: .*Cannot load a checkpoint: the generation is over/);
+  assert.match(String(ended![1]), /^COMM_ABORTED: .*Cannot wait for storage: the generation is over/);
   for (const found of ended!) assert.match(String(found), /^COMM_/);
 });
 

@@ -1,8 +1,8 @@
-import { GokuError } from "../../job/errors.js";
+import { GokuError } from "../job/errors.js";
 
 /** COMM_ABORTED: the generation is over. */
 export function generationOver(): GokuError {
-  return new GokuError("COMM_ABORTED", "Cannot load a checkpoint: the generation is over");
+  return new GokuError("COMM_ABORTED", "Cannot wait for storage: the generation is over");
 }
 
 /** What storage is asked; where it does not answer, the end of the generation holds nobody back: COMM_ABORTED. */

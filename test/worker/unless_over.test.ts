@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { test } from "node:test";
-import { unlessOver } from "../../../worker/rank/unless_over.js";
+import { unlessOver } from "../../worker/unless_over.js";
 
 test("unlessOver() leaves storage that never answers with the generation's end, and keeps no listener", async () => {
   const over = new AbortController();
