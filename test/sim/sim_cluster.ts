@@ -201,11 +201,13 @@ export class SimCluster implements SimWorld, Truth {
     });
   }
 
-  #recovery({ maxAttempts, spares, stallSeconds }: SimJobOptions) {
+  #recovery({ maxAttempts, spares, stallSeconds, program, stepMs }: SimJobOptions) {
+    // A program says itself how long its steps may take, on a slow machine as well; of our ranks that is learnt.
+    const floor = program == null ? 1.5 : (4 * (stepMs ?? 400)) / 1000;
     return {
       spares: spares ?? 0,
       max_attempts: maxAttempts ?? 1_000,
-      stall_seconds: stallSeconds ?? 1.5,
+      stall_seconds: stallSeconds ?? floor,
       node_grace_seconds: this.graceMs / 1000,
     };
   }
