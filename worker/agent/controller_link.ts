@@ -8,7 +8,7 @@ import {
 } from "../../gen/goku/v1/agent.pb.js";
 import { type ClientAccess, controllerChannel } from "../../security/client_access.js";
 import { HOPS_MAX, mayFollow } from "../../security/may_follow.js";
-import { backoffMs } from "./backoff.js";
+import { nextTryMs } from "./backoff.js";
 import type { Report } from "./outbox.js";
 import { ReportGatherer } from "./report_gatherer.js";
 
@@ -55,6 +55,8 @@ export class ControllerLink {
   /** Times in a row that such an address was tried. */
   private hops = 0;
   private attempt = 0;
+  /** When the last leader was lost, or this began. */
+  private lostAtMs = performance.now();
   private timer: NodeJS.Timeout | null = null;
   private readonly gatherer = new ReportGatherer();
   private gathering: NodeJS.Timeout | null = null;
@@ -164,6 +166,7 @@ export class ControllerLink {
 
   private lost(session: Session, reason: string, waitMs: number | null = null): void {
     if (this.session !== session) return;
+    if (this.welcomed) this.lostAtMs = performance.now();
     this.session = null;
     this.welcomed = false;
     this.flush(); // into nothing: what must not get lost is repeated after the next Hello
@@ -174,9 +177,11 @@ export class ControllerLink {
     this.client = null;
     if (this.closed) return;
     this.options.onDown(reason);
-    // Another controller may lead: a whole round is tried before the wait grows.
-    const round = Math.floor(this.attempt++ / this.options.controllers.length);
-    this.arm(waitMs ?? backoffMs(round, Math.random()), () => this.connect());
+    this.attempt += 1;
+    const { length: controllers } = this.options.controllers;
+    const lostMs = performance.now() - this.lostAtMs;
+    const nextMs = nextTryMs({ tries: this.attempt, controllers, lostMs, chance: Math.random() });
+    this.arm(waitMs ?? nextMs, () => this.connect());
   }
 
   private arm(ms: number, action: () => void): void {
