@@ -403,8 +403,10 @@ export class TrainGroup extends SimGroup {
       rank.place!.book.pinPreview(stored(state));
       rank.previewDue = state;
       if (rank.rank === 0) this.previewSteps.push(state.step);
-    } else if (rank.rank === 0)
-      this.#agentOf(rank).report(messages.previewEnded(this.generation, state, "skipped"));
+      return;
+    }
+    rank.place!.book.previewLeftOut();
+    if (rank.rank === 0) this.#agentOf(rank).report(messages.previewEnded(this.generation, state, "skipped"));
   }
 
   #tellPreview(rank: SimRank, isWhole: boolean): void {

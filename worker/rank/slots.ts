@@ -153,8 +153,20 @@ export class SlotBook {
   pinPreview(state: StateName): void {
     const slot = this.find(state);
     if (slot) slot.previewed = true;
+    this.forgetPreviews(PREVIEWS_PINNED_MAX);
+  }
+
+  /**
+   * One is due, and left out, since some rank has no slot free. As if it were pinned: of two before it the older was forgotten, and
+   * would stay for ever, since nothing is pinned while no slot is free.
+   */
+  previewLeftOut(): void {
+    this.forgetPreviews(PREVIEWS_PINNED_MAX - 1);
+  }
+
+  private forgetPreviews(count: number): void {
     const kept = this.slots.filter(({ previewed }) => previewed).sort(byAge);
-    for (const forgotten of kept.slice(0, -PREVIEWS_PINNED_MAX)) forgotten.previewed = false;
+    for (const forgotten of kept.slice(0, -count)) forgotten.previewed = false;
   }
 
   /** Nobody reads it for a preview any more. */

@@ -416,7 +416,10 @@ export class TrainLoop {
     if (sealed) {
       book.pinPreview(run.state);
       this.previewDue = run.state;
-    } else this.sendPreview(run.state, due === "noSlot" ? NO_SLOT : NOT_WHOLE);
+      return;
+    }
+    if (due === "noSlot") book.previewLeftOut();
+    this.sendPreview(run.state, due === "noSlot" ? NO_SLOT : NOT_WHOLE);
   }
 
   /** The last state is whole on every rank, so that all twins have its checksums. */

@@ -73,6 +73,21 @@ test("SlotBook keeps what a preview reads until that is over, two at most, and n
   assert.deepEqual(previewed(), []);
 });
 
+test("SlotBook forgets the older of two previews when a third is left out for want of a slot: it might be pinned for ever", () => {
+  const book = empty();
+  book.restoredTo(state(0));
+  for (let step = 1; step <= 3; step++) {
+    advance(book, step);
+    if (step < 3) book.pinPreview(state(step));
+  }
+  book.hold(state(3));
+  book.previewLeftOut();
+  const previewed = () => book.slots.flatMap((slot) => (slot.previewed ? [slot.state!.step] : []));
+  assert.deepEqual(previewed(), [2]);
+  book.previewLeftOut();
+  assert.deepEqual(previewed(), [2], "one may still be read");
+});
+
 test("SlotBook takes a slot from a preview before it takes one from a save", () => {
   const book = empty();
   book.restoredTo(state(0));
