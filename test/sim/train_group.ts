@@ -71,6 +71,8 @@ export class TrainGroup extends SimGroup {
   readonly previewSteps: number[] = [];
   /** Steps whose state it began to save. */
   readonly savedSteps: number[] = [];
+  /** When some rank last voted that it has no slot free. */
+  shortMs = Number.NEGATIVE_INFINITY;
   readonly connections: Connections;
   readonly #observer: TrainObserver;
   readonly #arrived = new Set<number>();
@@ -269,6 +271,7 @@ export class TrainGroup extends SimGroup {
 
   #votesOf(outcome: StepOutcome): Vote {
     const flags = this.members.map((m) => ({ ...m!.rank.place!.book.flags, ...m!.rank.place!.ledger.flags }));
+    if (!flags.every(({ slotFree }) => slotFree)) this.shortMs = this.scheduler.nowMs;
     return {
       ...outcome,
       snapshotWhole: flags.every(({ snapshotWhole }) => snapshotWhole),
