@@ -309,9 +309,7 @@ export function reform(turn: Turn, job: JobState): void {
   }
   const rescue = awaitRescue(turn, job);
   if (rescue !== null) {
-    decide(turn, job, rescue.reason);
-    enter(turn, job, "waiting", rescue.reason);
-    arm(turn, jobTimers.stage(job), rescue.untilMs);
+    standBy(turn, job, rescue.reason, rescue.untilMs);
     return;
   }
   if (endShortOfTime(turn, job)) return;
@@ -373,6 +371,10 @@ function wait(turn: Turn, job: JobState, reason: string, untilMs: number | null)
     stopWhereDurable(turn, job, reason);
     return;
   }
+  standBy(turn, job, reason, untilMs);
+}
+
+function standBy(turn: Turn, job: JobState, reason: string, untilMs: number | null): void {
   decide(turn, job, reason);
   enter(turn, job, "waiting", reason);
   if (untilMs === null) disarm(turn, jobTimers.stage(job));
@@ -404,9 +406,7 @@ function stopWhereDurable(turn: Turn, job: JobState, why: string): void {
   }
   const rescue = awaitRescue(turn, job, true);
   if (rescue !== null) {
-    decide(turn, job, rescue.reason);
-    enter(turn, job, "waiting", rescue.reason);
-    arm(turn, jobTimers.stage(job), rescue.untilMs);
+    standBy(turn, job, rescue.reason, rescue.untilMs);
     return;
   }
   if (awaitListing(turn, job, "it is to stop, and its ranks cannot save")) return;

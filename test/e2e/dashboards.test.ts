@@ -6,7 +6,7 @@ import path from "node:path";
 import { test } from "node:test";
 import { DASHBOARDS } from "../../deploy/grafana/src/dashboards.js";
 import { TestCluster, testJob } from "../faults/cluster.js";
-import { makeCredentials } from "../support/credentials.js";
+import { credentialsOf, makeCredentials } from "../support/credentials.js";
 import { type Asked, labelValues, queriesOf, readDashboard } from "../support/grafana/dashboard.js";
 import { DcgmExporter } from "../support/grafana/dcgm_exporter.js";
 import { prometheusMissing, type Sample, TestPrometheus } from "../support/prometheus.js";
@@ -52,16 +52,7 @@ test("dashboards: every query runs against a real Prometheus over a job with a f
   const cluster = await TestCluster.start({
     nodes: 2,
     agentArgs: ["--peak-tflops", String(PEAK_TFLOPS)],
-    env: {
-      GOKU_TLS_CERT: file("controller.crt"),
-      GOKU_TLS_KEY: file("controller.key"),
-      GOKU_TLS_CA: file("ca.crt"),
-      GOKU_TOKENS: credentials.tokensFile,
-      GOKU_CA: file("ca.crt"),
-      GOKU_CERT: file("agent.crt"),
-      GOKU_KEY: file("agent.key"),
-    },
-    access: { ca: file("ca.crt"), cert: null, key: null, tokenFile: credentials.tokenFile.operate },
+    ...credentialsOf(credentials),
   });
   const exporter = new DcgmExporter("node-a", "node-b");
   let prometheus: TestPrometheus | null = null;

@@ -7,7 +7,7 @@ import { PeerSecrets } from "../../controller/shell/peer_secrets.js";
 import { EmbeddedStore } from "../../controller/store/embedded.js";
 import type { Role } from "../../security/principal.js";
 import { TestCluster, testJob } from "../faults/cluster.js";
-import { makeCredentials } from "../support/credentials.js";
+import { credentialsOf, makeCredentials } from "../support/credentials.js";
 import { gokuctl } from "../support/gokuctl.js";
 import { httpsAsk } from "../support/https_ask.js";
 
@@ -50,22 +50,10 @@ function commandLines(): string {
 }
 
 test("TLS, tokens and certificates: a job trains, loses a node and goes on; each role does its part and no more; no secret is told", async () => {
-  const cluster = await TestCluster.start({
-    nodes: 3,
-    restart: false,
-    env: {
-      GOKU_TLS_CERT: file("controller.crt"),
-      GOKU_TLS_KEY: file("controller.key"),
-      GOKU_TLS_CA: file("ca.crt"),
-      GOKU_TOKENS: credentials.tokensFile,
-      // Of the agents: the token for the controller, the certificate for each other.
-      GOKU_CA: file("ca.crt"),
-      GOKU_CERT: file("agent.crt"),
-      GOKU_KEY: file("agent.key"),
-      GOKU_TOKEN_FILE: tokenFile.agent,
-    },
-    access: { ca: file("ca.crt"), cert: null, key: null, tokenFile: tokenFile.operate },
-  });
+  const { env, access } = credentialsOf(credentials);
+  // Of the agents: the token for the controller, the certificate for each other.
+  const agents = { ...env, GOKU_TOKEN_FILE: tokenFile.agent };
+  const cluster = await TestCluster.start({ nodes: 3, restart: false, env: agents, access });
   try {
     const { controller, rest: url } = cluster.local;
     const at = ["--controller", controller];

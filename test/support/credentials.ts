@@ -1,6 +1,7 @@
 import { writeFileSync } from "node:fs";
 import path from "node:path";
 import { makeCertificates } from "../../cli/make_certificates.js";
+import type { ClientAccess } from "../../security/client_access.js";
 import { ROLES, type Role } from "../../security/principal.js";
 import { createToken } from "../../security/tokens.js";
 
@@ -13,6 +14,25 @@ export interface Credentials {
   tokens: Record<Role, string>;
   tokenFile: Record<Role, string>;
   tokensFile: string;
+}
+
+/** What a cluster's processes are given, agents a certificate, and what its test shows the controller: a token to operate. */
+export function credentialsOf({ file, tokenFile, tokensFile }: Credentials): {
+  env: Record<string, string>;
+  access: ClientAccess;
+} {
+  return {
+    env: {
+      GOKU_TLS_CERT: file("controller.crt"),
+      GOKU_TLS_KEY: file("controller.key"),
+      GOKU_TLS_CA: file("ca.crt"),
+      GOKU_TOKENS: tokensFile,
+      GOKU_CA: file("ca.crt"),
+      GOKU_CERT: file("agent.crt"),
+      GOKU_KEY: file("agent.key"),
+    },
+    access: { ca: file("ca.crt"), cert: null, key: null, tokenFile: tokenFile.operate },
+  };
 }
 
 export function makeCredentials(folder: string, hosts: readonly string[] = ["127.0.0.1"]): Credentials {

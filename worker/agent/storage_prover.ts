@@ -1,6 +1,7 @@
 import { mkdir, readdir, rm, rmdir, stat, statfs, unlink, writeFile } from "node:fs/promises";
 import path from "node:path";
 import type { Logger } from "pino";
+import { unlessOver } from "../unless_over.js";
 import { pause } from "./pause.js";
 
 /** Between the first looks; they grow rarer. */
@@ -146,18 +147,6 @@ async function waitMsOf(folder: string, signal: AbortSignal): Promise<number> {
   return LOCAL_TYPES.has(type) ? WAIT_MS_LOCAL : WAIT_MS_NETWORK;
 }
 
-/** Rejects when the signal comes first: a call to a file system that is gone may never end. */
-async function answered<T>(call: Promise<T>, signal: AbortSignal): Promise<T> {
-  call.catch(() => {}); // told below, or of no interest any more
-  signal.throwIfAborted();
-  const ended = new AbortController();
-  const givenUp = new Promise<never>((_, reject) => {
-    const tell = () => reject(new Error("the file system does not answer"));
-    signal.addEventListener("abort", tell, { once: true, signal: ended.signal });
-  });
-  try {
-    return await Promise.race([call, givenUp]);
-  } finally {
-    ended.abort();
-  }
+function answered<T>(call: Promise<T>, signal: AbortSignal): Promise<T> {
+  return unlessOver(signal, call, () => new Error("the file system does not answer"));
 }

@@ -1,7 +1,7 @@
 import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import type { Credentials } from "../../support/credentials.js";
+import { type Credentials, credentialsOf } from "../../support/credentials.js";
 import { EtcdServers } from "../../support/etcd_servers.js";
 import { TestCluster, type TestClusterOptions, testJob } from "../cluster.js";
 import type { CellExpectation, CellFacts, CellResult, Moment } from "./cell.js";
@@ -133,29 +133,10 @@ export async function runReference(
   }
 }
 
-function credentialsOf({
-  file,
-  tokenFile,
-  tokensFile,
-}: Credentials): Pick<TestClusterOptions, "env" | "access"> {
-  return {
-    env: {
-      GOKU_TLS_CERT: file("controller.crt"),
-      GOKU_TLS_KEY: file("controller.key"),
-      GOKU_TLS_CA: file("ca.crt"),
-      GOKU_TOKENS: tokensFile,
-      GOKU_CA: file("ca.crt"),
-      GOKU_CERT: file("agent.crt"),
-      GOKU_KEY: file("agent.key"),
-    },
-    access: { ca: file("ca.crt"), cert: null, key: null, tokenFile: tokenFile.operate },
-  };
-}
-
 /** As all clusters, but where the kernel has to say what it did. */
 function machineOf(row: FaultRow, credentials: Credentials): Pick<TestClusterOptions, "env" | "access"> {
   const { env, ...access } = credentialsOf(credentials);
-  return { ...access, env: row.needs === "memory limits" ? { ...env, GOKU_HOST_ROOT: "/" } : env! };
+  return { ...access, env: row.needs === "memory limits" ? { ...env, GOKU_HOST_ROOT: "/" } : env };
 }
 
 /** The job to its end, and the strike; one that did not come about fails. */
